@@ -1,0 +1,79 @@
+package message
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParsePath(t *testing.T) {
+	for _, tc := range []struct {
+		in, want, rest string // want "": refused
+	}{
+		{"<alice@example.com>", "<alice@example.com>", ""},
+		{"<alice@EXAMPLE.com> SIZE=1", "<alice@example.com>", " SIZE=1"},
+		{"<>", "<>", ""},
+		{"<postmaster>", "<postmaster>", ""},
+		{"<@a.example,@b.example:alice@example.com>", "<alice@example.com>", ""},
+		{`<"a b"@example.com>`, `<"a b"@example.com>`, ""},
+		{`<"alice"@example.com>`, `<alice@example.com>`, ""},
+		{`<"victim@evil> ORCPT=rfc822;x"@good.org>`, `<"victim@evil> ORCPT=rfc822;x"@good.org>`, ""},
+		{`<"a\"b\\c"@example.com>`, `<"a\"b\\c"@example.com>`, ""},
+		{`<""@example.com>`, `<""@example.com>`, ""},
+		{"<a@[192.0.2.1]>", "<a@[192.0.2.1]>", ""},
+		{"<a@[IPv6:2001:DB8::1]>", "<a@[IPv6:2001:db8::1]>", ""},
+		{"<" + strings.Repeat("a", 64) + "@example.com>", "<" + strings.Repeat("a", 64) + "@example.com>", ""},
+		{"<" + strings.Repeat("a", 65) + "@example.com>", "", ""},
+		{"<a@" + strings.Repeat("a", 64) + ".com>", "", ""},
+		{"<a@" + strings.Repeat("abcdefg.", 40) + "com>", "", ""},
+		{"alice@example.com", "", ""}, {" <a@b>", "", ""}, {"<a@b", "", ""}, {"<a@@b>", "", ""}, {"<a@b@c>", "", ""}, {"<@b>", "", ""}, {"<a@>", "", ""},
+		{"<a b@c>", "", ""}, {"<.a@b>", "", ""}, {"<a.@b>", "", ""}, {"<a..b@c>", "", ""}, {"<a@-b>", "", ""}, {"<a@b->", "", ""}, {"<a@b..c>", "", ""}, {"<a@.b>", "", ""},
+		{"<a@b_c>", "", ""}, {"<a@[1.2.3]>", "", ""}, {"<a@[IPv6:1.2.3.4]>", "", ""}, {"<a@[2001:db8::1]>", "", ""}, {"<a@[IPv6:fe80::1%eth0]>", "", ""},
+		{"<a\x00@b>", "", ""}, {"<\"a\x07\"@b>", "", ""}, {"<a@b\x00>", "", ""}, {"<é@b>", "", ""}, {`<"a@b>`, "", ""}, {`<"a"b@c>`, "", ""}, {"<a@b>>", "<a@b>", ">"},
+	} {
+		p, rest, err := ParsePath(tc.in, false)
+		switch {
+		case tc.want == "" && err == nil:
+			t.Errorf("%q was read as %s, rest %q", tc.in, p, rest)
+		case tc.want != "" && (err != nil || p.String() != tc.want || rest != tc.rest):
+			t.Errorf("%q: got %s, %q, %v", tc.in, p, rest, err)
+		}
+	}
+	if p, _, err := ParsePath("<é@bücher.example>", true); err != nil || p.String() != "<é@bücher.example>" {
+		t.Errorf("with SMTPUTF8: %v, %v", p, err)
+	}
+	if _, _, err := ParsePath("<\xff@b>", true); err == nil {
+		t.Error("invalid UTF-8 was read")
+	}
+}
+
+func TestParseMailboxNeedsAll(t *testing.T) {
+	for _, s := range []string{"", "alice", "alice@", "a@b ", " a@b", "a@b>", "<a@b>", "a@b,c@d"} {
+		if m, err := ParseMailbox(s, false); err == nil {
+			t.Errorf("%q was read as %v", s, m)
+		}
+	}
+}
+
+func FuzzParsePath(f *testing.F) {
+	for _, s := range []string{"<a@b>", "<>", `<"a b"@c> X=1`, "<@a:b@c>", "<é@b>", "<a@[IPv6:::1]>", "<a>"} {
+		f.Add(s, true)
+	}
+	f.Fuzz(func(t *testing.T, s string, utf8 bool) {
+		p, rest, err := ParsePath(s, utf8)
+		if err != nil {
+			return
+		}
+		out := p.String()
+		if strings.ContainsAny(out, "\r\n\x00") || !strings.HasSuffix(s, rest) {
+			t.Fatalf("%q gives %q, rest %q", s, out, rest)
+		}
+		// What is written reads as the same path, and nothing is left over.
+		again, left, err := ParsePath(out, utf8)
+		if err != nil && len(out) > maxPath {
+			return // quoting may outgrow what came in
+		}
+		if err != nil || again != p || left != "" {
+			t.Fatalf("%q was written as %q and reads as %v, %q, %v", s, out, again, left, err)
+		}
+	})
+}

@@ -1,0 +1,268 @@
+package message
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// Bounds of an address field.
+const (
+	maxAddressField = 64 << 10
+	maxMailboxes    = 1000
+)
+
+// Addresses is what one address field holds (RFC 5322 §3.4), read strictly: comments and folding skipped, obsolete forms
+// that readers disagree on refused.
+type Addresses struct {
+	List  []Mailbox
+	Group bool // group syntax was used (its members are in List)
+	// Pieces is the unfolded value cut where a domain is missing: joining it with "@" + domain completes every
+	// unqualified address. nil where all are qualified.
+	Pieces []string
+}
+
+// AddressError says what cannot be read in an address field, and where.
+type AddressError struct {
+	Offset int // in octets, from 0, of the unfolded value
+	What   string
+}
+
+func (e *AddressError) Error() string { return fmt.Sprintf("%s at octet %d", e.What, e.Offset+1) }
+
+// ParseAddresses reads the value of an address field. Errors are *AddressError. It is linear in the length of value: nothing is
+// read twice, comments are counted and not recursed into.
+func ParseAddresses(value string) (Addresses, error) {
+	a, _, err := parseAddresses(value)
+	return a, err
+}
+
+// parseAddresses gives the comments as well, without their outer brackets and otherwise as written.
+func parseAddresses(value string) (Addresses, []string, error) {
+	l := listReader{s: value}
+	if len(value) > maxAddressField {
+		return Addresses{}, nil, l.fail("more than %d octets", maxAddressField)
+	}
+	if !utf8.ValidString(value) {
+		return Addresses{}, nil, l.fail("8-bit text that is not UTF-8")
+	}
+	if err := l.list(); err != nil {
+		return Addresses{}, nil, err
+	}
+	if l.cuts != nil {
+		from := 0
+		for _, cut := range l.cuts {
+			l.out.Pieces = append(l.out.Pieces, value[from:cut])
+			from = cut
+		}
+		l.out.Pieces = append(l.out.Pieces, value[from:])
+	}
+	return l.out, l.comments, nil
+}
+
+// listReader reads address-list with its cursor at.
+type listReader struct {
+	s    string
+	at   int
+	out  Addresses
+	cuts []int // where a domain is missing
+
+	comments []string
+}
+
+func (l *listReader) fail(format string, a ...any) error {
+	return &AddressError{l.at, fmt.Sprintf(format, a...)}
+}
+
+func (l *listReader) peek() byte {
+	if l.at < len(l.s) {
+		return l.s[l.at]
+	}
+	return 0
+}
+
+// list reads address *("," address).
+func (l *listReader) list() error {
+	for {
+		if err := l.address(); err != nil {
+			return err
+		}
+		if l.at == len(l.s) {
+			return nil
+		}
+		if l.peek() != ',' {
+			return l.fail("%s where a comma should be", l.here())
+		}
+		l.at++
+	}
+}
+
+func (l *listReader) here() string {
+	if l.at >= len(l.s) {
+		return "the end"
+	}
+	r, _ := utf8.DecodeRuneInString(l.s[l.at:])
+	return fmt.Sprintf("%q", r)
+}
+
+// address reads mailbox or group.
+func (l *listReader) address() error {
+	p, err := l.phrase()
+	if err != nil {
+		return err
+	}
+	switch l.peek() {
+	case '<':
+		return l.angle(p.text())
+	case ':':
+		return l.group(p)
+	case '@':
+		return l.bare(p)
+	}
+	if len(p.words) == 0 {
+		return l.fail("%s where an address should be", l.here())
+	}
+	if len(p.words) == 1 { // RFC 6409 §4.2: a local part that lacks its domain
+		return l.unqualified(p)
+	}
+	return l.fail("%s where an address in angle brackets should follow a name", l.here())
+}
+
+// angle reads "<addr-spec>" after a display name.
+func (l *listReader) angle(name string) error {
+	l.at++
+	if err := l.noSpace(); err != nil {
+		return err
+	}
+	if c := l.peek(); c == '@' || c == ',' {
+		return l.fail("a source route; write the address alone")
+	}
+	r := addrReader{s: l.s, at: l.at, utf8: true}
+	m, err := r.mailbox(true)
+	if err != nil {
+		return l.fail("%s", err)
+	}
+	if err := l.notEncoded(m); err != nil {
+		return err
+	}
+	l.at = r.at
+	if err := l.noSpace(); err != nil {
+		return err
+	}
+	if l.peek() != '>' {
+		return l.fail("%s where the closing bracket of an address should be", l.here())
+	}
+	if m.Domain == "" {
+		l.cuts = append(l.cuts, l.at)
+	}
+	l.at++
+	m.Name = name
+	return l.add(m)
+}
+
+// noSpace refuses white space and comments inside an address: obsolete, and read differently.
+func (l *listReader) noSpace() error {
+	if c := l.peek(); wsp(c) || c == '(' {
+		return l.fail("white space or a comment inside an address")
+	}
+	return nil
+}
+
+// notEncoded refuses what a reader that decodes before it parses takes for an encoded word (RFC 2047 §5 (3)).
+func (l *listReader) notEncoded(m Mailbox) error {
+	if strings.Contains(m.Local, "=?") {
+		return l.fail("an encoded word where an address should be")
+	}
+	return nil
+}
+
+// bare reads the rest of an addr-spec without brackets, whose local part is the one word of p.
+func (l *listReader) bare(p phrase) error {
+	if len(p.words) != 1 {
+		return l.fail("an @ where no local part is")
+	}
+	w := p.words[0]
+	if w.end != l.at {
+		return l.fail("white space or a comment inside an address")
+	}
+	r := addrReader{s: l.s, at: w.start, utf8: true}
+	m, err := r.mailbox(false)
+	if err != nil {
+		return l.fail("%s", err)
+	}
+	if err := l.notEncoded(m); err != nil {
+		return err
+	}
+	l.at = r.at
+	if err := l.skip(); err != nil {
+		return err
+	}
+	return l.add(m)
+}
+
+// unqualified takes the one word of p for an address without a domain.
+func (l *listReader) unqualified(p phrase) error {
+	w := p.words[0]
+	r := addrReader{s: l.s[:w.end], at: w.start, utf8: true}
+	m, err := r.mailbox(true)
+	if err != nil {
+		return l.fail("%s", err)
+	}
+	if err := l.notEncoded(m); err != nil {
+		return err
+	}
+	l.cuts = append(l.cuts, w.end)
+	return l.add(m)
+}
+
+// group reads "display-name: [mailbox-list];" with its cursor on the colon.
+func (l *listReader) group(p phrase) error {
+	if len(p.words) == 0 {
+		return l.fail("a group without a name")
+	}
+	l.out.Group = true
+	l.at++
+	if err := l.skip(); err != nil {
+		return err
+	}
+	for first := true; l.peek() != ';'; first = false {
+		if !first {
+			if l.peek() != ',' {
+				return l.fail("%s where a comma or the end of the group should be", l.here())
+			}
+			l.at++
+		}
+		if err := l.member(); err != nil {
+			return err
+		}
+	}
+	l.at++
+	return l.skip()
+}
+
+// member reads one mailbox of a group; groups do not nest.
+func (l *listReader) member() error {
+	p, err := l.phrase()
+	if err != nil {
+		return err
+	}
+	switch {
+	case l.peek() == '<':
+		err = l.angle(p.text())
+	case l.peek() == '@':
+		err = l.bare(p)
+	case len(p.words) == 1 && l.peek() != ':':
+		err = l.unqualified(p)
+	default:
+		err = l.fail("%s where a member of a group should be", l.here())
+	}
+	return err
+}
+
+func (l *listReader) add(m Mailbox) error {
+	if len(l.out.List) == maxMailboxes {
+		return l.fail("more than %d addresses", maxMailboxes)
+	}
+	l.out.List = append(l.out.List, m)
+	return l.skip()
+}

@@ -1,0 +1,219 @@
+package message
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+)
+
+// Limits bound a header block; zero fields mean DefaultLimits'.
+type Limits struct {
+	Bytes      int // whole block
+	Fields     int // number of fields
+	FieldBytes int // one field with its continuation lines
+}
+
+// DefaultLimits are generous for people and mean to machines that misbehave.
+var DefaultLimits = Limits{Bytes: 512 << 10, Fields: 1000, FieldBytes: 64 << 10}
+
+func (l Limits) orDefault() Limits {
+	if l.Bytes <= 0 {
+		l.Bytes = DefaultLimits.Bytes
+	}
+	if l.Fields <= 0 {
+		l.Fields = DefaultLimits.Fields
+	}
+	if l.FieldBytes <= 0 {
+		l.FieldBytes = DefaultLimits.FieldBytes
+	}
+	return l
+}
+
+// Header is an ordered block of raw fields. Parsing and writing it is the identity.
+type Header struct {
+	fields []Field
+	end    string // the empty line, or nothing where the message ends with its header
+}
+
+// Field is one header field.
+type Field struct {
+	raw   string // with its line ends
+	name  int    // octets of the name
+	key   string
+	value string // unfolded, trimmed
+}
+
+// Name as written.
+func (f Field) Name() string { return f.raw[:f.name] }
+
+// Key is the name in lower case.
+func (f Field) Key() string { return f.key }
+
+// Value is the unfolded value (RFC 5322 §2.2.3), surrounding white space trimmed.
+func (f Field) Value() string { return f.value }
+
+// Raw is the field as it came, line ends included.
+func (f Field) Raw() []byte { return []byte(f.raw) }
+
+// HeaderError says why a header block cannot be read.
+type HeaderError struct {
+	Line int    // from 1
+	Text string // the line, cleaned and cut
+	What string // what is wrong with it
+}
+
+func (e *HeaderError) Error() string {
+	s := fmt.Sprintf("header line %d: %s", e.Line, e.What)
+	if e.Text != "" {
+		s += fmt.Sprintf(": %q", e.Text)
+	}
+	return s
+}
+
+// HeaderEnd finds the end of the header block at the start of b: n octets with the empty line. Where complete is false, the
+// empty line has not come (yet) and n is 0.
+func HeaderEnd(b []byte) (n int, complete bool) {
+	if bytes.HasPrefix(b, []byte("\r\n")) {
+		return 2, true
+	}
+	if i := bytes.Index(b, []byte("\r\n\r\n")); i >= 0 {
+		return i + 4, true
+	}
+	return 0, false
+}
+
+// ParseHeader reads the header block at the start of a message that has CRLF line ends. block is everything up to and
+// including the empty line, or all of a message that has none. Errors are *HeaderError. Refused are: a line that is no field
+// and continues none, an empty name, white space before the colon (readers disagree about it), CR or LF apart, NUL, and
+// whatever exceeds l.
+func ParseHeader(block []byte, l Limits) (*Header, error) {
+	l = l.orDefault()
+	if len(block) > l.Bytes {
+		return nil, &HeaderError{Line: 1, What: fmt.Sprintf("the header has %d octets; at most %d are taken", len(block), l.Bytes)}
+	}
+	h := &Header{}
+	rest := string(block) // one copy, which every field is a slice of
+	h.fields = make([]Field, 0, min(l.Fields, 8+len(rest)/40))
+	for line := 1; rest != ""; {
+		if strings.HasPrefix(rest, "\r\n") {
+			if len(rest) > 2 {
+				return nil, &HeaderError{Line: line, What: "an empty line inside the header"}
+			}
+			h.end = rest
+			break
+		}
+		if len(h.fields) == l.Fields {
+			return nil, &HeaderError{Line: line, What: fmt.Sprintf("more than %d fields", l.Fields)}
+		}
+		n, lines, err := fieldEnd(rest, line, l.FieldBytes)
+		if err != nil {
+			return nil, err
+		}
+		f, err := newField(rest[:n], line)
+		if err != nil {
+			return nil, err
+		}
+		h.fields = append(h.fields, f)
+		rest, line = rest[n:], line+lines
+	}
+	return h, nil
+}
+
+// fieldEnd is the length of the field at the start of s, continuation lines included, and how many lines it has.
+func fieldEnd(s string, line, max int) (n, lines int, err error) {
+	for {
+		i := strings.IndexByte(s[n:], '\n')
+		if i < 0 || i == 0 || s[n+i-1] != '\r' {
+			return 0, 0, &HeaderError{line + lines, excerpt(s[n:]), "a line that does not end in CRLF"}
+		}
+		if j := strings.IndexAny(s[n:n+i-1], "\r\x00"); j >= 0 {
+			return 0, 0, &HeaderError{line + lines, excerpt(s[n:]), "a CR or NUL inside a line"}
+		}
+		n, lines = n+i+1, lines+1
+		if n > max {
+			return 0, 0, &HeaderError{line, excerpt(s), fmt.Sprintf("a field of more than %d octets", max)}
+		}
+		if n == len(s) || !wsp(s[n]) {
+			return n, lines, nil
+		}
+	}
+}
+
+// newField reads a raw field.
+func newField(raw string, line int) (Field, error) {
+	colon := strings.IndexByte(raw, ':')
+	switch {
+	case wsp(raw[0]):
+		return Field{}, &HeaderError{line, excerpt(raw), "a continuation line that continues nothing"}
+	case colon < 0 || strings.IndexByte(raw[:colon], '\n') >= 0:
+		return Field{}, &HeaderError{line, excerpt(raw), "a line without a colon is no field; an empty line ends the header"}
+	case colon == 0:
+		return Field{}, &HeaderError{line, excerpt(raw), "a field without a name"}
+	case !fieldName(raw[:colon]):
+		return Field{}, &HeaderError{line, excerpt(raw), "a field name is printable ASCII with no space before the colon"}
+	}
+	return Field{raw: raw, name: colon, key: lower(raw[:colon]), value: strings.Trim(unfold(raw[colon+1:]), " \t")}, nil
+}
+
+// unfold takes the line ends out (RFC 5322 §2.2.3).
+func unfold(s string) string {
+	s = strings.TrimSuffix(s, "\r\n")
+	if strings.IndexByte(s, '\n') < 0 {
+		return s
+	}
+	return strings.ReplaceAll(s, "\r\n", "")
+}
+
+// NewHeader builds a Header from fields as a milter gets them: name, and value with LF or CRLF line ends inside.
+// leading says whether values carry the white space after the colon (milter's leading-space option); where they do not, one
+// space is put there. Errors are *HeaderError.
+func NewHeader(fields [][2]string, leading bool, l Limits) (*Header, error) {
+	var b strings.Builder
+	for i, f := range fields {
+		if f[0] == "" || strings.ContainsAny(f[0], "\r\n:") {
+			return nil, &HeaderError{i + 1, clean(f[0], 80), "not a field name"}
+		}
+		value := strings.ReplaceAll(strings.ReplaceAll(f[1], "\r\n", "\n"), "\n", "\r\n")
+		b.WriteString(f[0] + ":")
+		if !leading && value != "" {
+			b.WriteByte(' ')
+		}
+		b.WriteString(value + "\r\n")
+	}
+	b.WriteString("\r\n")
+	h, err := ParseHeader([]byte(b.String()), l)
+	if err == nil && len(h.fields) != len(fields) {
+		return nil, &HeaderError{1, "", "a value that holds another field"}
+	}
+	return h, err
+}
+
+// Len is the number of fields.
+func (h *Header) Len() int { return len(h.fields) }
+
+// Field i, from 0.
+func (h *Header) Field(i int) Field { return h.fields[i] }
+
+// Count of the fields whose Key is key.
+func (h *Header) Count(key string) int {
+	n := 0
+	for i := range h.fields {
+		if h.fields[i].key == key {
+			n++
+		}
+	}
+	return n
+}
+
+// AppendTo appends the block as it is to be written, its empty line included where it has one.
+func (h *Header) AppendTo(dst []byte) []byte {
+	for i := range h.fields {
+		dst = append(dst, h.fields[i].raw...)
+	}
+	return append(dst, h.end...)
+}
+
+func excerpt(s string) string {
+	line, _, _ := cutLine(s)
+	return clean(line, 80)
+}

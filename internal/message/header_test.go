@@ -1,0 +1,264 @@
+package message
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func crlf(s string) []byte { return []byte(strings.ReplaceAll(s, "\n", "\r\n")) }
+
+func TestParseHeader(t *testing.T) {
+	block := crlf("From:a@b.c\nSubject: one\n two\n\tthree \nX-Empty:\nfrom : x\n\n")
+	if _, err := ParseHeader(block, Limits{}); err == nil || !strings.Contains(err.Error(), "line 6") {
+		t.Errorf("white space before the colon: %v", err)
+	}
+	block = crlf("From:a@b.c\nSubject: one\n two\n\tthree \nX-Empty:\nX-8: caf\xc3\xa9\n\n")
+	h, err := ParseHeader(block, Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Len() != 4 || h.Field(1).Value() != "one two\tthree" || h.Field(1).Key() != "subject" || h.Field(2).Value() != "" || h.Count("from") != 1 {
+		t.Errorf("got %+v", h)
+	}
+	for name, text := range map[string]string{
+		"no colon": "From: a\nnonsense\n\n", "no name": ": x\n\n", "continuation first": " x: y\n\n", "bare LF": "A: b\n",
+		"mbox line": "From alice Mon Jun  1 12:00:00 2026\nA: b\n\n", "empty line inside": "A: b\n\nC: d\n",
+	} {
+		b := crlf(text)
+		if name == "bare LF" {
+			b = []byte("A: b\nC: d\r\n\r\n")
+		}
+		if h, err := ParseHeader(b, Limits{}); err == nil {
+			t.Errorf("%s was read: %+v", name, h)
+		}
+	}
+	for _, bad := range []string{"A: b\rc\r\n\r\n", "A: b\x00c\r\n\r\n", "A: b\r\n", "", "\r\n"} {
+		_, err := ParseHeader([]byte(bad), Limits{})
+		if ok := !strings.ContainsAny(bad, "\x00") && !strings.Contains(bad, "b\rc"); ok != (err == nil) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if _, err := ParseHeader(crlf("A: b\nC: d\nE: f\n\n"), Limits{Fields: 2}); err == nil {
+		t.Error("too many fields were read")
+	}
+	if _, err := ParseHeader(crlf("A: b\n"+strings.Repeat(" c\n", 50)+"\n"), Limits{FieldBytes: 100}); err == nil {
+		t.Error("too long a field was read")
+	}
+}
+
+func plan(t *testing.T, edits ...Edit) Edits {
+	t.Helper()
+	p, err := Plan(edits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func edit(t *testing.T, op Op, name string, index int, value string) Edit {
+	t.Helper()
+	e, err := NewEdit(op, name, index, value, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestApply(t *testing.T) {
+	block := crlf("A: 1\nB:  two\n folded\nA: 3\nC: 4\na: 5\n\n")
+	for _, tc := range []struct {
+		name  string
+		edits []Edit
+		want  string
+	}{
+		{"nothing", nil, "A: 1\nB:  two\n folded\nA: 3\nC: 4\na: 5\n\n"},
+		{"remove all", []Edit{edit(t, OpRemoveHeader, "a", 0, "")}, "B:  two\n folded\nC: 4\n\n"},
+		{"remove second", []Edit{edit(t, OpRemoveHeader, "A", 2, "")}, "A: 1\nB:  two\n folded\nC: 4\na: 5\n\n"},
+		{"replace all", []Edit{edit(t, OpReplaceHeader, "A", 0, "x")}, "A: x\nB:  two\n folded\nC: 4\n\n"},
+		{"replace third, remove first", []Edit{edit(t, OpReplaceHeader, "A", 3, "x"), edit(t, OpRemoveHeader, "A", 1, "")}, "B:  two\n folded\nA: 3\nC: 4\nA: x\n\n"},
+		{"replace what is not there", []Edit{edit(t, OpReplaceHeader, "Z", 0, "x")}, "A: 1\nB:  two\n folded\nA: 3\nC: 4\na: 5\nZ: x\n\n"},
+		{"index past the last", []Edit{edit(t, OpReplaceHeader, "A", 4, "x"), edit(t, OpRemoveHeader, "B", 2, "")}, "A: 1\nB:  two\n folded\nA: 3\nC: 4\na: 5\n\n"},
+		{"insert and add", []Edit{edit(t, OpAddHeader, "Z", 0, "z"), edit(t, OpInsertHeader, "T", 0, "t"), edit(t, OpInsertHeader, "M", 3, "m"), edit(t, OpInsertHeader, "E", 99, "e"), edit(t, OpAddHeader, "Y", 0, "y")},
+			"T: t\nA: 1\nB:  two\n folded\nA: 3\nM: m\nC: 4\na: 5\nE: e\nY: y\nZ: z\n\n"},
+	} {
+		h, err := ParseHeader(block, Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := h.Apply(plan(t, tc.edits...))
+		if err != nil || !bytes.Equal(out.AppendTo(nil), crlf(tc.want)) {
+			t.Errorf("%s: got %q, %v", tc.name, out.AppendTo(nil), err)
+		}
+		if !bytes.Equal(h.AppendTo(nil), block) {
+			t.Errorf("%s: the original changed", tc.name)
+		}
+	}
+}
+
+func TestPlanRefusesContradictions(t *testing.T) {
+	env := func(op Op, addr string) Edit {
+		e, err := NewEnvelopeEdit(op, addr, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	for name, edits := range map[string][]Edit{
+		"two values":           {edit(t, OpReplaceHeader, "A", 1, "x"), edit(t, OpReplaceHeader, "a", 1, "y")},
+		"one and all":          {edit(t, OpReplaceHeader, "A", 2, "x"), edit(t, OpReplaceHeader, "A", 0, "x")},
+		"remove all, one kept": {edit(t, OpReplaceHeader, "A", 2, "x"), edit(t, OpRemoveHeader, "A", 0, "")},
+		"remove one, all kept": {edit(t, OpReplaceHeader, "A", 0, "x"), edit(t, OpRemoveHeader, "A", 2, "")},
+		"two senders":          {env(OpChangeSender, "a@b.c"), env(OpChangeSender, "<>")},
+		"in and out":           {env(OpAddRecipient, "a@b.c"), env(OpRemoveRecipient, "A@b.c")},
+	} {
+		if p, err := Plan(edits); err == nil {
+			t.Errorf("%s: planned as %v", name, p)
+		}
+	}
+	same := plan(t, edit(t, OpAddHeader, "B", 0, "x"), edit(t, OpAddHeader, "A", 0, "x"), edit(t, OpAddHeader, "B", 0, "x"), edit(t, OpRemoveHeader, "C", 1, ""), edit(t, OpRemoveHeader, "C", 0, ""))
+	if same.Len() != 4 || same.At(0).Op() != OpRemoveHeader || same.At(2).Name() != "A" {
+		t.Errorf("got %v", same)
+	}
+}
+
+func TestNewEditRefuses(t *testing.T) {
+	for _, tc := range []struct {
+		op    Op
+		name  string
+		index int
+		value string
+	}{
+		{OpAddHeader, "", 0, "x"}, {OpAddHeader, "A B", 0, "x"}, {OpAddHeader, "A:", 0, "x"}, {OpAddHeader, "A\r\nB", 0, "x"}, {OpAddHeader, strings.Repeat("A", 77), 0, "x"},
+		{OpAddHeader, "A", 1, "x"}, {OpInsertHeader, "A", -1, "x"}, {OpReplaceHeader, "A", 10001, "x"}, {OpRemoveHeader, "A", 0, "x"}, {0, "A", 0, "x"}, {OpChangeSender, "A", 0, "x"},
+		{OpAddHeader, "A", 0, "x\r\nB: y"}, {OpAddHeader, "A", 0, "x\nB: y"}, {OpAddHeader, "A", 0, "x\ry"}, {OpAddHeader, "A", 0, "x\x00"}, {OpAddHeader, "A", 0, "é"},
+		{OpAddHeader, "A", 0, strings.Repeat("x", 996)}, {OpAddHeader, "A", 0, strings.Repeat("x ", 20000)},
+	} {
+		if e, err := NewEdit(tc.op, tc.name, tc.index, tc.value, false); err == nil {
+			t.Errorf("%v was made", e)
+		}
+	}
+	if e, err := NewEdit(OpAddHeader, "A", 0, "é", true); err != nil || e.Value() != "é" {
+		t.Errorf("SMTPUTF8: %v, %v", e, err)
+	}
+	if _, err := NewEnvelopeEdit(OpAddRecipient, "<>", false); err == nil {
+		t.Error("a null recipient was made")
+	}
+	if _, err := NewEnvelopeEdit(OpAddRecipient, "a@b.c> X=1", false); err == nil {
+		t.Error("a parameter was smuggled in")
+	}
+}
+
+func FuzzHeader(f *testing.F) {
+	f.Add("A: b\r\n c\r\n\r\n", "X", "value of it", 1)
+	f.Add("\r\n", "A", "", 0)
+	f.Add("A:b\r\nB: \r\n \r\n", "a", "x", 0)
+	f.Fuzz(func(t *testing.T, block, name, value string, index int) {
+		h, err := ParseHeader([]byte(block), Limits{})
+		if err != nil {
+			return
+		}
+		if got := h.AppendTo(nil); string(got) != block {
+			t.Fatalf("%q was written as %q", block, got)
+		}
+		ReadFacts(h)
+		for _, op := range []Op{OpRemoveHeader, OpReplaceHeader, OpInsertHeader, OpAddHeader} {
+			v := value
+			if op == OpRemoveHeader {
+				v = ""
+			}
+			e, err := NewEdit(op, name, index, v, true)
+			if err != nil {
+				continue
+			}
+			p, err := Plan([]Edit{e})
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := h.Apply(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			untouched(t, h, out, e)
+		}
+	})
+}
+
+// untouched: every field but those of e's name is still there, byte for byte and in order, and what is there is a header.
+func untouched(t *testing.T, before, after *Header, e Edit) {
+	t.Helper()
+	others := func(h *Header) (out []string) {
+		for i := range h.Len() {
+			if f := h.Field(i); f.Key() != lower(e.Name()) {
+				out = append(out, string(f.Raw()))
+			}
+		}
+		return out
+	}
+	if a, b := strings.Join(others(before), ""), strings.Join(others(after), ""); a != b {
+		t.Fatalf("%v changed %q to %q", e, a, b)
+	}
+	again, err := ParseHeader(after.AppendTo(nil), Limits{Bytes: 1 << 30, Fields: 1 << 20, FieldBytes: 1 << 20})
+	if err != nil || again.Len() != after.Len() {
+		t.Fatalf("%v wrote %q: %v", e, after.AppendTo(nil), err)
+	}
+	for i := range again.Len() {
+		if again.Field(i).Value() != after.Field(i).Value() {
+			t.Fatalf("%v: %q reads back as %q", e, after.Field(i).Value(), again.Field(i).Value())
+		}
+	}
+}
+
+func FuzzFold(f *testing.F) {
+	f.Add(10, strings.Repeat("word ", 40))
+	f.Add(3, "a  \t b"+strings.Repeat(" ", 100)+"c")
+	f.Fuzz(func(t *testing.T, used int, value string) {
+		if used < 0 || used > 80 || strings.ContainsAny(value, "\r\n") {
+			return
+		}
+		value = strings.Trim(value, " \t")
+		got := fold(used, value, "\n")
+		if strings.ReplaceAll(got, "\n", "") != value {
+			t.Fatalf("%q folded to %q", value, got)
+		}
+		for i, line := range strings.Split(got, "\n") {
+			if strings.Trim(line, " \t") == "" && value != "" || i > 0 && !wsp(line[0]) {
+				t.Fatalf("%q folded to %q", value, got)
+			}
+		}
+	})
+}
+
+func BenchmarkParseHeader(b *testing.B) {
+	block := crlf(strings.Repeat("X-Field: some value that is not long\n", 20) + "From: a@b.c\nTo: d@e.f\nSubject: x\nDate: y\nMessage-ID: z\n\n")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := ParseHeader(block, Limits{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkReadFacts(b *testing.B) {
+	h, _ := ParseHeader(crlf("From: Alice <alice@example.com>\nTo: "+strings.Repeat("Bob <bob@example.net>,\n ", 9)+"carol@example.net\nDate: y\nMessage-ID: z\n\n"), Limits{})
+	b.ReportAllocs()
+	for b.Loop() {
+		ReadFacts(h)
+	}
+}
+
+func BenchmarkApply(b *testing.B) {
+	h, _ := ParseHeader(crlf(strings.Repeat("X-Field: some value that is not long\n", 20)+"From: a@b.c\nBcc: d@e.f\nSubject: x\nDate: y\nMessage-ID: z\n\n"), Limits{})
+	add, _ := NewEdit(OpAddHeader, "Sender", 0, "Alice <alice@example.com>", false)
+	remove, _ := NewEdit(OpRemoveHeader, "Bcc", 0, "", false)
+	edits, err := Plan([]Edit{add, remove})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := h.Apply(edits); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

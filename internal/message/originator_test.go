@@ -1,0 +1,87 @@
+package message
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestAmbiguous goes through the forms of CERT VU#517845: each is a header in which two readers could see two originators.
+func TestAmbiguous(t *testing.T) {
+	const rest = "To: x@example.net\nDate: Mon, 01 Jun 2026 12:00:00 +0000\nMessage-ID: <1@x.y>\n\n"
+	for _, tc := range []struct{ header, kinds string }{
+		{"From: a@b.c\n", ""},
+		{"From: A <a@b.c>\nSender: b@b.c\n", ""},
+		{"From: a@b.c, d@e.f\nSender: a@b.c\n", ""},
+		{"Resent-From: a@b.c\nFrom: d@e.f\n", ""},
+		{"From: \"a@b.c\" <a@b.c>\n", ""},
+		{"From: Al (at work) <a@b.c>\nBcc:\n", ""},
+		{"", "missing-from"},
+		{"From: a@b.c\nfrom: d@e.f\n", "duplicate-from"},
+		{"From: a@b.c\nSender: a@b.c\nSENDER: d@e.f\n", "duplicate-sender"},
+		{"From: a@b.c\nDate: x\n", "duplicate-date"},
+		{"From: a@b.c\nTo: y@z.a\n", "duplicate-to"},
+		{"From: a@b.c, d@e.f\n", "several-authors-no-sender"},
+		{"From: a@b.c\nSender: a@b.c, d@e.f\n", "several-in-sender"},
+		{"From: g: a@b.c;\n", "group-in-from"},
+		{"From: g:;\n", "group-in-from empty-from"},
+		{"From:\n", "unparsable-from"},
+		{"From: <a@b.c> <d@e.f>\n", "unparsable-from"},
+		{"From: a@b.c d@e.f\n", "unparsable-from"},
+		{"From: =?utf-8?q?a=40b=2Ec=2C?= d@e.f\n", "unparsable-from"},
+		{"From: \"ceo@corp.example\" <a@b.c>\n", "address-in-display-name"},
+		{"From: =?utf-8?q?ceo=40corp=2Eexample?= <a@b.c>\n", "address-in-display-name"},
+		{"From: a@b.c\nReply-To: x y z\n", "unparsable-reply-to"},
+		{"Resent-From: x y\nFrom: a@b.c\n", "unparsable-resent-from"},
+		{"From: a@b.c\nSender: \xff@b.c\n", "unparsable-sender"},
+	} {
+		h, err := ParseHeader(crlf(tc.header+rest), Limits{})
+		if err != nil {
+			t.Errorf("%q: %v", tc.header, err)
+			continue
+		}
+		var kinds []string
+		for _, a := range ReadFacts(h).Ambiguous {
+			kinds = append(kinds, a.Kind)
+			if a.Text == "" || a.Field == "" {
+				t.Errorf("%q: %+v does not say what is wrong", tc.header, a)
+			}
+		}
+		if got := strings.Join(kinds, " "); got != tc.kinds {
+			t.Errorf("%q: got %q, want %q", tc.header, got, tc.kinds)
+		}
+	}
+}
+
+func TestReadFacts(t *testing.T) {
+	h, err := ParseHeader(crlf("From: Alice <alice>\nTo: b@b.c, carol\nTo: dave\nCc: g: e@e.f;\nBcc: h@h.i\nResent-From: r@r.s\nResent-Sender: q@r.s\n\n"), Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := ReadFacts(h)
+	if f.From[0].Name != "Alice" || len(f.To) != 3 || f.Cc[0].Local != "e" || f.Bcc[0].Domain != "h.i" || len(f.Resent) != 2 {
+		t.Errorf("got %+v", f)
+	}
+	var got []string
+	for _, u := range f.Unqualified {
+		got = append(got, u.Name+" "+string(rune('0'+u.Index))+" "+strings.Join(u.Pieces, "@x.y"))
+	}
+	if s := strings.Join(got, "; "); s != "From 1 Alice <alice@x.y>; To 1 b@b.c, carol@x.y; To 2 dave@x.y" {
+		t.Errorf("got %q", s)
+	}
+}
+
+func TestNewHeader(t *testing.T) {
+	h, err := NewHeader([][2]string{{"From", " a@b.c"}, {"Subject", " x\n\ty"}, {"X", ""}}, true, Limits{})
+	if err != nil || string(h.AppendTo(nil)) != "From: a@b.c\r\nSubject: x\r\n\ty\r\nX:\r\n\r\n" {
+		t.Errorf("got %q, %v", h.AppendTo(nil), err)
+	}
+	h, err = NewHeader([][2]string{{"From", "a@b.c"}}, false, Limits{})
+	if err != nil || string(h.AppendTo(nil)) != "From: a@b.c\r\n\r\n" {
+		t.Errorf("got %q, %v", h.AppendTo(nil), err)
+	}
+	for _, bad := range [][2]string{{"A", "x\nB: y"}, {"A B", "x"}, {"", "x"}, {"A", "x\ry"}, {"A", "x\x00"}, {"A", "x\n\nbody"}} {
+		if h, err := NewHeader([][2]string{bad}, true, Limits{}); err == nil {
+			t.Errorf("%q became %q", bad, h.AppendTo(nil))
+		}
+	}
+}
