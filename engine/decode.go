@@ -1,0 +1,268 @@
+package engine
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/internal/message"
+)
+
+// Bounds on what a policy may answer. Beyond them the answer is an error, and so the failure verdict.
+const (
+	maxReasons  = 1000    // elements of one set
+	maxEdits    = 1000    // elements of edit
+	maxNotes    = 100     // elements of note
+	maxRule     = 256     // octets of a rule name or a string element
+	maxMessage  = 4096    // octets of a message for the client
+	maxValue    = 1 << 16 // octets of an edit's value or address
+	maxNoteJSON = 1 << 16 // octets of all notes together, as JSON
+)
+
+// decode makes a Decision of an answer: strictly, once, so that nothing unchecked goes on.
+func decode(t *Transaction, st *stage, out answer) (Decision, *EvalError) {
+	var d Decision
+	var fired [5]int // by Verdict
+	allowed := false
+	for _, name := range st.sets { // in the order of precedence
+		term := out[ast.Var(name)]
+		if term == nil {
+			return d, failf(kindAnswer, "set %s is undefined", name)
+		}
+		set, ok := term.Value.(ast.Set)
+		if !ok {
+			return d, failf(kindAnswer, "%s is %s, want a set: write %s contains ... if ...", name, ast.ValueName(term.Value), name)
+		}
+		var fail *EvalError
+		switch name {
+		case "edit":
+			d.Edits, fail = decodeEdits(set, t.utf8())
+		case "note":
+			d.Notes, fail = decodeNotes(set)
+		default:
+			var reasons []Reason
+			reasons, fail = decodeReasons(name, set)
+			d.Reasons = append(d.Reasons, reasons...)
+			allowed = allowed || name == "allow" && len(reasons) > 0
+			if v, ok := verdictOf(name); ok {
+				fired[v] = len(reasons)
+			}
+		}
+		if fail != nil {
+			return d, fail
+		}
+	}
+	d.Verdict = Accept
+	switch {
+	case fired[Reject] > 0:
+		d.Verdict = Reject
+	case fired[Defer] > 0:
+		d.Verdict = Defer
+	case slices.Contains(st.sets, "allow") && !allowed:
+		d.Verdict = Reject
+		d.Reasons = append([]Reason{{Set: "default", Rule: "default.not-allowed", Code: 550, Status: "5.7.1", Text: "Not allowed"}}, d.Reasons...)
+	case fired[Quarantine] > 0:
+		d.Verdict = Quarantine
+	case fired[Discard] > 0:
+		d.Verdict = Discard
+	}
+	if d.Verdict != Accept && d.Verdict != Quarantine {
+		d.Edits = message.Edits{}
+	}
+	if fail := d.reply(); fail != nil {
+		return d, fail
+	}
+	return d, nil
+}
+
+// verdictOf a set; allow, edit and note have none.
+func verdictOf(set string) (Verdict, bool) {
+	switch set {
+	case "reject":
+		return Reject, true
+	case "defer":
+		return Defer, true
+	case "quarantine":
+		return Quarantine, true
+	case "discard":
+		return Discard, true
+	}
+	return Accept, false
+}
+
+// utf8 says whether the transaction may carry 8-bit header fields and addresses (RFC 6531 §3.4).
+func (t *Transaction) utf8() bool {
+	if t.Envelope == nil {
+		return false
+	}
+	_, ok := t.Envelope.FromParams["SMTPUTF8"]
+	return ok
+}
+
+// reply is that of the first reason of the winning set.
+func (d *Decision) reply() *EvalError {
+	if d.Verdict != Reject && d.Verdict != Defer {
+		return nil
+	}
+	code, status := 550, "5.7.1"
+	if d.Verdict == Defer {
+		code, status = 451, "4.7.1"
+	}
+	for _, r := range d.Reasons {
+		if v, ok := verdictOf(r.Set); r.Set != "default" && (!ok || v != d.Verdict) {
+			continue
+		}
+		reply, err := message.NewReply(cmp.Or(r.Code, code), cmp.Or(r.Status, status), r.Text)
+		if err != nil {
+			return failf(kindAnswer, "%s %q: %w", r.Set, r.Rule, err)
+		}
+		d.Reply = reply
+		return nil
+	}
+	return failf(kindAnswer, "%v without a reason", d.Verdict)
+}
+
+// decodeReasons reads a set of reasons, sorted by rule and then text.
+func decodeReasons(name string, set ast.Set) ([]Reason, *EvalError) {
+	if set.Len() > maxReasons {
+		return nil, failf(kindAnswer, "%s has %d elements, at most %d are allowed", name, set.Len(), maxReasons)
+	}
+	out := make([]Reason, 0, set.Len())
+	for _, term := range set.Slice() {
+		var r Reason
+		var fail *EvalError
+		switch v := term.Value.(type) {
+		case ast.String:
+			if len(v) > maxRule || strings.TrimSpace(string(v)) == "" {
+				return nil, failf(kindAnswer, "%s element %s: want 1 to %d octets", name, brief(term), maxRule)
+			}
+			r.Rule = clean(string(v), false)
+			r.Text = r.Rule
+		case ast.Object:
+			if name != "reject" && name != "defer" {
+				return nil, failf(kindAnswer, "%s element %s: want a string", name, brief(term))
+			}
+			r, fail = decodeReason(name, term, v)
+		default:
+			return nil, failf(kindAnswer, "%s element %s is %s, want a string or an object", name, brief(term), ast.ValueName(v))
+		}
+		if fail != nil {
+			return nil, fail
+		}
+		r.Set = name
+		out = append(out, r)
+	}
+	slices.SortFunc(out, func(a, b Reason) int {
+		return cmp.Or(cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Text, b.Text), cmp.Compare(a.Code, b.Code), cmp.Compare(a.Status, b.Status))
+	})
+	return out, nil
+}
+
+// decodeReason reads {rule, code, status, message}.
+func decodeReason(set string, term *ast.Term, obj ast.Object) (r Reason, fail *EvalError) {
+	hasText := false
+	obj.Until(func(k, v *ast.Term) bool {
+		key, _ := k.Value.(ast.String)
+		switch key {
+		case "rule":
+			r.Rule, fail = str(set, key, term, v, maxRule)
+		case "message":
+			r.Text, fail = str(set, key, term, v, maxMessage)
+			hasText = true
+		case "status":
+			r.Status, fail = str(set, key, term, v, 16)
+		case "code":
+			r.Code, fail = number(set, key, term, v)
+		default:
+			fail = failf(kindAnswer, "%s element %s: unknown key %s (there are rule, code, status, message)", set, brief(term), k)
+		}
+		return fail != nil
+	})
+	if fail != nil {
+		return r, fail
+	}
+	first := 5
+	if set == "defer" {
+		first = 4
+	}
+	r.Rule = clean(r.Rule, false)
+	r.Text = clean(r.Text, true)
+	switch {
+	case strings.TrimSpace(r.Rule) == "":
+		return r, failf(kindAnswer, "%s element %s: no rule name", set, brief(term))
+	case hasText && strings.TrimSpace(r.Text) == "":
+		return r, failf(kindAnswer, "%s element %s: empty message", set, brief(term))
+	case r.Code != 0 && r.Code/100 != first:
+		return r, failf(kindAnswer, "%s element %s: code %d, want %d00 to %d99", set, brief(term), r.Code, first, first)
+	case r.Status != "" && !validStatus(r.Status, first):
+		return r, failf(kindAnswer, "%s element %s: status %q, want %d.x.y (RFC 3463)", set, brief(term), r.Status, first)
+	}
+	if !hasText {
+		r.Text = r.Rule
+	}
+	return r, nil
+}
+
+// validStatus is RFC 3463 §2: class "." subject "." detail, one to three digits each.
+func validStatus(s string, class int) bool {
+	parts := strings.Split(s, ".")
+	if len(parts) != 3 || parts[0] != string(rune('0'+class)) {
+		return false
+	}
+	for _, p := range parts[1:] {
+		if len(p) < 1 || len(p) > 3 || strings.Trim(p, "0123456789") != "" || len(p) > 1 && p[0] == '0' {
+			return false
+		}
+	}
+	return true
+}
+
+// str is a string value of an element, bounded.
+func str(set string, key ast.String, term, v *ast.Term, limit int) (string, *EvalError) {
+	s, ok := v.Value.(ast.String)
+	if !ok {
+		return "", failf(kindAnswer, "%s element %s: %s is %s, want a string", set, brief(term), string(key), ast.ValueName(v.Value))
+	}
+	if len(s) > limit {
+		return "", failf(kindAnswer, "%s element %s: %s has %d octets, at most %d are allowed", set, brief(term), string(key), len(s), limit)
+	}
+	return string(s), nil
+}
+
+// number is an integer value of an element.
+func number(set string, key ast.String, term, v *ast.Term) (int, *EvalError) {
+	n, ok := v.Value.(ast.Number)
+	if !ok {
+		return 0, failf(kindAnswer, "%s element %s: %s is %s, want a number", set, brief(term), string(key), ast.ValueName(v.Value))
+	}
+	i, ok := n.Int()
+	if !ok || i < 0 || i > 1<<20 {
+		return 0, failf(kindAnswer, "%s element %s: %s is %s, want a small whole number", set, brief(term), string(key), cut(string(n), 32))
+	}
+	return i, nil
+}
+
+// brief is an element for an error message: JSON, cut.
+func brief(term *ast.Term) string { return cut(string(appendBrief(nil, term.Value, 120)), 120) }
+
+// clean makes text fit for one log line: what is not printable becomes "?". lines keeps line ends as \n.
+func clean(s string, lines bool) string {
+	if lines {
+		s = strings.ReplaceAll(s, "\r\n", "\n")
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' && lines:
+			return r
+		case r == '\t':
+			return ' '
+		case r == utf8.RuneError || !unicode.IsPrint(r):
+			return '?'
+		}
+		return r
+	}, s)
+}

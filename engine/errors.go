@@ -1,0 +1,92 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Severity tells a finding that stops a bundle from one that is only worth a look.
+type Severity string
+
+// The severities.
+const (
+	Fault   Severity = "error"   // the bundle is refused
+	Warning Severity = "warning" // the bundle is taken, but hardly does what its author meant
+)
+
+// Finding is one thing that is wrong with a bundle, and where.
+type Finding struct {
+	Severity Severity `json:"severity"`
+	Code     string   `json:"code"`           // stable, greppable: "rego_type_error", "unknown-set", "negated-call", ...
+	File     string   `json:"file,omitempty"` // as the bundle names it
+	Line     int      `json:"line,omitempty"` // from 1; 0: the finding is about no one line
+	Column   int      `json:"column,omitempty"`
+	Text     string   `json:"text,omitempty"` // the offending source line, without its indentation
+	Message  string   `json:"message"`
+	Hint     string   `json:"hint,omitempty"` // how to mend it
+}
+
+// String is the finding as a compiler would print it: file:line:column: message, then the source line and the hint.
+func (f Finding) String() string {
+	var b strings.Builder
+	if f.File != "" {
+		b.WriteString(f.File)
+		if f.Line > 0 {
+			fmt.Fprintf(&b, ":%d:%d", f.Line, max(f.Column, 1))
+		}
+		b.WriteString(": ")
+	}
+	if f.Severity == Warning {
+		b.WriteString("warning: ")
+	}
+	b.WriteString(f.Message)
+	if f.Text != "" {
+		b.WriteString("\n    " + f.Text)
+	}
+	if f.Hint != "" {
+		b.WriteString("\n    " + f.Hint)
+	}
+	return b.String()
+}
+
+// CompileError is every reason why a bundle cannot become a Policy, in the order of files and lines.
+type CompileError struct {
+	Findings []Finding `json:"findings"` // Faults only, at least one
+}
+
+// Error lists all findings, several lines each.
+func (e *CompileError) Error() string {
+	var b strings.Builder
+	for i, f := range e.Findings {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(f.String())
+	}
+	return b.String()
+}
+
+// faults picks what stops the bundle; nil where nothing does.
+func faults(all []Finding) error {
+	var e CompileError
+	for _, f := range all {
+		if f.Severity == Fault {
+			e.Findings = append(e.Findings, f)
+		}
+	}
+	if len(e.Findings) == 0 {
+		return nil
+	}
+	return &e
+}
+
+// sortFindings orders by place and drops what is said twice.
+func sortFindings(all []Finding) []Finding {
+	slices.SortStableFunc(all, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
+			cmp.Compare(a.Code, b.Code), cmp.Compare(a.Message, b.Message))
+	})
+	return slices.Compact(all)
+}

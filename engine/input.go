@@ -1,0 +1,330 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/internal/message"
+)
+
+// maxBody bounds input.message.body.text, in octets.
+const maxBody = 1 << 20
+
+// builder makes the input of one decision directly as OPA values, only the parts that the policy reads. Terms come from
+// blocks, because there are hundreds of them.
+type builder struct {
+	k      *keys
+	terms  []ast.Term
+	octets int // of all strings
+}
+
+// pair is an entry of an object.
+type pair = [2]*ast.Term
+
+// term wraps a value.
+func (b *builder) term(v ast.Value) *ast.Term {
+	if len(b.terms) == cap(b.terms) {
+		b.terms = make([]ast.Term, 0, 128)
+	}
+	b.terms = append(b.terms, ast.Term{Value: v})
+	return &b.terms[len(b.terms)-1]
+}
+
+// str is a string fact. What is not UTF-8 becomes U+FFFD: the log, a replay and the policy see the same.
+func (b *builder) str(s string) *ast.Term {
+	if s == "" {
+		return b.k.empty
+	}
+	if !utf8.ValidString(s) {
+		s = strings.ToValidUTF8(s, "\uFFFD")
+	}
+	b.octets += len(s)
+	return b.term(ast.String(s))
+}
+
+// num is an integer fact.
+func (b *builder) num(n int64) *ast.Term { return b.term(ast.Number(strconv.FormatInt(n, 10))) }
+
+// bool is a truth.
+func (b *builder) bool(v bool) *ast.Term {
+	if v {
+		return b.k.yes
+	}
+	return b.k.no
+}
+
+// strs is a list of strings.
+func (b *builder) strs(list []string) *ast.Term {
+	if len(list) == 0 {
+		return b.k.list
+	}
+	out := make([]*ast.Term, len(list))
+	for i, s := range list {
+		out[i] = b.str(s)
+	}
+	return b.term(ast.NewArray(out...))
+}
+
+// known appends a string fact unless it is empty, which is unknown.
+func (b *builder) known(pairs []pair, key *ast.Term, s string) []pair {
+	if s == "" {
+		return pairs
+	}
+	return append(pairs, pair{key, b.str(s)})
+}
+
+// object of pairs.
+func (b *builder) object(pairs []pair) *ast.Term { return b.term(ast.NewObject(pairs...)) }
+
+// build makes the whole input. An error comes from reading the body.
+func (b *builder) build(t *Transaction, read parts) (ast.Value, error) {
+	k := b.k
+	pairs := make([]pair, 0, 12)
+	pairs = append(pairs, pair{k.version, k.one}, pair{k.stage, k.stages[t.Stage]}, pair{k.id, b.str(t.ID)},
+		pair{k.now, b.num(t.Now.UnixNano())}, pair{k.unknown, b.strs(t.Unknown)})
+	if read&partServer != 0 {
+		pairs = append(pairs, pair{k.server, b.server(&t.Server)})
+	}
+	if read&partClient != 0 {
+		pairs = append(pairs, pair{k.client, b.client(&t.Client)})
+	}
+	if read&partTLS != 0 && t.TLS != nil {
+		pairs = append(pairs, pair{k.tls, b.tls(t.TLS)})
+	}
+	if read&partAuth != 0 && t.Auth != nil {
+		pairs = append(pairs, pair{k.auth, b.auth(t.Auth)})
+	}
+	if read&partsEnvelope != 0 && t.Envelope != nil {
+		pairs = append(pairs, pair{k.envelope, b.envelope(t.Envelope, read)})
+	}
+	if read&partRecipient != 0 && t.Recipient != nil {
+		pairs = append(pairs, pair{k.recipient, b.object(b.path(nil, &t.Recipient.Mailbox, t.Recipient.Params))})
+	}
+	if read&partsMessage != 0 && t.Message != nil && t.Stage == StageMessage {
+		m, err := b.message(t.Message, read)
+		if err != nil {
+			return nil, err
+		}
+		pairs = append(pairs, pair{k.message, m})
+	}
+	return ast.NewObject(pairs...), nil
+}
+
+func (b *builder) server(s *Server) *ast.Term {
+	pairs := make([]pair, 0, 3)
+	pairs = b.known(pairs, b.k.hostname, s.Hostname)
+	pairs = b.known(pairs, b.k.listener, s.Listener)
+	pairs = b.known(pairs, b.k.door, s.Door)
+	return b.object(pairs)
+}
+
+func (b *builder) client(c *Client) *ast.Term {
+	pairs := make([]pair, 0, 4)
+	if c.IP.IsValid() {
+		pairs = append(pairs, pair{b.k.ip, b.str(c.IP.Unmap().WithZone("").String())})
+	}
+	if c.Port != 0 {
+		pairs = append(pairs, pair{b.k.port, b.num(int64(c.Port))})
+	}
+	pairs = b.known(pairs, b.k.name, c.Name)
+	pairs = b.known(pairs, b.k.ehlo, c.EHLO)
+	return b.object(pairs)
+}
+
+func (b *builder) tls(t *TLS) *ast.Term {
+	pairs := make([]pair, 0, 4)
+	pairs = b.known(pairs, b.k.version, t.Version)
+	pairs = b.known(pairs, b.k.cipher, t.Cipher)
+	pairs = b.known(pairs, b.k.sni, t.SNI)
+	if c := t.Client; c != nil {
+		cert := append(make([]pair, 0, 4), pair{b.k.sans, b.strs(c.SANs)})
+		cert = b.known(cert, b.k.subject, c.Subject)
+		cert = b.known(cert, b.k.issuer, c.Issuer)
+		cert = b.known(cert, b.k.sha256, c.SHA256)
+		pairs = append(pairs, pair{b.k.certificate, b.object(cert)})
+	}
+	return b.object(pairs)
+}
+
+func (b *builder) auth(a *Auth) *ast.Term {
+	pairs := append(make([]pair, 0, 6), pair{b.k.login, b.str(a.Login)}, pair{b.k.groups, b.strs(a.Groups)})
+	pairs = b.known(pairs, b.k.mechanism, a.Mechanism)
+	pairs = b.known(pairs, b.k.backend, a.Backend)
+	pairs = b.known(pairs, b.k.authzid, a.AuthzID)
+	attributes := b.k.object
+	if len(a.Attributes) > 0 {
+		list := make([]pair, 0, len(a.Attributes))
+		for name, values := range a.Attributes {
+			list = append(list, pair{b.str(name), b.strs(values)})
+		}
+		attributes = b.object(list)
+	}
+	return b.object(append(pairs, pair{b.k.attributes, attributes}))
+}
+
+func (b *builder) envelope(e *Envelope, read parts) *ast.Term {
+	pairs := make([]pair, 0, 2)
+	if read&partFrom != 0 {
+		from := append(make([]pair, 0, 6), pair{b.k.null, b.bool(e.From.Null)})
+		pairs = append(pairs, pair{b.k.from, b.object(b.path(from, &e.From.Mailbox, e.FromParams))})
+	}
+	if read&partTo != 0 {
+		to := make([]*ast.Term, len(e.To))
+		for i := range e.To {
+			to[i] = b.object(b.path(make([]pair, 0, 5), &e.To[i].Mailbox, e.To[i].Params))
+		}
+		pairs = append(pairs, pair{b.k.to, b.term(ast.NewArray(to...))})
+	}
+	return b.object(pairs)
+}
+
+// path appends the facts of an envelope address.
+func (b *builder) path(pairs []pair, m *message.Mailbox, p message.Params) []pair {
+	params := b.k.object
+	if len(p) > 0 {
+		list := make([]pair, 0, len(p))
+		for name, value := range p {
+			list = append(list, pair{b.str(name), b.str(value)})
+		}
+		params = b.object(list)
+	}
+	return append(b.address(pairs, m), pair{b.k.parameters, params})
+}
+
+// address appends the facts of any address. The null path's are all empty.
+func (b *builder) address(pairs []pair, m *message.Mailbox) []pair {
+	if m.Local == "" && m.Domain == "" {
+		e := b.k.empty
+		return append(pairs, pair{b.k.address, e}, pair{b.k.key, e}, pair{b.k.local, e}, pair{b.k.domain, e})
+	}
+	address, key := m.Address(), m.Key()
+	a := b.str(address)
+	same := a
+	if key != address {
+		same = b.str(key)
+	}
+	return append(pairs, pair{b.k.address, a}, pair{b.k.key, same}, pair{b.k.local, b.str(m.Local)},
+		pair{b.k.domain, b.str(m.Domain)})
+}
+
+func (b *builder) message(m *Message, read parts) (*ast.Term, error) {
+	k := b.k
+	pairs := make([]pair, 0, 14)
+	if read&partSize != 0 && m.Size >= 0 {
+		pairs = append(pairs, pair{k.size, b.num(m.Size)})
+	}
+	pairs = b.header(pairs, m.Header, read)
+	if read&partGenerated != 0 {
+		pairs = append(pairs, pair{k.generated, b.object([]pair{
+			{k.messageID, b.str(m.Generated.MessageID)}, {k.date, b.str(m.Generated.Date)}})})
+	}
+	if read&partBody != 0 && m.Body != nil {
+		text, err := m.Body(maxBody + 1)
+		if err != nil {
+			return nil, fmt.Errorf("read the body for policy: %w", err)
+		}
+		long := len(text) > maxBody
+		if long {
+			text = text[:maxBody]
+		}
+		pairs = append(pairs, pair{k.body, b.object([]pair{{k.text, b.str(string(text))}, {k.truncated, b.bool(long)}})})
+	}
+	return b.object(pairs), nil
+}
+
+// header appends the header facts.
+func (b *builder) header(pairs []pair, h *message.Header, read parts) []pair {
+	if read&partsHeader == 0 || h == nil {
+		return pairs
+	}
+	if read&(partHeaders|partHeader) != 0 {
+		pairs = b.fields(pairs, h, read)
+	}
+	if read&partsParsed == 0 {
+		return pairs
+	}
+	f := message.ReadFacts(h)
+	for _, field := range [...]struct {
+		part parts
+		key  *ast.Term
+		list []message.Mailbox
+	}{
+		{partHeaderFrom, b.k.from, f.From}, {partHeaderSender, b.k.sender, f.Sender}, {partHeaderReplyTo, b.k.replyTo, f.ReplyTo},
+		{partHeaderTo, b.k.to, f.To}, {partHeaderCc, b.k.cc, f.Cc}, {partHeaderBcc, b.k.bcc, f.Bcc},
+		{partHeaderResent, b.k.resent, f.Resent},
+	} {
+		if read&field.part != 0 {
+			pairs = append(pairs, pair{field.key, b.mailboxes(field.list)})
+		}
+	}
+	if read&partUnqualified != 0 {
+		list := make([]*ast.Term, len(f.Unqualified))
+		for i, u := range f.Unqualified {
+			list[i] = b.object([]pair{{b.k.name, b.str(u.Name)}, {b.k.index, b.num(int64(u.Index))}, {b.k.pieces, b.strs(u.Pieces)}})
+		}
+		pairs = append(pairs, pair{b.k.unqualified, b.term(ast.NewArray(list...))})
+	}
+	if read&partAmbiguous != 0 {
+		list := make([]*ast.Term, len(f.Ambiguous))
+		for i, a := range f.Ambiguous {
+			list[i] = b.object([]pair{{b.k.kind, b.str(a.Kind)}, {b.k.field, b.str(a.Field)}, {b.k.text, b.str(a.Text)}})
+		}
+		pairs = append(pairs, pair{b.k.ambiguous, b.term(ast.NewArray(list...))})
+	}
+	return pairs
+}
+
+// fields appends message.headers and message.header, whose strings they share.
+func (b *builder) fields(pairs []pair, h *message.Header, read parts) []pair {
+	n := h.Len()
+	terms := make([]struct{ key, value *ast.Term }, n)
+	names := make([]string, n)
+	ordered := make([]*ast.Term, 0, n)
+	for i := range n {
+		f := h.Field(i)
+		names[i] = f.Key()
+		terms[i].key, terms[i].value = b.str(names[i]), b.str(f.Value())
+		if read&partHeaders != 0 {
+			ordered = append(ordered, b.object([]pair{{b.k.name, b.str(f.Name())}, {b.k.key, terms[i].key}, {b.k.value, terms[i].value}}))
+		}
+	}
+	if read&partHeaders != 0 {
+		pairs = append(pairs, pair{b.k.headers, b.term(ast.NewArray(ordered...))})
+	}
+	if read&partHeader == 0 {
+		return pairs
+	}
+	byKey := make([]int, n)
+	for i := range byKey {
+		byKey[i] = i
+	}
+	slices.SortStableFunc(byKey, func(x, y int) int { return strings.Compare(names[x], names[y]) })
+	header := make([]pair, 0, n)
+	for i := 0; i < n; {
+		first := byKey[i]
+		values := make([]*ast.Term, 0, 1)
+		for ; i < n && names[byKey[i]] == names[first]; i++ {
+			values = append(values, terms[byKey[i]].value)
+		}
+		header = append(header, pair{terms[first].key, b.term(ast.NewArray(values...))})
+	}
+	return append(pairs, pair{b.k.header, b.object(header)})
+}
+
+// mailboxes of an address field.
+func (b *builder) mailboxes(list []message.Mailbox) *ast.Term {
+	if len(list) == 0 {
+		return b.k.list
+	}
+	out := make([]*ast.Term, len(list))
+	for i := range list {
+		pairs := append(make([]pair, 0, 5), pair{b.k.name, b.str(list[i].Name)})
+		out[i] = b.object(b.address(pairs, &list[i]))
+	}
+	return b.term(ast.NewArray(out...))
+}

@@ -1,0 +1,66 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// Recorder receives every decision. Record must not keep Transaction or Decision after it returns; Input may
+// be kept, and so may the slices of Decision, which nobody writes to. An error makes the decision the failure verdict.
+type Recorder interface {
+	Record(ctx context.Context, r Record) error
+}
+
+// Record is one decision with the facts it was taken on.
+type Record struct {
+	Transaction *Transaction
+	Decision    *Decision
+	// Input is the input document that was evaluated, as JSON made on demand; the value it is made of is immutable and may be
+	// encoded later on another goroutine. It is never nil; where nothing was evaluated it encodes as null.
+	Input interface{ AppendJSON(dst []byte) []byte }
+}
+
+// Input is the input document of one decision: immutable, and JSON only when somebody asks.
+type Input struct {
+	value  ast.Value
+	octets int
+}
+
+// Octets of all strings in the document: about what it weighs in memory.
+func (in *Input) Octets() int {
+	if in == nil {
+		return 0
+	}
+	return in.octets
+}
+
+// AppendJSON appends the document, keys in order.
+func (in *Input) AppendJSON(dst []byte) []byte {
+	if in == nil || in.value == nil {
+		return append(dst, "null"...)
+	}
+	return appendValue(dst, in.value)
+}
+
+// record of a decision.
+func record(t *Transaction, d *Decision, in *Input) Record {
+	return Record{Transaction: t, Decision: d, Input: in}
+}
+
+// input builds the input of t. A panic over a hostile message is an error like any other.
+func (p *Policy) input(t *Transaction, read parts) (in *Input, fail *EvalError) {
+	defer func() {
+		if r := recover(); r != nil {
+			in, fail = nil, failf(kindPanic, "build input: %v\n%s", r, debug.Stack())
+		}
+	}()
+	b := builder{k: p.keys}
+	v, err := b.build(t, read)
+	if err != nil {
+		return nil, &EvalError{Kind: kindInput, Err: fmt.Errorf("transaction %s: %w", t.ID, err)}
+	}
+	return &Input{value: v, octets: b.octets}, nil
+}

@@ -1,0 +1,157 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/types"
+)
+
+// runaways are policies that never end in time, each for the transaction of the tests alone.
+const (
+	loops = guarded + `reject contains "x" if { _on; some i in numbers.range(1, 100000); some j in numbers.range(1, 100000); i * j == -1 }`
+	walks = guarded + `_tree := [[[[[[[i | some i in numbers.range(1, 40)] | some j in numbers.range(1, 40)] | some k in numbers.range(1, 40)] | some l in numbers.range(1, 40)]]]]
+reject contains "x" if { _on; walk(_tree, [_, v]); walk(_tree, [_, w]); v == w; v == "never" }`
+	bomb = guarded + `_d(s) := concat("", [s, s, s, s, s, s, s, s])
+reject contains "x" if {
+	_on
+	some i in numbers.range(1, 1000000)
+	s := _d(_d(_d(_d(_d(_d(_d(sprintf("%16d", [i]))))))))
+	contains(s, "y")
+}`
+)
+
+func TestRunaway(t *testing.T) {
+	for _, c := range []struct{ name, rego string }{{"loops", loops}, {"walks", walks}, {"string bomb", bomb}} {
+		t.Run(c.name, func(t *testing.T) {
+			p := compile(t, nil, c.rego, Options{Timeout: 100 * time.Millisecond})
+			start := time.Now()
+			d := decide(p, submission(t))
+			took := time.Since(start)
+			var e *EvalError
+			if !errors.As(d.Err, &e) || e.Kind != kindTimeout {
+				t.Errorf("error %v, want kind timeout", d.Err)
+			}
+			if got := describe(d); got != "defer 451 4.3.0 Temporary failure, try again later; error/error.timeout" {
+				t.Error(got)
+			}
+			t.Logf("took %v", took)
+			if took > 3*time.Second { // far from the target, for slow machines under the race detector
+				t.Errorf("took %v", took)
+			}
+			// The process is unharmed: the same policy goes on deciding.
+			other := submission(t)
+			other.ID = "t2"
+			if d := decide(p, other); d.Verdict != Accept && !strings.Contains(d.Err.Error(), kindTimeout) {
+				t.Errorf("afterwards: %s %v", describe(d), d.Err)
+			}
+		})
+	}
+}
+
+func TestCallerLeaves(t *testing.T) {
+	p := compile(t, nil, loops, Options{Timeout: time.Minute})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	var e Engine
+	e.Swap(p)
+	if d := e.Decide(ctx, submission(t)); d.Reasons[0].Rule != "error.timeout" {
+		t.Error(describe(d))
+	}
+	if d := e.Decide(ctx, submission(t)); d.Reasons[0].Rule != "error.timeout" {
+		t.Errorf("context that is over already: %s", describe(d))
+	}
+}
+
+// stuck compiles a policy with a builtin of the test, which OPA's own builtins stand for that do not heed cancellation
+// or panic.
+func stuck(t *testing.T, body func() (*ast.Term, error)) *Policy {
+	t.Helper()
+	p := compile(t, nil, guarded+`reject contains "x" if _on`, Options{Timeout: 20 * time.Millisecond})
+	decl := &rego.Function{Name: "test.stuck", Decl: types.NewFunction(nil, types.B)}
+	caps := capabilities(nil)
+	c := ast.NewCompiler().WithCapabilities(caps).WithBuiltins(map[string]*ast.Builtin{decl.Name: {Name: decl.Name, Decl: decl.Decl}})
+	c.Compile(map[string]*ast.Module{"p.rego": ast.MustParseModule("package postern.message\nreject contains \"x\" if test.stuck()")})
+	if c.Failed() {
+		t.Fatal(c.Errors)
+	}
+	p.compiler = c
+	st := p.stages[StageMessage]
+	st.qc = c.QueryCompiler()
+	query, err := st.qc.Compile(ast.MustParseBody("reject = data.postern.message.reject"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.query = query
+	st.builtins = map[string]*topdown.Builtin{decl.Name: {
+		Decl: &ast.Builtin{Name: decl.Name, Decl: decl.Decl},
+		Func: func(_ topdown.BuiltinContext, _ []*ast.Term, iter func(*ast.Term) error) error {
+			v, err := body()
+			if err != nil {
+				return err
+			}
+			return iter(v)
+		},
+	}}
+	return p
+}
+
+func TestPanicInside(t *testing.T) {
+	p := stuck(t, func() (*ast.Term, error) { panic("builtin of doom") })
+	d := decide(p, submission(t))
+	if d.Verdict != Defer || d.Reasons[0].Rule != "error.panic" || !strings.Contains(d.Err.Error(), "builtin of doom") {
+		t.Errorf("%s, %v", describe(d), d.Err)
+	}
+	if got := strings.Join(d.Reply.Lines(), ""); got != "Temporary failure, try again later" {
+		t.Errorf("the client is told %q", got)
+	}
+}
+
+func TestAbandoned(t *testing.T) {
+	release := make(chan struct{})
+	p := stuck(t, func() (*ast.Term, error) { <-release; return ast.BooleanTerm(true), nil })
+	for i := range maxAbandoned {
+		if d := decide(p, submission(t)); d.Reasons[0].Rule != "error.timeout" {
+			t.Fatalf("decision %d: %s", i, describe(d))
+		}
+	}
+	if d := decide(p, submission(t)); d.Reasons[0].Rule != "error.busy" {
+		t.Errorf("with %d abandoned: %s", maxAbandoned, describe(d))
+	}
+	close(release)
+	until(t, "abandoned evaluations to end", func() bool { return p.crew.abandoned.Load() == 0 })
+	if d := decide(p, submission(t)); d.Err != nil {
+		t.Errorf("after they ended: %s", describe(d))
+	}
+}
+
+// TestWorkersEnd: no goroutine outlives its Policy.
+func TestWorkersEnd(t *testing.T) {
+	before := runtime.NumGoroutine()
+	func() {
+		p := compile(t, nil, guarded+`reject contains "x" if _on`)
+		for range 20 {
+			decide(p, submission(t))
+		}
+	}()
+	until(t, "workers to end", func() bool { runtime.GC(); return runtime.NumGoroutine() <= before })
+}
+
+// until a condition holds, or fail after a generous time.
+func until(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for range 1000 {
+		if f() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("waited in vain for %s", what)
+}

@@ -1,0 +1,73 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/postern-mail/postern/internal/message"
+)
+
+// smoke asks every stage about a plain transaction. A policy that errs or is too slow even there is refused. The first
+// evaluation after a compile is slower than those that follow, so a time-out gets two more tries.
+func (p *Policy) smoke(ctx context.Context) error {
+	var found CompileError
+	for _, s := range allStages() {
+		if p.stages[s] == nil {
+			continue
+		}
+		t, err := smokeTransaction(s)
+		if err != nil {
+			return err
+		}
+		var d Decision
+		for range 3 {
+			if d, _, _ = p.decide(ctx, t); d.Err == nil || d.Reasons[0].Rule != "error."+kindTimeout || ctx.Err() != nil {
+				break
+			}
+		}
+		if d.Err != nil {
+			found.Findings = append(found.Findings, Finding{Severity: Fault, Code: "smoke",
+				Message: fmt.Sprintf("package postern.%s does not decide a plain transaction: %v", s, d.Err),
+				Hint:    "see what it does with the input of a plain message in `postern eval`"})
+		}
+	}
+	if found.Findings != nil {
+		return &found
+	}
+	return nil
+}
+
+// smokeTransaction is a plain submission of Alice to Bob.
+func smokeTransaction(s Stage) (*Transaction, error) {
+	header, err := message.ParseHeader([]byte("From: Alice <alice@example.com>\r\nTo: bob@example.net\r\nSubject: smoke\r\n"+
+		"Date: Thu, 01 Jan 2026 00:00:00 +0000\r\nMessage-ID: <smoke@example.com>\r\n\r\n"), message.Limits{})
+	if err != nil {
+		return nil, fmt.Errorf("smoke transaction: %w", err)
+	}
+	alice := message.Path{Mailbox: message.Mailbox{Local: "alice", Domain: "example.com"}}
+	bob := Recipient{Path: message.Path{Mailbox: message.Mailbox{Local: "bob", Domain: "example.net"}}}
+	t := &Transaction{
+		ID: "smoke", Stage: s, Now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		Server: Server{Hostname: "mail.example.com", Listener: ":587", Door: "submission"},
+		Client: Client{IP: netip.AddrFrom4([4]byte{192, 0, 2, 1}), Port: 40000},
+	}
+	if s == StageConnect {
+		return t, nil
+	}
+	t.Client.EHLO = "client.example.com"
+	t.TLS = &TLS{Version: "1.3", Cipher: "TLS_AES_128_GCM_SHA256"}
+	t.Auth = &Auth{Login: "alice@example.com", Mechanism: "PLAIN", Backend: "smoke"}
+	t.Envelope = &Envelope{From: alice}
+	switch s {
+	case StageRcpt:
+		t.Recipient = &bob
+	case StageMessage:
+		t.Envelope.To = []Recipient{bob}
+		t.Message = &Message{Header: header, Size: 1024,
+			Body:      func(int) ([]byte, error) { return []byte("smoke\r\n"), nil },
+			Generated: Generated{MessageID: "<smoke@mail.example.com>", Date: "Thu, 01 Jan 2026 00:00:00 +0000"}}
+	}
+	return t, nil
+}

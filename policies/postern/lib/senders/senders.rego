@@ -1,0 +1,183 @@
+# METADATA
+# scope: package
+# title: Rights to send
+# description: |
+#   Who sends, and as whom they may. Everything is a positive statement about one login: what is unknown, malformed or
+#   expired grants nothing. Only the login's own entries are read, whatever the number of users.
+# custom:
+#   rfc: RFC 6409 section 6.1
+package postern.lib.senders
+
+import data.postern.lib.settings
+
+# METADATA
+# title: Login
+# description: The login that was proved; undefined where none was.
+login := input.auth.login
+
+# METADATA
+# title: Who sends
+# description: |
+#   "user" has authenticated; "unknown" is a session of which the server cannot tell (mail made on its own host);
+#   "nobody" has not authenticated.
+default who := "nobody"
+
+who := "user" if {
+	input.auth.login
+} else := "unknown" if {
+	"auth" in input.unknown
+}
+
+# METADATA
+# title: Grants
+# description: |
+#   What the login may send as: lower-case address, or "@domain", to {as, why}. Where entries disagree about an address, the
+#   login's own outrank its groups', and among each send-as outranks on-behalf.
+grants := object.union_n([
+	_group_grants,
+	_delegated(_lasting_of(_own), "on-behalf", "on behalf of"),
+	_delegated(_lasting_of(_own), "send-as", "delegated address"),
+	_plain_own,
+	{lower(login): {"as": "send-as", "why": "own login"} | indexof(login, "@") > 0},
+])
+
+# METADATA
+# title: Right to an address
+# description: |
+#   The grant {as, why} under which the login may use an address, given as a mailbox's key and domain; undefined where there
+#   is none. The most specific counts: the address itself, then the address without its subaddress, then its domain.
+right(key, domain) := _plain_own[key] if {
+	domain != "" # nearly always it is this one, which spares all that follows
+} else := [grant | some rung in _ladder(key, domain); grant := grants[rung]][0]
+
+# METADATA
+# title: Right that has ended
+# description: Whether the login had a right to an address until some time that is past.
+ended(key, domain) if {
+	some rung in _ladder(key, domain)
+	_ended[rung]
+}
+
+# METADATA
+# title: Judged address
+# description: Whether an address has a domain, be it the configured one, so that it can be judged at all.
+judged(_, domain) if domain != ""
+
+judged(key, "") if {
+	key != ""
+	settings.domain != ""
+}
+
+# METADATA
+# title: Primary address
+# description: The login's own address, for Sender; its first plain one, or the login where that is one; undefined otherwise.
+# custom:
+#   rfc: RFC 5322 section 3.6.2
+primary := [address |
+	some address in array.concat(_own, [login])
+	is_string(address)
+	regex.match(`^[^\x00-\x20()<>\[\]:;@\\,"\x7f]+@[^\x00-\x20()<>:;@\\,"\x7f]+$`, address)
+][0]
+
+default _own := []
+
+_own := entries if {
+	entries := data.senders[input.auth.login]
+	is_array(entries)
+}
+
+# The entries of all groups that the login is in: those its own entries name and those its authentication vouched for.
+_shared := [entry |
+	some name in _groups
+	is_array(data.groups[name])
+	some entry in data.groups[name]
+]
+
+_groups := {trim_prefix(entry, "group:") |
+	some entry in _own
+	is_string(entry)
+	startswith(entry, "group:")
+} | {name | some name in input.auth.groups}
+
+default _group_grants := {}
+
+_group_grants := object.union_n([
+	_delegated(_lasting_of(_shared), "on-behalf", "on behalf of a group's address"),
+	_delegated(_lasting_of(_shared), "send-as", "group's address"),
+	_plain(_shared, "group's address"),
+]) if {
+	count(_shared) > 0
+}
+
+_plain_own := _plain(_own, "own address")
+
+_plain(entries, why) := {lower(entry): {"as": "send-as", "why": why} |
+	some entry in entries
+	is_string(entry)
+}
+
+_delegated(entries, kind, why) := {lower(entry.address): {"as": kind, "why": why} |
+	some entry in entries
+	object.get(entry, "as", "send-as") == kind
+}
+
+# Delegations among entries that are well-formed and have not ended.
+_lasting_of(entries) := [entry |
+	some entry in entries
+	is_object(entry)
+	is_string(entry.address)
+	_lasting(entry)
+]
+
+_ended := {lower(entry.address) |
+	some entry in array.concat(_own, _shared)
+	is_object(entry)
+	is_string(entry.address)
+	is_string(entry.until)
+	not _lasting(entry)
+}
+
+_lasting(entry) if not "until" in object.keys(entry)
+
+# A date alone lasts to the end of that day, UTC.
+_lasting(entry) if {
+	is_string(entry.until)
+	count(entry.until) == 10
+	regex.match(`^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$`, entry.until)
+	substring(time.format(input.now), 0, 10) <= entry.until
+}
+
+# RFC 3339. Times are compared as text in the offset that the operator wrote, because parsing one that does not exist is an
+# error that would stop the login's other mail too.
+_lasting(entry) if {
+	is_string(entry.until)
+	count(entry.until) > 10
+	regex.match(
+		`^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`,
+		entry.until,
+	)
+	now := time.format(input.now + _offset(entry.until))
+	substring(now, 0, 19) < substring(entry.until, 0, 19)
+}
+
+# Nanoseconds that a checked RFC 3339 time's offset is ahead of UTC.
+_offset(until) := 0 if endswith(until, "Z")
+
+_offset(until) := ((sign * ((hours * 60) + minutes)) * 60) * 1000000000 if {
+	not endswith(until, "Z")
+	zone := substring(until, count(until) - 6, 6)
+	sign := {"+": 1, "-": -1}[substring(zone, 0, 1)]
+	hours := to_number(substring(zone, 1, 2))
+	minutes := to_number(substring(zone, 4, 2))
+}
+
+# The keys of grants that would cover an address, most specific first. Its domain may be the configured one.
+_ladder(key, domain) := _rungs(key, domain) if domain != ""
+
+_ladder(key, "") := _rungs(concat("@", [key, settings.domain]), settings.domain) if judged(key, "")
+
+_rungs(key, domain) := [key, concat("", [substring(key, 0, at), "@", domain]), concat("", ["@", domain])] if {
+	settings.subaddress_separator != ""
+	at := indexof(key, settings.subaddress_separator)
+	at > 0
+} else := [key, concat("", ["@", domain])]

@@ -1,0 +1,64 @@
+package postern.lib.settings_test
+
+import data.postern.lib.settings
+
+_all := {
+	"domain": settings.domain,
+	"require_auth": settings.require_auth,
+	"allow_local": settings.allow_local,
+	"null_sender": settings.null_sender,
+	"subaddress_separator": settings.subaddress_separator,
+	"max_recipients": settings.max_recipients,
+	"allow_address_literals": settings.allow_address_literals,
+	"allow_dotless_domains": settings.allow_dotless_domains,
+	"sender": settings.sender,
+	"ambiguous_allow": settings.ambiguous_allow,
+}
+
+_defaults := {
+	"domain": "",
+	"require_auth": true,
+	"allow_local": false,
+	"null_sender": true,
+	"subaddress_separator": "+",
+	"max_recipients": 100,
+	"allow_address_literals": false,
+	"allow_dotless_domains": false,
+	"sender": "fix",
+	"ambiguous_allow": {"address-in-display-name"},
+}
+
+test_defaults if _all == _defaults with data.settings as {}
+
+test_defaults_where_settings_are_no_object if _all == _defaults with data.settings as "none"
+
+test_each_setting if {
+	wanted := {
+		"domain": "example.com",
+		"require_auth": false,
+		"allow_local": true,
+		"null_sender": false,
+		"subaddress_separator": "-",
+		"max_recipients": 3,
+		"allow_address_literals": true,
+		"allow_dotless_domains": true,
+		"sender": "leave",
+		"ambiguous_allow": {"duplicate-date"},
+	}
+	given := object.union(wanted, {"domain": "@Example.COM", "ambiguous_allow": ["duplicate-date"]})
+	_all == wanted with data.settings as given
+}
+
+test_wrong_types_never_loosen if {
+	given := {name: {"a": 1} | some name, _ in _defaults}
+	_all == object.union(_defaults, {"subaddress_separator": ""}) with data.settings as given
+}
+
+test_wrong_values_never_loosen if {
+	given := {"require_auth": "no", "allow_local": "yes", "max_recipients": 0, "sender": "anything", "ambiguous_allow": "all"}
+	_all == _defaults with data.settings as given
+}
+
+test_subaddresses_turned_off_by_false if settings.subaddress_separator == "" with data.settings as {"subaddress_separator": false}
+
+test_no_ambiguity_allowed if settings.ambiguous_allow == set() with data.settings as {"ambiguous_allow": []}

@@ -1,0 +1,161 @@
+# METADATA
+# scope: package
+# title: The message
+# description: |
+#   Whose message it is, and whether all readers would agree on that. Every originator in the header has to be the
+#   login's. The repairs are in repair.rego, the rules about Sender in sender.rego.
+# custom:
+#   rfc: RFC 6409 sections 6.1 and 8, RFC 5322 section 3.6
+package postern.message
+
+import data.postern.lib.senders
+import data.postern.lib.settings
+
+# METADATA
+# title: Reasons to accept
+# description: The rights under which the authors are used. What no rule allows is refused.
+allow contains why if {
+	input.auth.login
+	_envelope_yours
+	_authors_yours
+	_sender_settled
+	some author in input.message.from
+	why := senders.right(author.key, author.domain).why
+}
+
+allow contains "made on the mail host" if {
+	not input.auth.login
+	senders.who == "unknown"
+	settings.allow_local
+}
+
+allow contains "not a submission" if {
+	not input.auth.login
+	senders.who == "nobody"
+	settings.require_auth == false
+}
+
+# METADATA
+# title: Reasons to refuse
+# description: What about the message is not the login's, or not clear, and how to mend it.
+reject contains {
+	"rule": "message.authentication-required",
+	"code": 530,
+	"status": "5.7.0",
+	"message": "Authentication required",
+} if {
+	not input.auth.login
+	senders.who == "nobody"
+	settings.require_auth
+}
+
+reject contains {
+	"rule": "message.sender-unknown",
+	"code": 550,
+	"status": "5.7.1",
+	"message": "It cannot be told who sends this message; submit it with authentication",
+} if {
+	not input.auth.login
+	senders.who == "unknown"
+	settings.allow_local == false
+}
+
+reject contains {
+	"rule": "message.ambiguous",
+	"code": 550,
+	"status": "5.6.0",
+	"message": ambiguity.text,
+} if {
+	some ambiguity in input.message.ambiguous
+	not settings.ambiguous_allow[ambiguity.kind]
+	not _blind[ambiguity.field] # it does not leave
+	_submission
+}
+
+reject contains {
+	"rule": "message.address-without-domain",
+	"code": 550,
+	"status": "5.6.0",
+	"message": sprintf(
+		"An address in the %s field has no domain; write it in full, as in name@example.com",
+		[field.name],
+	),
+} if {
+	some field in input.message.unqualified
+	not _blind[lower(field.name)]
+	settings.domain == ""
+	_submission
+}
+
+reject contains _refusal("message.sender-not-yours", input.envelope.from, "the envelope") if {
+	not _envelope_yours
+	input.envelope.from.null == false
+	input.auth.login
+}
+
+reject contains _refusal("message.from-not-yours", author, "the From field") if {
+	some author in input.message.from
+	not senders.right(author.key, author.domain)
+	input.auth.login
+}
+
+reject contains _refusal("message.resent-not-yours", resender, "a Resent field") if {
+	some resender in input.message.resent
+	not senders.right(resender.key, resender.domain)
+	input.auth.login
+}
+
+# Mail that the rules of submission are for.
+_submission if input.auth.login
+
+_submission if {
+	not input.auth.login
+	senders.who == "unknown"
+	settings.allow_local
+}
+
+_authors_yours if {
+	count(input.message.from) > 0
+	every author in input.message.from {
+		senders.right(author.key, author.domain)
+	}
+	_resenders_yours
+}
+
+_resenders_yours if input.message.resent == []
+
+_resenders_yours if {
+	every resender in input.message.resent {
+		senders.right(resender.key, resender.domain)
+	}
+}
+
+_envelope_yours if senders.right(input.envelope.from.key, input.envelope.from.domain)
+
+_envelope_yours if {
+	input.envelope.from.null == true
+	settings.null_sender
+}
+
+_refusal(rule, mailbox, where) := {
+	"rule": rule,
+	"code": 550,
+	"status": "5.7.1",
+	"message": sprintf(
+		"%s may not send as %s, which is in %s; use one of your own addresses, or ask the postmaster for the right",
+		[senders.login, mailbox.address, where],
+	),
+} if {
+	senders.judged(mailbox.key, mailbox.domain)
+	not senders.ended(mailbox.key, mailbox.domain)
+} else := {
+	"rule": "message.right-ended",
+	"code": 550,
+	"status": "5.7.1",
+	"message": sprintf(
+		"The right of %s to send as %s, which is in %s, has ended; ask the postmaster to renew it",
+		[senders.login, mailbox.address, where],
+	),
+} if {
+	senders.judged(mailbox.key, mailbox.domain)
+}

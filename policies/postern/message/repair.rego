@@ -1,0 +1,75 @@
+package postern.message
+
+import data.postern.lib.settings
+
+# METADATA
+# title: Repairs
+# description: |
+#   What a submission server completes before a message leaves: Date, Message-ID, a destination field, domains; and what it
+#   takes out: Bcc.
+# custom:
+#   rfc: RFC 6409 sections 8.1 to 8.3 and 5.1, RFC 5322 sections 3.6.1 to 3.6.4
+edit contains {"op": "add_header", "name": "Date", "value": input.message.generated.date} if {
+	not input.message.header.date
+	_submission
+}
+
+edit contains {"op": "add_header", "name": "Message-ID", "value": input.message.generated.message_id} if {
+	not input.message.header["message-id"]
+	_submission
+}
+
+# Bcc does not count as a destination: it does not leave.
+edit contains {"op": "add_header", "name": "To", "value": "undisclosed-recipients:;"} if {
+	not input.message.header.to
+	not input.message.header.cc
+	_submission
+}
+
+edit contains {"op": "remove_header", "name": "Bcc"} if {
+	input.message.header.bcc
+	_submission
+}
+
+edit contains {"op": "remove_header", "name": "Resent-Bcc"} if {
+	input.message.header["resent-bcc"]
+	_submission
+}
+
+edit contains {
+	"op": "replace_header",
+	"name": field.name,
+	"index": field.index,
+	"value": concat(_at_domain, field.pieces),
+} if {
+	some field in input.message.unqualified
+	not _gone[lower(field.name)]
+	_submission
+}
+
+edit contains {"op": "change_sender", "address": concat("", [input.envelope.from.address, _at_domain])} if {
+	input.envelope.from.domain == ""
+	input.envelope.from.null == false
+	_submission
+}
+
+edit contains {"op": "remove_recipient", "address": address} if {
+	some address in _bare_recipients
+	_at_domain
+	_submission
+}
+
+edit contains {"op": "add_recipient", "address": concat("", [address, _at_domain])} if {
+	some address in _bare_recipients
+	_submission
+}
+
+_bare_recipients := {input.envelope.to[i].address | input.envelope.to[i].domain == ""}
+
+# Undefined where no domain is configured.
+_at_domain := concat("", ["@", settings.domain]) if settings.domain != ""
+
+_blind := {"bcc", "resent-bcc"}
+
+# Fields that another edit removes or replaces as a whole.
+_gone := _blind | {"sender" | _sender_replaced}

@@ -1,0 +1,101 @@
+package postern.message_test
+
+import data.postern.fixture_test as fixture
+import data.postern.message
+
+_edits(request) := _edits_with(request, fixture.settings)
+
+_edits_with(request, settings) := edit if {
+	edit := message.edit with input as request
+		with data.senders as fixture.senders
+		with data.groups as fixture.groups
+		with data.settings as settings
+}
+
+_plain := fixture.written(["alice@example.com"], [])
+
+_date := {"op": "add_header", "name": "Date", "value": "Mon, 01 Jun 2026 12:00:00 +0000"}
+
+_message_id := {"op": "add_header", "name": "Message-ID", "value": "<generated@mail.example.com>"}
+
+_to := {"op": "add_header", "name": "To", "value": "undisclosed-recipients:;"}
+
+test_whole_message_is_left if _edits(_plain) == set()
+
+test_date if _edits(fixture.without(_plain, {"date"})) == {_date}
+
+test_message_id if _edits(fixture.without(_plain, {"message-id"})) == {_message_id}
+
+test_all_at_once if _edits(fixture.without(_plain, {"date", "message-id", "to"})) == {_date, _message_id, _to}
+
+test_nothing_generated if {
+	request := json.patch(fixture.without(_plain, {"date", "message-id"}), [{"op": "remove", "path": "/message/generated"}])
+	_edits(request) == set()
+}
+
+test_destination if {
+	bare := fixture.without(_plain, {"to"})
+	_edits(bare) == {_to}
+	_edits(object.union(bare, {"message": {"header": {"cc": ["bob@example.net"]}}})) == set()
+	_edits(object.union(bare, {"message": {"header": {"bcc": ["bob@example.net"]}}})) == {
+		_to,
+		{"op": "remove_header", "name": "Bcc"},
+	}
+}
+
+test_bcc if {
+	_edits(object.union(_plain, {"message": {"header": {"bcc": [""]}}})) == {{"op": "remove_header", "name": "Bcc"}}
+	_edits(object.union(_plain, {"message": {"header": {"resent-bcc": ["x@y.z"]}}})) == {{"op": "remove_header", "name": "Resent-Bcc"}}
+}
+
+test_unqualified_header if {
+	request := fixture.message(fixture.session("alice"), {"unqualified": [
+		{"name": "To", "index": 1, "pieces": ["Bob <bob", ">, carol@example.net, dave", ""]},
+		{"name": "cc", "index": 2, "pieces": ["erin", ""]},
+		{"name": "BCC", "index": 1, "pieces": ["eve", ""]},
+		{"name": "Sender", "index": 1, "pieces": ["alice", ""]},
+	]})
+	wanted := {
+		{"op": "replace_header", "name": "To", "index": 1, "value": "Bob <bob@example.com>, carol@example.net, dave@example.com"},
+		{"op": "replace_header", "name": "cc", "index": 2, "value": "erin@example.com"},
+		{"op": "replace_header", "name": "Sender", "index": 1, "value": "alice@example.com"},
+	}
+	_edits(request) == wanted
+	_edits_with(request, {}) == set()
+}
+
+test_sender_is_replaced_once if {
+	request := fixture.message(fixture.session("alice"), {
+		"sender": fixture.boxes(["bob"]),
+		"unqualified": [{"name": "Sender", "index": 1, "pieces": ["bob", ""]}],
+	})
+	_edits(request) == {{"op": "replace_header", "name": "Sender", "value": "alice@example.com"}}
+}
+
+test_unqualified_envelope if {
+	request := fixture.envelope(_plain, "alice", ["bob", "carol@example.net"])
+	wanted := {
+		{"op": "change_sender", "address": "alice@example.com"},
+		{"op": "remove_recipient", "address": "bob"},
+		{"op": "add_recipient", "address": "bob@example.com"},
+	}
+	_edits(request) == wanted
+	_edits_with(request, {}) == set()
+}
+
+test_null_sender_is_not_completed if _edits(fixture.envelope(_plain, "", ["carol@example.net"])) == set()
+
+test_local_mail_is_repaired if {
+	request := fixture.without(fixture.message(fixture.local, {}), {"date"})
+	_edits_with(request, {"allow_local": true}) == {_date}
+	_edits_with(request, {}) == set()
+}
+
+test_other_mail_is_left if {
+	facts := {"unqualified": [{"name": "From", "index": 1, "pieces": ["bob", ""]}], "sender": fixture.boxes(["bob@example.net"])}
+	bare := fixture.without(fixture.message(fixture.session(null), facts), {"date", "message-id", "to"})
+	blind := object.union(bare, {"message": {"header": {"bcc": ["x@example.net"], "resent-bcc": ["x@example.net"]}}})
+	request := fixture.envelope(blind, "alice", ["bob"])
+	_edits_with(request, {"require_auth": false, "domain": "example.com"}) == set()
+	_edits_with(request, {"require_auth": false, "domain": "example.com", "allow_local": true}) == set()
+}

@@ -1,0 +1,89 @@
+package postern.message
+
+import data.postern.lib.senders
+import data.postern.lib.settings
+
+# Sender says who really sent a message that somebody else wrote (RFC 5322 section 3.6.2, RFC 6409 section 8.1):
+#
+#   the authors are          without Sender         with a Sender that is the login's    with anybody else's
+#   the login's, one         left                   left                                 replaced
+#   the login's, several     ambiguous              left                                 replaced
+#   on behalf of             added                  left                                 replaced
+#
+# settings.sender "refuse" refuses instead of replacing; "leave" does, and adds nothing either. A Sender that is not the
+# login's never leaves.
+
+# One edit adds where there is none, replaces, and removes what a second reader might find.
+edit contains {"op": "replace_header", "name": "Sender", "value": senders.primary} if _sender_replaced
+
+reject contains {
+	"rule": "message.header-sender-not-yours",
+	"code": 550,
+	"status": "5.7.1",
+	"message": sprintf(
+		"%s may not send as %s, which is in the Sender field; remove the field, or put your own address there",
+		[senders.login, mailbox.address],
+	),
+} if {
+	some mailbox in input.message.sender
+	not _signs(mailbox)
+	settings.sender != "fix"
+	input.auth.login
+}
+
+reject contains {
+	"rule": "message.no-own-address",
+	"code": 550,
+	"status": "5.7.1",
+	"message": sprintf(
+		"This message needs a Sender field, and %s has no address of its own to put there; ask the postmaster for one",
+		[senders.login],
+	),
+} if {
+	_sender_replaced
+	not senders.primary
+}
+
+# Whether the login may use an address as its own.
+_signs(mailbox) if senders.right(mailbox.key, mailbox.domain).as == "send-as"
+
+_sender_foreign if {
+	some mailbox in input.message.sender
+	not _signs(mailbox)
+}
+
+_sender_needed if {
+	input.message.sender == []
+	count(input.message.from) > 1
+}
+
+_sender_needed if {
+	input.message.sender == []
+	some author in input.message.from
+	senders.right(author.key, author.domain).as == "on-behalf"
+}
+
+_sender_replaced if {
+	_sender_foreign
+	settings.sender == "fix"
+	input.auth.login
+}
+
+_sender_replaced if {
+	_sender_needed
+	settings.sender != "leave"
+	input.auth.login
+}
+
+_sender_settled if input.message.sender == []
+
+_sender_settled if {
+	every mailbox in input.message.sender {
+		_signs(mailbox)
+	}
+}
+
+_sender_settled if {
+	_sender_replaced
+	senders.primary
+}

@@ -1,0 +1,70 @@
+# METADATA
+# scope: package
+# title: RCPT TO
+# description: |
+#   To how many, and to what kind of address. Mail of which the server cannot say who sends it is not refused here: a
+#   local program's mail would be lost.
+# custom:
+#   rfc: RFC 6409 section 5.1
+package postern.rcpt
+
+import data.postern.lib.settings
+
+# METADATA
+# title: Reasons to refuse for now
+# description: Those recipients that one message has no room for; the client sends to them with another.
+# custom:
+#   rfc: RFC 5321 section 4.5.3.1.10
+defer contains {
+	"rule": "rcpt.too-many",
+	"code": 452,
+	"status": "4.5.3",
+	"message": sprintf("Too many recipients; send to at most %d at a time", [settings.max_recipients]),
+} if {
+	count(input.envelope.to) >= settings.max_recipients
+	input.auth.login
+}
+
+# METADATA
+# title: Reasons to refuse
+# description: Why this is no address to send to, and how to mend it.
+reject contains {
+	"rule": "rcpt.without-domain",
+	"code": 553,
+	"status": "5.1.3",
+	"message": sprintf(
+		"The recipient address %s has no domain; write it in full, as in %s@example.com",
+		[input.recipient.address, input.recipient.address],
+	),
+} if {
+	input.recipient.domain == ""
+	input.recipient.key != "postmaster" # RFC 5321 section 4.1.1.3
+	settings.domain == ""
+	input.auth.login
+}
+
+reject contains {
+	"rule": "rcpt.address-literal",
+	"code": 553,
+	"status": "5.1.3",
+	"message": "The recipient address has a network address in place of a domain; use one with a domain name",
+} if {
+	startswith(input.recipient.domain, "[")
+	settings.allow_address_literals == false
+	input.auth.login
+}
+
+reject contains {
+	"rule": "rcpt.dotless-domain",
+	"code": 553,
+	"status": "5.1.3",
+	"message": sprintf("The domain of the recipient address %s is not complete", [input.recipient.address]),
+} if {
+	domain := input.recipient.domain
+	not contains(domain, ".")
+	not startswith(domain, "[")
+	domain != ""
+	domain != settings.domain
+	settings.allow_dotless_domains == false
+	input.auth.login
+}
