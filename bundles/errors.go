@@ -1,0 +1,172 @@
+package bundles
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// maxErrors bounds how many faults of one candidate are reported.
+const maxErrors = 10
+
+// LoadError says why a bundle or a data document could not be loaded, and where.
+type LoadError struct {
+	// Source as it was configured; for a data document its path.
+	Source string
+	// File within the source, slash-separated; "" when the source itself is at fault.
+	File string
+	// Line and Column start at 1; 0: not known.
+	Line, Column int
+	// Text of the line at fault, cut to 200 octets; "" when not known.
+	Text string
+	// Message says what is wrong.
+	Message string
+	// Hint says how to mend it; "" when the message says it all.
+	Hint string
+	// Err is the cause, for errors.Is; may be nil.
+	Err error
+	// More holds further faults that were found in the same candidate, at most nine.
+	More []*LoadError
+}
+
+// Error is one line: place, message and hint.
+func (e *LoadError) Error() string {
+	var b strings.Builder
+	b.WriteString(e.Place())
+	b.WriteString(": ")
+	b.WriteString(e.Message)
+	if e.Hint != "" {
+		b.WriteString(" (")
+		b.WriteString(e.Hint)
+		b.WriteString(")")
+	}
+	switch n := len(e.More); {
+	case n == 1:
+		b.WriteString("; and one more error")
+	case n > 1:
+		fmt.Fprintf(&b, "; and %d more errors", n)
+	}
+	return b.String()
+}
+
+// Place is where the fault is, as an editor or a terminal understands it: source/file:line:column.
+func (e *LoadError) Place() string {
+	place := e.Source
+	if e.File != "" {
+		if place != "" {
+			place = strings.TrimSuffix(place, "/") + "/"
+		}
+		place += e.File
+	}
+	if e.Line > 0 {
+		place += fmt.Sprintf(":%d", e.Line)
+		if e.Column > 0 {
+			place += fmt.Sprintf(":%d", e.Column)
+		}
+	}
+	return place
+}
+
+// Unwrap returns the cause.
+func (e *LoadError) Unwrap() error { return e.Err }
+
+// fault is a LoadError without a source; whoever knows the source fills it in.
+func fault(file, format string, args ...any) *LoadError {
+	return &LoadError{File: file, Message: fmt.Sprintf(format, args...)}
+}
+
+func (e *LoadError) hint(format string, args ...any) *LoadError {
+	e.Hint = fmt.Sprintf(format, args...)
+	return e
+}
+
+func (e *LoadError) because(err error) *LoadError {
+	e.Err = err
+	return e
+}
+
+// at sets the place to a line and column of content, and keeps the line's text.
+func (e *LoadError) at(content []byte, line, column int) *LoadError {
+	e.Line, e.Column = line, column
+	e.Text = lineOf(content, line)
+	return e
+}
+
+// atOffset sets the place to an offset in content.
+func (e *LoadError) atOffset(content []byte, offset int) *LoadError {
+	offset = min(max(offset, 0), len(content))
+	before := content[:offset]
+	line := 1 + bytes.Count(before, []byte("\n"))
+	column := 1 + utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])
+	return e.at(content, line, column)
+}
+
+// from names the source of an error, whatever its type.
+func from(source string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var load *LoadError
+	if !errors.As(err, &load) {
+		return &LoadError{Source: source, Message: err.Error(), Err: err}
+	}
+	if load.Source == "" {
+		load.Source = source
+	}
+	for _, more := range load.More {
+		if more.Source == "" {
+			more.Source = source
+		}
+	}
+	return load
+}
+
+// join makes one error of several faults, in the order given; nil when there are none.
+func join(faults []*LoadError) error {
+	if len(faults) == 0 {
+		return nil
+	}
+	first := faults[0]
+	if rest := faults[1:]; len(rest) > 0 {
+		first.More = append(first.More, rest[:min(len(rest), maxErrors-1)]...)
+	}
+	return first
+}
+
+// parseFaults turns the errors of OPA's parser into faults.
+func parseFaults(file string, content []byte, err error) []*LoadError {
+	var list ast.Errors
+	if !errors.As(err, &list) {
+		return []*LoadError{fault(file, "%v", err).because(err)}
+	}
+	faults := make([]*LoadError, 0, len(list))
+	for _, one := range list {
+		f := fault(file, "%s: %s", one.Code, one.Message).because(one)
+		if one.Location != nil {
+			f.at(content, one.Location.Row, one.Location.Col)
+		}
+		faults = append(faults, f)
+	}
+	return faults
+}
+
+// lineOf returns one line of content, without its end, cut to 200 octets.
+func lineOf(content []byte, line int) string {
+	for ; line > 1; line-- {
+		end := bytes.IndexByte(content, '\n')
+		if end < 0 {
+			return ""
+		}
+		content = content[end+1:]
+	}
+	if end := bytes.IndexByte(content, '\n'); end >= 0 {
+		content = content[:end]
+	}
+	const most = 200
+	content = bytes.TrimRight(content[:min(len(content), most)], "\r")
+	return strings.ToValidUTF8(string(content), "\uFFFD")
+}

@@ -1,0 +1,289 @@
+package bundles
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/bundle"
+)
+
+// Candidate is a bundle that has been read and parsed, with the extra data merged in. It is immutable.
+type Candidate struct {
+	// Bundle in OPA's own type: Manifest, Data and Modules, whose Path is relative to the bundle. Tests are among the modules.
+	Bundle *bundle.Bundle
+	// Source as it was configured.
+	Source string
+	// Revision is the manifest's, or else the first 16 digits of ContentHash. With extra data documents the manifest's is
+	// followed by "+data." and the first 8 digits of their hash, so that equal revisions mean equal decisions.
+	Revision string
+	// Files maps the path of every file that counts, and of every extra document, to its SHA-256 in hex.
+	Files map[string]string
+	// ContentHash covers all of Files; ModulesHash what is compiled; DataHash what is data. SHA-256 in hex. Two candidates
+	// with the same ModulesHash differ in data (or metadata) only and need no second compilation.
+	ContentHash, ModulesHash, DataHash string
+	// Ignored are files of the source that mean nothing in a bundle, at most 1,000.
+	Ignored []string
+}
+
+// Loader loads candidates and keeps what it parsed, so that the next one costs only what changed.
+// Its methods may be called from one goroutine at a time.
+type Loader struct {
+	Source Source
+	// Data names extra data documents (YAML or JSON objects), merged in this order over the bundle's data: objects key by
+	// key, of anything else the later wins.
+	Data   []string
+	Limits Limits
+	// Verify judges the bytes of a bundle before anything in them is parsed, for instance its signatures. nil: none.
+	Verify func(*Tree) error
+
+	modules   map[cacheKey]*ast.Module
+	documents map[cacheKey]any
+}
+
+// cacheKey names parsed content. The path is part of it because a parsed module knows its file.
+type cacheKey struct {
+	path, hash string
+	version    ast.RegoVersion
+}
+
+// Load reads a source and its extra data documents once. Errors are *LoadError.
+func Load(ctx context.Context, source Source, data ...string) (*Candidate, error) {
+	l := &Loader{Source: source, Data: data}
+	return l.Load(ctx)
+}
+
+// Load reads and parses the source as it is now. Errors are *LoadError.
+func (l *Loader) Load(ctx context.Context) (*Candidate, error) {
+	raw, err := l.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return l.parse(ctx, raw)
+}
+
+// content is everything that a candidate is made of, unparsed.
+type content struct {
+	tree      *Tree
+	documents []File
+	hash      string
+}
+
+func (l *Loader) read(ctx context.Context) (*content, error) {
+	tree, err := l.Source.Read(ctx, l.Limits)
+	if err != nil {
+		return nil, from(l.Source.String(), err)
+	}
+	documents, err := readDocuments(ctx, l.Data, l.Limits)
+	if err != nil {
+		return nil, err
+	}
+	var all digest
+	for _, f := range tree.Files {
+		all.add("bundle", f.Path, f.Hash)
+	}
+	for _, f := range documents {
+		all.add("document", f.Path, f.Hash)
+	}
+	return &content{tree: tree, documents: documents, hash: all.sum()}, nil
+}
+
+func (l *Loader) parse(ctx context.Context, raw *content) (*Candidate, error) {
+	if l.Verify != nil {
+		if err := l.Verify(raw.tree); err != nil {
+			return nil, from(l.Source.String(), err)
+		}
+	}
+	c := &Candidate{Source: l.Source.String(), Files: map[string]string{}, ContentHash: raw.hash, Ignored: raw.tree.Ignored}
+	p := &parse{loader: l, candidate: c, depth: l.Limits.orDefault().Depth,
+		modules: map[cacheKey]*ast.Module{}, documents: map[cacheKey]any{}}
+	if err := p.bundle(ctx, raw.tree); err != nil {
+		return nil, from(c.Source, err)
+	}
+	extra, err := p.extra(raw.documents)
+	if err != nil {
+		return nil, err
+	}
+	c.ModulesHash, c.DataHash = p.modulesHash.sum(), p.dataHash.sum()
+	c.Revision = c.Bundle.Manifest.Revision
+	switch {
+	case c.Revision == "":
+		c.Revision = c.ContentHash[:16]
+	case extra != "":
+		c.Revision += "+data." + extra[:8]
+	}
+	l.modules, l.documents = p.modules, p.documents
+	return c, nil
+}
+
+// parse is one run over a candidate's content; its caches become the loader's when it succeeds.
+type parse struct {
+	loader                *Loader
+	candidate             *Candidate
+	depth                 int
+	modules               map[cacheKey]*ast.Module
+	documents             map[cacheKey]any
+	modulesHash, dataHash digest
+}
+
+func (p *parse) bundle(ctx context.Context, tree *Tree) error {
+	manifest, err := readManifest(tree.Files, p.depth)
+	if err != nil {
+		return err
+	}
+	b := &bundle.Bundle{Manifest: manifest, Data: map[string]any{}}
+	p.candidate.Bundle = b
+	var modules []File
+	for _, f := range tree.Files {
+		p.candidate.Files[f.Path] = f.Hash
+		switch kindOf(f.Path) {
+		case kindModule:
+			modules = append(modules, f)
+		case kindData:
+			value, err := p.document(f.Path, f)
+			if err != nil {
+				return err
+			}
+			merged, clash := place(b.Data, f.Path, value)
+			if clash != nil {
+				return clash
+			}
+			b.Data = merged
+			p.dataHash.add("bundle", f.Path, f.Hash)
+		case kindSignatures:
+			if err := json.Unmarshal(f.Data, &b.Signatures); err != nil {
+				return fault(f.Path, "%v", err).because(err)
+			}
+		case kindForeign:
+			return fault(f.Path, "this kind of bundle is not supported").
+				hint("build one with the target rego and a JSON manifest, not a delta")
+		}
+	}
+	if at := outside(*manifest.Roots, b.Data); at != "" {
+		return fault(".manifest", "the roots %q do not permit the data at %s", *manifest.Roots, at).
+			hint("add it to the roots, or move the data file")
+	}
+	if len(modules) == 0 {
+		return fault("", "no .rego file in it").hint("is this the right place?")
+	}
+	return p.parseModules(ctx, modules)
+}
+
+// parseModules parses what the cache does not hold, on all processors.
+func (p *parse) parseModules(ctx context.Context, files []File) error {
+	b := p.candidate.Bundle
+	b.Modules = make([]bundle.ModuleFile, len(files))
+	keys := make([]cacheKey, len(files))
+	var missing []int
+	for i, f := range files {
+		version, err := regoVersion(&b.Manifest, f.Path)
+		if err != nil {
+			return err
+		}
+		keys[i] = cacheKey{path: f.Path, hash: f.Hash, version: version}
+		p.modulesHash.add(f.Path, f.Hash, strconv.Itoa(version.Int()))
+		b.Modules[i] = bundle.ModuleFile{URL: f.Path, Path: f.Path, RelativePath: f.Path, Raw: f.Data}
+		if b.Modules[i].Parsed = p.loader.modules[keys[i]]; b.Modules[i].Parsed == nil {
+			missing = append(missing, i)
+		}
+	}
+	faults := make([][]*LoadError, len(files))
+	spread(len(missing), func(n int) {
+		i := missing[n]
+		if ctx.Err() == nil {
+			b.Modules[i].Parsed, faults[i] = parseModule(files[i], keys[i].version)
+		}
+	})
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var all []*LoadError
+	for i, f := range files {
+		module := b.Modules[i].Parsed
+		if all = append(all, faults[i]...); module == nil {
+			continue
+		}
+		p.modules[keys[i]] = module
+		if !permits(&b.Manifest, module) {
+			all = append(all, fault(f.Path, "the roots %q of the manifest do not permit %v", *b.Manifest.Roots, module.Package).
+				at(f.Data, module.Package.Location.Row, module.Package.Location.Col))
+		}
+	}
+	return join(all)
+}
+
+func parseModule(f File, version ast.RegoVersion) (module *ast.Module, faults []*LoadError) {
+	defer func() {
+		if r := recover(); r != nil {
+			module, faults = nil, []*LoadError{fault(f.Path, "cannot be parsed: %v", r)}
+		}
+	}()
+	module, err := ast.ParseModuleWithOpts(f.Path, string(f.Data), ast.ParserOptions{ProcessAnnotation: true, RegoVersion: version})
+	if err != nil {
+		return nil, parseFaults(f.Path, f.Data, err)
+	}
+	if module == nil {
+		return nil, []*LoadError{fault(f.Path, "is empty").hint("begin it with: package NAME")}
+	}
+	return module, nil
+}
+
+// extra merges the extra data documents over the bundle's data; it returns their hash, "" without any.
+func (p *parse) extra(files []File) (string, error) {
+	var own digest
+	for _, f := range files {
+		value, err := p.document("", f)
+		if err != nil {
+			return "", from(f.Path, err)
+		}
+		object, ok := value.(map[string]any)
+		if !ok {
+			return "", &LoadError{Source: f.Path, Line: 1, Text: lineOf(f.Data, 1), Message: "a data document must hold an object",
+				Hint: "for example: senders: {alice: [alice@example.com]}"}
+		}
+		p.candidate.Bundle.Data = overlay(p.candidate.Bundle.Data, object)
+		p.candidate.Files[f.Path] = f.Hash
+		p.dataHash.add("document", f.Path, f.Hash)
+		own.add("document", f.Path, f.Hash)
+	}
+	if len(files) == 0 {
+		return "", nil
+	}
+	return own.sum(), nil
+}
+
+// document parses a data document, or takes it from the cache. name is what errors call it within its source.
+func (p *parse) document(name string, f File) (any, error) {
+	key := cacheKey{path: f.Path, hash: f.Hash}
+	value, ok := p.loader.documents[key]
+	if !ok {
+		var err error
+		if value, err = parseDocument(f.Path, f.Data, p.depth); err != nil {
+			if load, ok := err.(*LoadError); ok {
+				load.File = name
+			}
+			return nil, err
+		}
+	}
+	p.documents[key] = value
+	return value, nil
+}
+
+// digest hashes a sequence of names and hashes without ambiguity.
+type digest struct{ lines []byte }
+
+func (d *digest) add(parts ...string) {
+	for _, part := range parts {
+		d.lines = fmt.Appendf(d.lines, "%d:%s,", len(part), part)
+	}
+	d.lines = append(d.lines, '\n')
+}
+
+func (d *digest) sum() string {
+	sum := sha256.Sum256(d.lines)
+	return hex.EncodeToString(sum[:])
+}

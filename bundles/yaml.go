@@ -1,0 +1,227 @@
+package bundles
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"regexp"
+	"strconv"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxAliased bounds how many values a YAML document may gain by its aliases.
+const maxAliased = 100_000
+
+// parseYAML reads one YAML document the way OPA does: scalars by the core schema, an unquoted time as its text, keys as
+// strings. The reader is OPA's, so that stock OPA sees the same data.
+func parseYAML(name string, content []byte, depth int) (any, error) {
+	d := yaml.NewDecoder(bytes.NewReader(content))
+	var document, second yaml.Node
+	switch err := decodeNode(d, &document); {
+	case errors.Is(err, io.EOF):
+		return nil, nil
+	case err != nil:
+		return nil, yamlFault(name, content, err)
+	}
+	switch err := decodeNode(d, &second); {
+	case err == nil:
+		return nil, fault(name, "a second document").at(content, second.Line, second.Column).
+			hint("put it into a file of its own")
+	case !errors.Is(err, io.EOF):
+		return nil, yamlFault(name, content, err)
+	}
+	r := yamlReader{name: name, content: content, depth: depth}
+	return r.value(&document, 0)
+}
+
+// decodeNode keeps a panic of the YAML reader from taking the program along.
+func decodeNode(d *yaml.Decoder, n *yaml.Node) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("yaml: %v", r)
+		}
+	}()
+	return d.Decode(n)
+}
+
+type yamlReader struct {
+	name    string
+	content []byte
+	depth   int
+	inAlias int // nesting of aliases at the moment
+	aliased int // values that came through aliases so far
+}
+
+func (r *yamlReader) fault(n *yaml.Node, format string, args ...any) *LoadError {
+	return fault(r.name, format, args...).at(r.content, n.Line, n.Column)
+}
+
+func (r *yamlReader) value(n *yaml.Node, level int) (any, error) {
+	if level > r.depth {
+		return nil, r.fault(n, "more than %d levels deep", r.depth)
+	}
+	if r.inAlias > 0 {
+		if r.aliased++; r.aliased > maxAliased {
+			return nil, r.fault(n, "the aliases expand to more than %d values", maxAliased).hint("write them out")
+		}
+	}
+	switch n.Kind {
+	case yaml.DocumentNode:
+		if len(n.Content) != 1 {
+			return nil, nil
+		}
+		return r.value(n.Content[0], level)
+	case yaml.AliasNode:
+		r.inAlias++
+		defer func() { r.inAlias-- }()
+		return r.value(n.Alias, level+1)
+	case yaml.SequenceNode:
+		list := make([]any, 0, len(n.Content))
+		for _, c := range n.Content {
+			v, err := r.value(c, level+1)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, v)
+		}
+		return list, nil
+	case yaml.MappingNode:
+		return r.mapping(n, level)
+	case yaml.ScalarNode:
+		return r.scalar(n)
+	}
+	return nil, nil
+}
+
+func (r *yamlReader) mapping(n *yaml.Node, level int) (any, error) {
+	object := make(map[string]any, len(n.Content)/2)
+	var merges []*yaml.Node
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if key.Kind == yaml.ScalarNode && key.ShortTag() == "!!merge" {
+			merges = append(merges, value)
+			continue
+		}
+		name, err := r.key(key)
+		if err != nil {
+			return nil, err
+		}
+		if _, twice := object[name]; twice {
+			return nil, r.fault(key, "the key %s is there twice", quoted(name)).hint("remove one of them")
+		}
+		if object[name], err = r.value(value, level+1); err != nil {
+			return nil, err
+		}
+	}
+	for _, m := range merges {
+		if err := r.merge(object, m, level); err != nil {
+			return nil, err
+		}
+	}
+	return object, nil
+}
+
+// merge carries out "<<": what is there already stays, and of several mappings the first wins.
+func (r *yamlReader) merge(object map[string]any, n *yaml.Node, level int) error {
+	v, err := r.value(n, level+1)
+	if err != nil {
+		return err
+	}
+	list, ok := v.([]any)
+	if !ok {
+		list = []any{v}
+	}
+	for _, one := range list {
+		other, ok := one.(map[string]any)
+		if !ok {
+			return r.fault(n, "<< merges mappings only")
+		}
+		for k, v := range other {
+			if _, there := object[k]; !there {
+				object[k] = v
+			}
+		}
+	}
+	return nil
+}
+
+// key is a mapping's key as the string that OPA makes of it.
+func (r *yamlReader) key(n *yaml.Node) (string, error) {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if n.Kind != yaml.ScalarNode {
+		return "", r.fault(n, "a key must be a plain value")
+	}
+	v, err := r.decode(n)
+	if err != nil {
+		return "", err
+	}
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case bool:
+		return strconv.FormatBool(v), nil
+	case int, int64, uint64:
+		return fmt.Sprint(v), nil
+	}
+	return "", r.fault(n, "%s is no key", quoted(n.Value)).hint("quote it")
+}
+
+func (r *yamlReader) scalar(n *yaml.Node) (any, error) {
+	v, err := r.decode(n)
+	if err != nil {
+		return nil, err
+	}
+	switch v := v.(type) {
+	case nil, bool, string:
+		return v, nil
+	case float64:
+		if math.IsInf(v, 0) || math.IsNaN(v) {
+			return nil, r.fault(n, "%s is no number that policies know", n.Value)
+		}
+	}
+	number, err := json.Marshal(v)
+	if err != nil {
+		return nil, r.fault(n, "%v", err).because(err)
+	}
+	return json.Number(number), nil
+}
+
+// decode resolves a scalar by its tag. Times stay text: policies compare and parse them themselves.
+func (r *yamlReader) decode(n *yaml.Node) (any, error) {
+	switch tag := n.ShortTag(); tag {
+	case "!!str", "!!timestamp", "!!merge":
+		return n.Value, nil
+	case "!!null", "!!bool", "!!int", "!!float":
+	default:
+		return nil, r.fault(n, "the tag %s is not supported", tag).hint("remove it")
+	}
+	var v any
+	if err := n.Decode(&v); err != nil {
+		return nil, r.fault(n, "%v", err).because(err)
+	}
+	return v, nil
+}
+
+var yamlLine = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
+
+// yamlFault finds the line in an error of the YAML reader.
+func yamlFault(name string, content []byte, err error) *LoadError {
+	text := err.Error()
+	f := fault(name, "").because(err)
+	if m := yamlLine.FindStringSubmatch(text); m != nil {
+		line, _ := strconv.Atoi(m[1])
+		f.at(content, line, 0)
+		text = text[len(m[0]):]
+	}
+	f.Message = "not valid YAML: " + text
+	if bytes.Contains([]byte(f.Text), []byte("\t")) {
+		f.hint("indent with spaces, not tabs")
+	}
+	return f
+}
