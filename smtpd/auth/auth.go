@@ -1,0 +1,40 @@
+// Package auth proves who is submitting. One file is one backend.
+//
+// File is the users file: argon2id (RFC 9106) and bcrypt hashes, checked whole when it is read, replaced whole when it is
+// read again. Throttle counts failures by address and by login, and slows them down. Plain passwords are held only as long
+// as a check lasts; what is remembered of a successful one is a keyed hash under a key that never leaves the process.
+//
+// What it does when things fail: a users file that has anything wrong with it is refused whole, and the table before it
+// stays; a hash that cannot be read never authenticates anybody; a check that gets no memory or time ends in
+// ErrUnavailable, which is not a failed try.
+//
+// No goroutine is started here, except that argon2 runs its lanes on goroutines that end before the check returns.
+package auth
+
+import (
+	"context"
+	"errors"
+)
+
+// ErrCredentials: wrong login or password; the client is told 535 5.7.8 whichever it was.
+var ErrCredentials = errors.New("authentication credentials invalid")
+
+// ErrUnavailable: the backend cannot tell now; 454 4.7.0.
+var ErrUnavailable = errors.New("authentication backend unavailable")
+
+// Identity is who was proved, and by whom.
+type Identity struct {
+	Login      string
+	Backend    string
+	Groups     []string
+	Attributes map[string][]string
+}
+
+// Backend checks passwords. It is safe for concurrent use.
+type Backend interface {
+	// Name for facts and logs: "file".
+	Name() string
+	// Password proves login by password. Errors wrap ErrCredentials or ErrUnavailable; any other error counts as the latter.
+	// A login that the backend does not know costs as much time as one that it does.
+	Password(ctx context.Context, login, password string) (Identity, error)
+}

@@ -1,0 +1,142 @@
+package auth
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// FileOptions configure a File; zero fields mean the defaults.
+type FileOptions struct {
+	// Memory that checks may take at once, in octets; 256 MiB. A single hash that needs more runs alone.
+	Memory int64
+	// Parallel checks at most; half of GOMAXPROCS and at least one, so that a crowd of logins leaves room for mail.
+	Parallel int
+	// MaxHashMemory is the greatest m of argon2id that the file may ask for, in KiB; 1 GiB.
+	MaxHashMemory uint32
+	// CacheLife is how long a successful check is remembered; one minute. Negative: not at all.
+	CacheLife time.Duration
+	// CacheSize is how many are remembered; 65,536 (about 8 MB).
+	CacheSize int
+	// Now is the clock; time.Now.
+	Now func() time.Time
+	// Logger hears of reloads; none.
+	Logger *slog.Logger
+}
+
+// File is a Backend over a users file:
+//
+//	users:
+//	  alice: "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA...$aGFzaA..."
+//	  bob: "$2b$12$..."
+//	  carol: {password: "$argon2id$...", groups: [sales], attributes: {phone: "17"}}
+//
+// Logins are compared as Login has them. Make one with OpenFile; it is safe for concurrent use.
+type File struct {
+	path    string
+	options FileOptions
+	table   atomic.Pointer[table]
+	slots   *semaphore.Weighted // weighs in octets
+	share   int64               // of each check: the least weight, so that Parallel holds
+}
+
+// OpenFile reads and checks the users file. Its error names file, line and column of everything that is wrong.
+func OpenFile(path string, o FileOptions) (*File, error) {
+	if o.Memory <= 0 {
+		o.Memory = 256 << 20
+	}
+	if o.Parallel <= 0 {
+		o.Parallel = max(1, runtime.GOMAXPROCS(0)/2)
+	}
+	if o.MaxHashMemory == 0 {
+		o.MaxHashMemory = 1 << 20
+	}
+	if o.CacheLife == 0 {
+		o.CacheLife = time.Minute
+	}
+	if o.CacheSize <= 0 {
+		o.CacheSize = 1 << 16
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	f := &File{path: path, options: o, slots: semaphore.NewWeighted(o.Memory), share: o.Memory / int64(o.Parallel)}
+	return f, f.Reload()
+}
+
+// Name implements Backend.
+func (f *File) Name() string { return "file" }
+
+// Path of the users file, for whoever watches it.
+func (f *File) Path() string { return f.path }
+
+// Users is how many there are.
+func (f *File) Users() int {
+	if t := f.table.Load(); t != nil {
+		return len(t.users)
+	}
+	return 0
+}
+
+// Reload reads the file again and swaps the whole table, which also forgets what was remembered of earlier checks. When
+// anything is wrong with it, nothing changes and the error says what.
+func (f *File) Reload() error {
+	t, err := readTable(f.path, f.options.MaxHashMemory)
+	if err != nil {
+		return fmt.Errorf("users file: %w", err)
+	}
+	t.cache = newCache(f.options.CacheLife, f.options.CacheSize)
+	f.table.Store(t)
+	f.options.Logger.Info("users file read", "file", f.path, "users", len(t.users))
+	return nil
+}
+
+// Password implements Backend. ctx bounds the wait for memory; a check that has begun runs to its end.
+func (f *File) Password(ctx context.Context, login, password string) (Identity, error) {
+	t := f.table.Load()
+	if t == nil {
+		return Identity{}, fmt.Errorf("users file was never read: %w", ErrUnavailable)
+	}
+	login, loginOK := Login(login)
+	pw, passwordOK := preparePassword(password)
+	if !loginOK || !passwordOK {
+		// Such a login is in no file, such a password in no hash: nothing to learn from the time.
+		return Identity{}, ErrCredentials
+	}
+	p := t.cache.proof(login, pw)
+	u, known := t.users[login]
+	if known && t.cache.has(p, f.options.Now()) {
+		return u.identity(f, login), nil
+	}
+	h := t.decoy
+	if known {
+		h = u.hash
+	}
+	weight := min(max(int64(h.memory())<<10, f.share), f.options.Memory)
+	if err := f.slots.Acquire(ctx, weight); err != nil {
+		return Identity{}, fmt.Errorf("too many logins at once: %w: %w", ErrUnavailable, err)
+	}
+	defer f.slots.Release(weight)
+	// While this one waited, another with the same password may have been through.
+	if known && t.cache.has(p, f.options.Now()) {
+		return u.identity(f, login), nil
+	}
+	if !h.matches(pw) || !known {
+		return Identity{}, ErrCredentials
+	}
+	t.cache.add(p, f.options.Now())
+	return u.identity(f, login), nil
+}
+
+// identity shares groups and attributes with the table: callers only read them.
+func (u *user) identity(f *File, login string) Identity {
+	return Identity{Login: login, Backend: f.Name(), Groups: u.groups, Attributes: u.attributes}
+}

@@ -1,0 +1,204 @@
+package auth
+
+import (
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/bcrypt"
+)
+
+// Bounds of a hash in a users file. What is beyond them would let one line of that file stop the server.
+const (
+	maxPasses     = 100     // t of argon2id
+	maxLanes      = 16      // p of argon2id
+	maxBcryptCost = 16      // about 4 s on a CPU of 2024
+	maxWork       = 4 << 20 // m times t of argon2id in KiB: about 4 s
+	minSalt       = 8       // octets, RFC 9106 §3.1
+	maxSalt       = 64
+	minDigest     = 16
+	maxDigest     = 64
+)
+
+// hash is one stored verifier. Its zero value is none.
+type hash interface {
+	// matches compares in constant time.
+	matches(password []byte) bool
+	// memory that matches takes, in KiB.
+	memory() uint32
+	// kind groups hashes that cost the same: "argon2id m=65536,t=3,p=4".
+	kind() string
+	// decoy is a hash of this kind that no password matches.
+	decoy() hash
+}
+
+// parseHash reads a hash of a users file; maxMemory bounds m of argon2id, in KiB. Errors say what to write, and never
+// quote the hash.
+func parseHash(s string, maxMemory uint32) (hash, error) {
+	switch {
+	case strings.HasPrefix(s, "$argon2id$"):
+		return parseArgon2id(s, maxMemory)
+	case strings.HasPrefix(s, "$2a$"), strings.HasPrefix(s, "$2b$"), strings.HasPrefix(s, "$2y$"):
+		return parseBcrypt(s)
+	case strings.HasPrefix(s, "$argon2i$"), strings.HasPrefix(s, "$argon2d$"):
+		return nil, errors.New("argon2i and argon2d are not read, only argon2id")
+	case strings.HasPrefix(s, "{") && strings.Contains(s, "}$"):
+		return nil, errors.New("a scheme in braces is not read: write the hash alone, from its first $")
+	case strings.HasPrefix(s, "$"):
+		return nil, errors.New("unknown kind of hash, only argon2id ($argon2id$...) and bcrypt ($2b$...) are read")
+	}
+	return nil, errors.New("this is no password hash")
+}
+
+// argon2id is a hash of RFC 9106.
+type argon2id struct {
+	m, t         uint32
+	p            uint8
+	salt, digest []byte
+}
+
+func (h argon2id) matches(password []byte) bool {
+	got := argon2.IDKey(password, h.salt, h.t, h.m, h.p, uint32(len(h.digest)))
+	return subtle.ConstantTimeCompare(got, h.digest) == 1
+}
+
+func (h argon2id) memory() uint32 { return h.m }
+
+func (h argon2id) kind() string { return fmt.Sprintf("argon2id m=%d,t=%d,p=%d", h.m, h.t, h.p) }
+
+// decoy keeps salt and lengths, so that its cost is the same to the octet. Its digest is the salt's, repeated: to match it
+// means to have inverted argon2; the caller refuses a match all the same.
+func (h argon2id) decoy() hash {
+	digest := make([]byte, len(h.digest))
+	for i := range digest {
+		digest[i] = h.salt[i%len(h.salt)]
+	}
+	h.digest = digest
+	return h
+}
+
+// String is the PHC string format, as the argon2 reference implementation writes it.
+func (h argon2id) String() string {
+	b64 := base64.RawStdEncoding
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, h.m, h.t, h.p,
+		b64.EncodeToString(h.salt), b64.EncodeToString(h.digest))
+}
+
+// parseArgon2id reads "$argon2id$v=19$m=65536,t=3,p=4$salt$digest": these parts in this order, numbers without leading
+// zeros, base64 without padding or stray bits.
+func parseArgon2id(s string, maxMemory uint32) (hash, error) {
+	parts := strings.Split(s, "$")
+	if len(parts) != 6 {
+		return nil, errors.New("an argon2id hash has the form $argon2id$v=19$m=65536,t=3,p=4$salt$hash")
+	}
+	if parts[2] != "v=19" {
+		return nil, errors.New("an argon2id hash of a version other than v=19")
+	}
+	params := strings.Split(parts[3], ",")
+	if len(params) != 3 {
+		return nil, errors.New("an argon2id hash needs m, t and p: m=65536,t=3,p=4")
+	}
+	var h argon2id
+	var v [3]uint32
+	for i, want := range []struct {
+		name string
+		max  uint32
+	}{{"m=", maxMemory}, {"t=", maxPasses}, {"p=", maxLanes}} {
+		digits, ok := strings.CutPrefix(params[i], want.name)
+		n, err := strconv.ParseUint(digits, 10, 32)
+		if !ok || err != nil || strconv.FormatUint(n, 10) != digits {
+			return nil, fmt.Errorf("an argon2id hash needs %s and a plain number where it has something else", want.name)
+		}
+		if n < 1 || n > uint64(want.max) {
+			return nil, fmt.Errorf("argon2id with %s%d; from 1 to %d is allowed", want.name, n, want.max)
+		}
+		v[i] = uint32(n)
+	}
+	h.m, h.t, h.p = v[0], v[1], uint8(v[2])
+	if h.m < 8*uint32(h.p) {
+		return nil, errors.New("argon2id needs m of at least 8 times p (RFC 9106 section 3.1)")
+	}
+	if uint64(h.m)*uint64(h.t) > maxWork {
+		return nil, fmt.Errorf("argon2id with m times t of %d; at most %d is allowed", uint64(h.m)*uint64(h.t), maxWork)
+	}
+	var err error
+	if h.salt, err = decode64(parts[4], "salt", minSalt, maxSalt); err != nil {
+		return nil, err
+	}
+	if h.digest, err = decode64(parts[5], "hash", minDigest, maxDigest); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+func decode64(s, what string, lo, hi int) ([]byte, error) {
+	// The decoder passes over line ends; a users file has none in a value, but the parser must not depend on it.
+	if len(s) > base64.RawStdEncoding.EncodedLen(hi) || strings.ContainsAny(s, "\r\n") {
+		return nil, fmt.Errorf("the argon2id %s is too long", what)
+	}
+	b, err := base64.RawStdEncoding.Strict().DecodeString(s)
+	if err != nil {
+		return nil, fmt.Errorf("the argon2id %s is not base64 without padding; was it cut?", what)
+	}
+	if len(b) < lo || len(b) > hi {
+		return nil, fmt.Errorf("the argon2id %s has %d octets; from %d to %d are allowed; was it cut?", what, len(b), lo, hi)
+	}
+	return b, nil
+}
+
+// bcryptHash is a bcrypt string, checked.
+type bcryptHash string
+
+// matches uses the first 72 octets of the password only, as every bcrypt does.
+func (h bcryptHash) matches(password []byte) bool {
+	return bcrypt.CompareHashAndPassword([]byte(h), password) == nil
+}
+
+func (h bcryptHash) memory() uint32 { return 4 }
+
+func (h bcryptHash) kind() string { return "bcrypt " + string(h[4:6]) }
+
+// decoy turns the digest around: what remains cannot be told from a hash, and its cost is the same.
+func (h bcryptHash) decoy() hash {
+	b := []byte(h)
+	for i := 29; i < 59; i++ {
+		b[i] = h[29+(i-29+7)%30]
+	}
+	return bcryptHash(b)
+}
+
+// parseBcrypt reads "$2b$12$" and 53 characters of salt and hash.
+func parseBcrypt(s string) (hash, error) {
+	const alphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	if len(s) != 60 || s[6] != '$' || strings.Trim(s[7:], alphabet) != "" {
+		return nil, errors.New("a bcrypt hash has 60 characters, $2b$12$ and 53 more; was it cut?")
+	}
+	cost, err := bcrypt.Cost([]byte(s))
+	if err != nil {
+		return nil, errors.New("a bcrypt hash with a cost that is no number of two digits")
+	}
+	if cost > maxBcryptCost {
+		return nil, fmt.Errorf("bcrypt with a cost of %d; at most %d is allowed", cost, maxBcryptCost)
+	}
+	return bcryptHash(s), nil
+}
+
+// HashPassword makes a new argon2id hash with the second choice of RFC 9106 §4 (64 MiB, 3 passes, 4 lanes) and a salt of
+// 16 octets from random (crypto/rand.Reader).
+func HashPassword(random io.Reader, password string) (string, error) {
+	pw, ok := preparePassword(password)
+	if !ok {
+		return "", fmt.Errorf("a password has 1 to %d octets and no NUL", MaxPassword)
+	}
+	h := argon2id{m: 64 << 10, t: 3, p: 4, salt: make([]byte, 16)}
+	if _, err := io.ReadFull(random, h.salt); err != nil {
+		return "", fmt.Errorf("no random octets for the salt: %w", err)
+	}
+	h.digest = argon2.IDKey(pw, h.salt, h.t, h.m, h.p, 32)
+	return h.String(), nil
+}

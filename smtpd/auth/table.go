@@ -1,0 +1,152 @@
+package auth
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/postern-mail/postern/internal/yamldoc"
+)
+
+// Bounds of a users file.
+const (
+	maxUsersFile  = 256 << 20
+	maxGroups     = 256
+	maxAttributes = 64
+	maxValues     = 64
+	maxWord       = 255
+)
+
+// table is one reading of a users file: immutable but for its cache of recent successes, which dies with it.
+type table struct {
+	users map[string]*user
+	decoy hash // of the most common kind
+	cache *cache
+}
+
+// user is one line of it.
+type user struct {
+	hash       hash
+	groups     []string
+	attributes map[string][]string
+}
+
+// readTable reads and checks a users file. The error is yamldoc.Findings.
+func readTable(path string, maxMemory uint32) (*table, error) {
+	doc, err := yamldoc.ReadFile(path, maxUsersFile)
+	if err != nil {
+		return nil, err
+	}
+	return buildTable(doc, maxMemory)
+}
+
+func buildTable(doc *yamldoc.Doc, maxMemory uint32) (*table, error) {
+	doc.Secret = true // a hash is worth guessing at
+	t := &table{users: map[string]*user{}}
+	spelt := map[string]string{}
+	doc.Root().Map(yamldoc.Keys{"users": func(n yamldoc.Node) {
+		n.Each(func(name string, n yamldoc.Node) {
+			login, ok := Login(name)
+			if !ok {
+				n.Fail("this login cannot be used", fmt.Sprintf("write 1 to %d octets without spaces or control characters", MaxLogin))
+				return
+			}
+			if other, twice := spelt[login]; twice {
+				n.Fail("is the same login as "+other, "keep one: the case of letters does not tell logins apart")
+				return
+			}
+			spelt[login] = name
+			t.users[login] = readUser(n, maxMemory)
+		})
+	}})
+	if err := doc.Findings().Err(); err != nil {
+		return nil, err
+	}
+	t.decoy = t.commonest().decoy()
+	return t, nil
+}
+
+// readUser reads a hash alone, or a mapping with password, groups and attributes. A user with findings has a nil hash, but
+// then the whole file is refused.
+func readUser(n yamldoc.Node, maxMemory uint32) *user {
+	u := &user{}
+	if !n.IsMap() {
+		u.hash = readHash(n, maxMemory)
+		return u
+	}
+	n.Map(yamldoc.Keys{
+		"password": func(n yamldoc.Node) { u.hash = readHash(n, maxMemory) },
+		"groups":   func(n yamldoc.Node) { u.groups = readWords(n, maxGroups) },
+		"attributes": func(n yamldoc.Node) {
+			u.attributes = map[string][]string{}
+			n.Each(func(name string, n yamldoc.Node) {
+				if len(u.attributes) == maxAttributes || len(name) > maxWord {
+					n.Fail("one attribute too many, or its name too long", fmt.Sprintf("at most %d of %d octets", maxAttributes, maxWord))
+					return
+				}
+				u.attributes[name] = readWords(n, maxValues)
+			})
+		},
+	})
+	if u.hash == nil && !hasKey(n, "password") {
+		n.Fail("has no password", "add password: and a hash as postern passwd prints it")
+	}
+	return u
+}
+
+func hasKey(n yamldoc.Node, want string) (found bool) {
+	n.Each(func(name string, _ yamldoc.Node) { found = found || name == want })
+	return found
+}
+
+func readHash(n yamldoc.Node, maxMemory uint32) hash {
+	const mend = "write a hash as postern passwd prints it"
+	if n.Empty() {
+		n.Fail("has no password hash", mend)
+		return nil
+	}
+	s, ok := n.Text(512)
+	if !ok {
+		return nil
+	}
+	h, err := parseHash(s, maxMemory)
+	if err != nil {
+		n.Fail(err.Error(), mend)
+		return nil
+	}
+	return h
+}
+
+func readWords(n yamldoc.Node, max int) []string {
+	var words []string
+	n.List(true, func(i int, n yamldoc.Node) {
+		if i == max {
+			n.Fail("one value too many", fmt.Sprintf("at most %d are read", max))
+		}
+		if w, ok := n.Text(maxWord); ok && i < max {
+			words = append(words, w)
+		}
+	})
+	return words
+}
+
+// commonest is a hash of the kind that most users have: an unknown login then costs what most known ones do. Without users
+// it is what HashPassword makes.
+func (t *table) commonest() hash {
+	count, example := map[string]int{}, map[string]hash{}
+	for _, u := range t.users {
+		k := u.hash.kind()
+		count[k]++
+		example[k] = u.hash
+	}
+	best := ""
+	for _, k := range slices.Sorted(maps.Keys(count)) {
+		if best == "" || count[k] > count[best] {
+			best = k
+		}
+	}
+	if best == "" {
+		return argon2id{m: 64 << 10, t: 3, p: 4, salt: make([]byte, 16), digest: make([]byte, 32)}
+	}
+	return example[best]
+}

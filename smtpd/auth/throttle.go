@@ -1,0 +1,228 @@
+package auth
+
+import (
+	"hash/maphash"
+	"math"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Throttle counts failed logins by client address (IPv6: by /64) and by login, and says how long the next try must wait and
+// when to hang up. Counts halve with time. An address that has lately proved a login is never held up on that login, so
+// that nobody can lock a user out by guessing at the account.
+//
+// The zero value is ready; nil never throttles. It is safe for concurrent use and bounded whatever comes.
+type Throttle struct {
+	// HalfLife of a count; 5 minutes.
+	HalfLife time.Duration
+	// Free is how many failures cost nothing; 2.
+	Free int
+	// MaxDelay before a try; 8 s. It begins at a sixteenth of that and doubles with each failure.
+	MaxDelay time.Duration
+	// Refuse is the count from which an address is refused without a check; 30. A login is never refused, only slowed.
+	Refuse int
+	// Entries at most in each of the tables; 65,536 (about 5 MB).
+	Entries int
+	// Exempt addresses are not counted: a webmail or a proxy behind which everybody comes. Their logins still are.
+	Exempt []netip.Prefix
+	// Now is the clock; time.Now.
+	Now func() time.Time
+
+	mu     sync.Mutex
+	seed   maphash.Seed
+	seeded bool
+	counts map[key]count
+	proved map[key]time.Time
+}
+
+// key is a keyed hash of an address, a login, or both: of one size however long a login is.
+type key uint64
+
+type count struct {
+	score float64
+	at    time.Time
+}
+
+// proofLife is how long an address that has proved a login is trusted with it.
+const proofLife = 24 * time.Hour
+
+// Delay says how long to wait before a try of login from addr is checked.
+func (t *Throttle) Delay(addr netip.Addr, login string) time.Duration {
+	if t == nil {
+		return 0
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	if t.trusts(addr, login, now) {
+		return 0
+	}
+	score := t.score(t.login(login), now)
+	if k, ok := t.addr(addr); ok {
+		score = max(score, t.score(k, now))
+	}
+	over := score - float64(or(t.Free, 2))
+	if over <= 0 {
+		return 0
+	}
+	longest := or(t.MaxDelay, 8*time.Second)
+	return min(longest, time.Duration(float64(longest)/16*math.Exp2(min(over-1, 8))))
+}
+
+// Refused says that so many tries from addr have failed that the connection is to be closed instead of checking another.
+func (t *Throttle) Refused(addr netip.Addr, login string) bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	k, ok := t.addr(addr)
+	return ok && t.score(k, now) >= float64(or(t.Refuse, 30)) && !t.trusts(addr, login, now)
+}
+
+// Failed counts a failed try. ErrUnavailable is none.
+func (t *Throttle) Failed(addr netip.Addr, login string) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	t.add(t.login(login), now)
+	if k, ok := t.addr(addr); ok {
+		t.add(k, now)
+	}
+}
+
+// Succeeded remembers that addr has proved login. The address's own count stays: one account of one's own must not buy
+// guesses at others.
+func (t *Throttle) Succeeded(addr netip.Addr, login string) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	if t.proved == nil {
+		t.proved = map[key]time.Time{}
+	}
+	k := t.pair(addr, login)
+	if _, there := t.proved[k]; !there && len(t.proved) >= or(t.Entries, 1<<16) {
+		for victim := range t.proved { // any
+			delete(t.proved, victim)
+			break
+		}
+	}
+	t.proved[k] = now
+}
+
+func (t *Throttle) trusts(addr netip.Addr, login string, now time.Time) bool {
+	at, ok := t.proved[t.pair(addr, login)]
+	return ok && now.Sub(at) < proofLife
+}
+
+// score of k, decayed to now.
+func (t *Throttle) score(k key, now time.Time) float64 {
+	c, ok := t.counts[k]
+	if !ok {
+		return 0
+	}
+	return c.score * math.Exp2(-float64(max(0, now.Sub(c.at)))/float64(or(t.HalfLife, 5*time.Minute)))
+}
+
+func (t *Throttle) add(k key, now time.Time) {
+	if t.counts == nil {
+		t.counts = map[key]count{}
+	}
+	if _, there := t.counts[k]; !there && len(t.counts) >= 2*or(t.Entries, 1<<16) {
+		t.makeRoom(now)
+	}
+	// Beyond any threshold a higher count only lasts longer; bounded, it is forgiven within hours.
+	t.counts[k] = count{min(t.score(k, now)+1, 4*float64(or(t.Refuse, 30))), now}
+}
+
+// makeRoom drops the lowest of a few counts: who floods the table with new names drives out the new names.
+func (t *Throttle) makeRoom(now time.Time) {
+	const look = 32
+	var victim key
+	lowest, seen := math.Inf(1), 0
+	for k := range t.counts {
+		s := t.score(k, now)
+		if s < 0.25 {
+			delete(t.counts, k)
+		} else if s < lowest {
+			victim, lowest = k, s
+		}
+		if seen++; seen == look {
+			break
+		}
+	}
+	if len(t.counts) >= 2*or(t.Entries, 1<<16) {
+		delete(t.counts, victim)
+	}
+}
+
+func (t *Throttle) login(login string) key {
+	if canonical, ok := Login(login); ok {
+		login = canonical
+	} else {
+		login = "" // all that are no logins count as one
+	}
+	return t.hash("login\x00" + login)
+}
+
+// addr is false for an address that is not counted.
+func (t *Throttle) addr(a netip.Addr) (key, bool) {
+	a = a.Unmap()
+	if !a.IsValid() {
+		return 0, false
+	}
+	for _, p := range t.Exempt {
+		if p.Contains(a) {
+			return 0, false
+		}
+	}
+	return t.hash("addr\x00" + network(a)), true
+}
+
+func (t *Throttle) pair(a netip.Addr, login string) key {
+	if canonical, ok := Login(login); ok {
+		login = canonical
+	}
+	return t.hash("pair\x00" + network(a.Unmap()) + "\x00" + login)
+}
+
+// network is what one party can be expected to hold: an IPv4 address, an IPv6 /64.
+func network(a netip.Addr) string {
+	if a.Is6() {
+		if p, err := a.WithZone("").Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	return a.String()
+}
+
+func (t *Throttle) hash(s string) key {
+	if !t.seeded {
+		t.seed, t.seeded = maphash.MakeSeed(), true
+	}
+	return key(maphash.String(t.seed, s))
+}
+
+func (t *Throttle) now() time.Time {
+	if t.Now != nil {
+		return t.Now()
+	}
+	return time.Now()
+}
+
+// or is v, or def where v is zero.
+func or[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
