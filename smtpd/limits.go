@@ -1,0 +1,132 @@
+package smtpd
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/postern-mail/postern/internal/message"
+)
+
+// Limits bound what clients may cost. Zero fields take the defaults in brackets.
+type Limits struct {
+	MessageBytes     int64         // one message as it was sent, end of data excluded [25 MiB]
+	Recipients       int           // of one message [100]
+	Connections      int           // in all [1000]
+	ConnectionsPerIP int           // from one IPv4 address or IPv6 /64 [50]
+	Errors           int           // commands wrong in form or order on one connection [20]
+	AuthFailures     int           // on one connection [3]
+	AuthDelay        time.Duration // after a failed try, doubled after each further one, with jitter [1 s]; negative: none
+	Idle             time.Duration // for one whole command, waiting for it included [5 min]
+	Data             time.Duration // for each further 1024 octets of a message at least [3 min]
+	Write            time.Duration // for the client to take replies [1 min]
+	Handshake        time.Duration // of TLS, and for the PROXY header [30 s]
+	SpoolMemory      int64         // octets of one message held in memory [128 KiB]
+	SpoolMemoryTotal int64         // of all messages together; what does not fit goes to files [16 MiB]
+	Header           message.Limits
+}
+
+func or[T ~int | ~int64](v, def T) T {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+func (l Limits) withDefaults() Limits {
+	l.MessageBytes = or(l.MessageBytes, 25<<20)
+	l.Recipients = or(l.Recipients, 100)
+	l.Connections = or(l.Connections, 1000)
+	l.ConnectionsPerIP = or(l.ConnectionsPerIP, 50)
+	l.Errors = or(l.Errors, 20)
+	l.AuthFailures = or(l.AuthFailures, 3)
+	l.AuthDelay = or(l.AuthDelay, time.Second)
+	l.Idle = or(l.Idle, 5*time.Minute)
+	l.Data = or(l.Data, 3*time.Minute)
+	l.Write = or(l.Write, time.Minute)
+	l.Handshake = or(l.Handshake, 30*time.Second)
+	l.SpoolMemory = or(l.SpoolMemory, 128<<10)
+	l.SpoolMemoryTotal = or(l.SpoolMemoryTotal, 16<<20)
+	return l
+}
+
+// endless is how much of a message that is too large is read, so that the client hears of it where it listens.
+func (l Limits) endless() int64 { return 4*l.MessageBytes + 64<<20 }
+
+// door counts who is inside. Its zero value is empty.
+type door struct {
+	mu    sync.Mutex
+	conns map[*session]struct{}
+	from  map[netip.Prefix]int
+}
+
+// enter lets a connection in, unless there are limit already.
+func (d *door) enter(s *session, limit int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.conns) >= limit {
+		return false
+	}
+	if d.conns == nil {
+		d.conns = map[*session]struct{}{}
+	}
+	d.conns[s] = struct{}{}
+	return true
+}
+
+// count adds a connection to those of its network, unless there are limit already. leave takes it off again. A client without
+// an IP address (a unix socket) has no network, and all such clients are not one.
+func (d *door) count(s *session, network netip.Prefix, limit int) bool {
+	if !network.IsValid() {
+		return true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.from[network] >= limit {
+		return false
+	}
+	if d.from == nil {
+		d.from = map[netip.Prefix]int{}
+	}
+	d.from[network]++
+	s.network = network
+	return true
+}
+
+// leave forgets a connection.
+func (d *door) leave(s *session) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.conns, s)
+	if !s.network.IsValid() {
+		return
+	}
+	if d.from[s.network]--; d.from[s.network] <= 0 {
+		delete(d.from, s.network)
+	}
+	s.network = netip.Prefix{}
+}
+
+// inside are all connections.
+func (d *door) inside() []*session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := make([]*session, 0, len(d.conns))
+	for s := range d.conns {
+		list = append(list, s)
+	}
+	return list
+}
+
+// network is what one client can be expected to have: an IPv4 address, or an IPv6 /64.
+func network(ip netip.Addr) netip.Prefix {
+	bits := 32
+	if ip = ip.Unmap().WithZone(""); ip.Is6() {
+		bits = 64
+	}
+	p, err := ip.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}

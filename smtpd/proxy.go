@@ -1,0 +1,132 @@
+package smtpd
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The PROXY protocol, versions 1 and 2 (haproxy's proxy-protocol.txt). It is believed from trusted networks only, which
+// must then speak it: whoever else could send it could be anyone.
+
+var errProxy = errors.New("malformed PROXY header")
+
+// v2Signature begins version 2; its length is below that of the shortest version 1 header, so that it can be read first.
+const v2Signature = "\r\n\r\n\x00\r\nQUIT\n"
+
+const (
+	v1Length = 107  // §2.1, CRLF included
+	v2Length = 2048 // of addresses and TLVs; they need a few hundred
+)
+
+// address finds out who the client is.
+func (s *session) address() error {
+	peer := s.g.raw.RemoteAddr()
+	s.setClient(peer)
+	if !trusted(s.ln.Trusted, s.client.IP) {
+		return nil
+	}
+	s.g.raw.SetReadDeadline(time.Now().Add(s.limits.Handshake))
+	from, err := readProxy(s.g.raw)
+	if err != nil {
+		return err
+	}
+	if from.IsValid() { // else the proxy speaks for itself: a health check
+		s.client.IP, s.client.Port = from.Addr().Unmap(), from.Port()
+	}
+	return nil
+}
+
+func (s *session) setClient(addr net.Addr) {
+	if tcp, ok := addr.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		s.client.IP, s.client.Port = ap.Addr().Unmap(), ap.Port()
+	}
+}
+
+func trusted(nets []netip.Prefix, ip netip.Addr) bool {
+	for _, n := range nets {
+		if n.Contains(ip.WithZone("")) {
+			return true
+		}
+	}
+	return false
+}
+
+// readProxy reads one header and not an octet more: what follows may be TLS.
+func readProxy(r io.Reader) (netip.AddrPort, error) {
+	var start [len(v2Signature)]byte
+	if _, err := io.ReadFull(r, start[:]); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%w: %w", errProxy, err)
+	}
+	if string(start[:]) == v2Signature {
+		return readProxy2(r)
+	}
+	if !bytes.HasPrefix(start[:], []byte("PROXY ")) {
+		return netip.AddrPort{}, errProxy
+	}
+	line := append(make([]byte, 0, v1Length), start[:]...)
+	for !bytes.HasSuffix(line, []byte("\r\n")) {
+		if len(line) == v1Length {
+			return netip.AddrPort{}, fmt.Errorf("%w: longer than %d octets", errProxy, v1Length)
+		}
+		if _, err := io.ReadFull(r, line[len(line):len(line)+1]); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("%w: %w", errProxy, err)
+		}
+		line = line[:len(line)+1]
+	}
+	return parseProxy1(string(line[:len(line)-2]))
+}
+
+func parseProxy1(line string) (netip.AddrPort, error) {
+	f := strings.Split(line, " ")
+	if len(f) >= 2 && f[1] == "UNKNOWN" {
+		return netip.AddrPort{}, nil
+	}
+	if len(f) != 6 || f[1] != "TCP4" && f[1] != "TCP6" {
+		return netip.AddrPort{}, errProxy
+	}
+	ip, err := netip.ParseAddr(f[2])
+	if err != nil || ip.Zone() != "" || ip.Is4() != (f[1] == "TCP4") {
+		return netip.AddrPort{}, errProxy
+	}
+	port, err := strconv.ParseUint(f[4], 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, errProxy
+	}
+	return netip.AddrPortFrom(ip, uint16(port)), nil
+}
+
+func readProxy2(r io.Reader) (netip.AddrPort, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%w: %w", errProxy, err)
+	}
+	n := int(binary.BigEndian.Uint16(head[2:]))
+	command, family := head[0], head[1]
+	if command != 0x20 && command != 0x21 || n > v2Length {
+		return netip.AddrPort{}, errProxy
+	}
+	rest := make([]byte, n)
+	if _, err := io.ReadFull(r, rest); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%w: %w", errProxy, err)
+	}
+	switch {
+	case command == 0x20 || family>>4 == 0: // LOCAL, AF_UNSPEC
+		return netip.AddrPort{}, nil
+	case family == 0x11 && n >= 12:
+		ip := netip.AddrFrom4([4]byte(rest[:4]))
+		return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(rest[8:])), nil
+	case family == 0x21 && n >= 36:
+		ip := netip.AddrFrom16([16]byte(rest[:16]))
+		return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(rest[32:])), nil
+	}
+	return netip.AddrPort{}, errProxy
+}

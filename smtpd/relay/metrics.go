@@ -1,0 +1,72 @@
+package relay
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics of next hops. A nil *Metrics counts nothing. One serves all hops of a program.
+type Metrics struct {
+	connections  *prometheus.CounterVec
+	transactions *prometheus.CounterVec
+	seconds      *prometheus.HistogramVec
+	up           *prometheus.GaugeVec
+}
+
+// NewMetrics registers the metrics with reg:
+//
+//	postern_relay_connections_total{hop,result}    result: opened, reused, failed
+//	postern_relay_transactions_total{hop,result}   result: delivered, refused, uncertain, partial (after the data); aborted
+//	postern_relay_transaction_seconds{hop}         from Begin to the answer after the data
+//	postern_relay_hop_up{hop}                      of several with failover: 1 in use, 0 passed over for a while
+func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
+	m := &Metrics{
+		connections: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_relay_connections_total",
+			Help: "Connections to a next hop, by how they were got."}, []string{"hop", "result"}),
+		transactions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_relay_transactions_total",
+			Help: "Transactions at a next hop, by how they ended."}, []string{"hop", "result"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "postern_relay_transaction_seconds",
+			Help: "Time from the start of a transaction to the answer after its data.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10)},
+			[]string{"hop"}),
+		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "postern_relay_hop_up",
+			Help: "Whether a next hop is in use (1) or passed over after failures (0)."}, []string{"hop"}),
+	}
+	for _, c := range []prometheus.Collector{m.connections, m.transactions, m.seconds, m.up} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *Metrics) connection(hop, result string) {
+	if m != nil {
+		m.connections.WithLabelValues(hop, result).Inc()
+	}
+}
+
+func (m *Metrics) transaction(hop, result string) {
+	if m != nil {
+		m.transactions.WithLabelValues(hop, result).Inc()
+	}
+}
+
+// done counts a transaction that came to its end of data.
+func (m *Metrics) done(hop, result string, d time.Duration) {
+	if m != nil {
+		m.transactions.WithLabelValues(hop, result).Inc()
+		m.seconds.WithLabelValues(hop).Observe(d.Seconds())
+	}
+}
+
+func (m *Metrics) setUp(hop string, up bool) {
+	if m == nil {
+		return
+	}
+	v := 0.0
+	if up {
+		v = 1
+	}
+	m.up.WithLabelValues(hop).Set(v)
+}

@@ -1,0 +1,101 @@
+package relay
+
+import (
+	"context"
+	"crypto/x509"
+	"log/slog"
+	"net"
+	"time"
+)
+
+// StartTLS says what to do with STARTTLS (RFC 3207) towards smtp:// and lmtp:// targets. The zero value is StartTLSAuto.
+type StartTLS uint8
+
+const (
+	// StartTLSAuto uses TLS where the next hop offers it and takes any certificate: it hides from listeners, not from
+	// an active attacker. A handshake that fails is not followed by plain text. With a Login, and a next hop that is
+	// not on loopback or a unix socket, it means StartTLSRequired, so that no password goes to a stranger.
+	StartTLSAuto StartTLS = iota
+	// StartTLSOff never uses it.
+	StartTLSOff
+	// StartTLSRequired fails where it is not offered or the certificate does not verify.
+	StartTLSRequired
+)
+
+// Options configure a next hop. The zero value is a working client without authentication.
+type Options struct {
+	// StartTLS for smtp:// and lmtp://. smtps:// is always TLS with a verified certificate (RFC 8314 §3.3).
+	StartTLS StartTLS
+	// CAs that vouch for the next hop; nil: the system's.
+	CAs *x509.CertPool
+	// ServerName the certificate must be for; "": the target's host.
+	ServerName string
+
+	// Login and Password for AUTH PLAIN or LOGIN (RFC 4954); Login "": none. They are sent only under TLS, or to a
+	// loopback address or a unix socket.
+	Login, Password string
+
+	// Hello is our name in EHLO and LHLO; "": "localhost".
+	Hello string
+
+	Timeouts Timeouts
+	Pool     Pool
+
+	// Log receives connection failures, uncertain deliveries and next hops that went down; nil: nothing is logged.
+	Log *slog.Logger
+	// Metrics count; nil: nothing is counted.
+	Metrics *Metrics
+	// Now is the clock for idle times, down times and file names; nil: time.Now. Deadlines on connections use the real one.
+	Now func() time.Time
+	// Dial opens connections; nil: a net.Dialer. network is "tcp" or "unix".
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Timeouts of each step; zero fields take the defaults in brackets. They are shorter than the minima of RFC 5321 §4.5.3.2,
+// because a client waits at the other end with those very minima.
+type Timeouts struct {
+	Connect  time.Duration // TCP connection [15 s]
+	Greeting time.Duration // 220 [1 min]
+	Command  time.Duration // each reply up to 354, and the TLS handshake [2 min]
+	Block    time.Duration // each block of data written; a slow but steady next hop is not cut [2 min]
+	Final    time.Duration // the reply after the end of data [5 min]
+}
+
+// Pool bounds kept connections; zero fields take the defaults in brackets.
+type Pool struct {
+	MaxIdle int           // connections kept for reuse; negative: none [32]
+	Idle    time.Duration // for how long [30 s]
+	MaxUses int           // messages on one connection [1000]
+}
+
+func or[T int | time.Duration](v, def T) T {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+func (o Options) withDefaults() Options {
+	t := &o.Timeouts
+	t.Connect = or(t.Connect, 15*time.Second)
+	t.Greeting = or(t.Greeting, time.Minute)
+	t.Command = or(t.Command, 2*time.Minute)
+	t.Block = or(t.Block, 2*time.Minute)
+	t.Final = or(t.Final, 5*time.Minute)
+	o.Pool.MaxIdle = or(o.Pool.MaxIdle, 32)
+	o.Pool.Idle = or(o.Pool.Idle, 30*time.Second)
+	o.Pool.MaxUses = or(o.Pool.MaxUses, 1000)
+	if o.Hello == "" {
+		o.Hello = "localhost"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{}).DialContext
+	}
+	return o
+}

@@ -1,0 +1,202 @@
+package relay
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/postern-mail/postern/internal/message"
+)
+
+// A refusal is our own reason not to send a command. Its zero value is none.
+type refusal struct {
+	code         int
+	status, text string
+}
+
+func (r refusal) reply() message.Reply { return message.MustReply(r.code, r.status, r.text) }
+
+func badParam(name string) refusal {
+	return refusal{501, "5.5.4", "The value of the " + name + " parameter is not valid"}
+}
+
+const maxSizeDigits = 20 // RFC 1870 §5
+
+// mailCommand appends MAIL with the parameters that go along. utf8 says whether the transaction is SMTPUTF8.
+func mailCommand(dst []byte, env Envelope, c *capabilities) (cmd []byte, utf8 bool, no refusal) {
+	path := env.From.String()
+	_, utf8 = env.Params["SMTPUTF8"]
+	utf8 = utf8 || !ascii(path)
+	if no := checkPath(path); no.code != 0 {
+		return nil, utf8, no
+	}
+	if utf8 && !c.utf8 {
+		return nil, utf8, refusal{550, "5.6.7", "The next mail server does not support internationalized mail (SMTPUTF8)"}
+	}
+	dst = append(append(dst, "MAIL FROM:"...), path...)
+	if utf8 {
+		dst = append(dst, " SMTPUTF8"...)
+	}
+	if v, ok := env.Params["BODY"]; ok {
+		switch strings.ToUpper(v) {
+		case "7BIT":
+		case "8BITMIME": // where it is not offered, Data sees whether the message really needs it
+			if c.eightBit {
+				dst = append(dst, " BODY=8BITMIME"...)
+			}
+		case "BINARYMIME":
+			return nil, utf8, refusal{554, "5.6.3", "The next mail server does not take binary messages (BINARYMIME)"}
+		default:
+			return nil, utf8, badParam("BODY")
+		}
+	}
+	if v, ok := env.Params["SIZE"]; ok {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 0 || len(v) > maxSizeDigits || !digit(v[0]) {
+			return nil, utf8, badParam("SIZE")
+		}
+		if no := c.tooBig(n); no.code != 0 {
+			return nil, utf8, no
+		}
+		if c.size {
+			dst = strconv.AppendInt(append(dst, " SIZE="...), n, 10)
+		}
+	}
+	if v, ok := env.Params["RET"]; ok {
+		v = strings.ToUpper(v)
+		if v != "FULL" && v != "HDRS" {
+			return nil, utf8, badParam("RET")
+		}
+		if c.dsn {
+			dst = append(append(dst, " RET="...), v...)
+		}
+	}
+	if v, ok := env.Params["ENVID"]; ok {
+		if len(v) > 100 || !xtext(v) { // RFC 3461 §4.4
+			return nil, utf8, badParam("ENVID")
+		}
+		if c.dsn {
+			dst = append(append(dst, " ENVID="...), v...)
+		}
+	}
+	return append(dst, '\r', '\n'), utf8, refusal{}
+}
+
+// tooBig refuses what is beyond the SIZE that the next hop announced (RFC 1870 §6.1).
+func (c *capabilities) tooBig(n int64) refusal {
+	if c.maxSize > 0 && n > c.maxSize {
+		return refusal{552, "5.3.4", "The message is larger than the next mail server takes (" + strconv.FormatInt(c.maxSize, 10) + " octets)"}
+	}
+	return refusal{}
+}
+
+// rcptCommand appends RCPT with the parameters that go along.
+func rcptCommand(dst []byte, to message.Path, params message.Params, utf8 bool, c *capabilities) ([]byte, refusal) {
+	path := to.String()
+	if no := checkPath(path); no.code != 0 {
+		return nil, no
+	}
+	if !utf8 && !ascii(path) { // RFC 6531 §3.4: the transaction did not begin as one
+		return nil, refusal{553, "5.6.7", "An internationalized address needs the SMTPUTF8 parameter of MAIL"}
+	}
+	dst = append(append(dst, "RCPT TO:"...), path...)
+	if v, ok := params["NOTIFY"]; ok {
+		v = strings.ToUpper(v)
+		need, ok := notify(v)
+		if !ok {
+			return nil, badParam("NOTIFY")
+		}
+		if need && !c.dsn {
+			return nil, refusal{555, "5.3.3", "The next mail server cannot do delivery notifications (NOTIFY=" + v + ")"}
+		}
+		if c.dsn {
+			dst = append(append(dst, " NOTIFY="...), v...)
+		}
+	}
+	if v, ok := params["ORCPT"]; ok {
+		if !orcpt(v, utf8) {
+			return nil, badParam("ORCPT")
+		}
+		if c.dsn {
+			dst = append(append(dst, " ORCPT="...), v...)
+		}
+	}
+	return append(dst, '\r', '\n'), refusal{}
+}
+
+// notify checks the value of NOTIFY (RFC 3461 §4.1), in upper case; need says that without DSN it could not be honoured.
+func notify(v string) (need, ok bool) {
+	if v == "NEVER" {
+		return true, true
+	}
+	seen := map[string]bool{}
+	for word := range strings.SplitSeq(v, ",") {
+		if seen[word] || word != "SUCCESS" && word != "FAILURE" && word != "DELAY" {
+			return false, false
+		}
+		seen[word] = true
+	}
+	return seen["SUCCESS"], true
+}
+
+// orcpt checks the value of ORCPT: address type, ";", xtext (RFC 3461 §4.2), or UTF-8 of a utf-8 address (RFC 6533 §3).
+func orcpt(v string, utf8 bool) bool {
+	kind, addr, ok := strings.Cut(v, ";")
+	if !ok || kind == "" || addr == "" || len(v) > 500 {
+		return false
+	}
+	if strings.Trim(strings.ToLower(kind), "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return false
+	}
+	if utf8 && strings.EqualFold(kind, "utf-8") {
+		return checkText(addr)
+	}
+	return xtext(addr)
+}
+
+// xtext checks RFC 3461 §4: printable ASCII but "+" and "=", or "+" and two upper-case hexadecimal digits.
+func xtext(v string) bool {
+	hex := func(c byte) bool { return digit(c) || 'A' <= c && c <= 'F' }
+	for i := 0; i < len(v); i++ {
+		switch c := v[i]; {
+		case c < '!' || c > '~' || c == '=':
+			return false
+		case c == '+':
+			if i+2 >= len(v) || !hex(v[i+1]) || !hex(v[i+2]) {
+				return false
+			}
+			i += 2
+		}
+	}
+	return v != ""
+}
+
+// checkText: no control characters, no space.
+func checkText(v string) bool {
+	for i := range len(v) {
+		if v[i] <= ' ' || v[i] == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// checkPath is a second look at what message.Path.String made: nothing that could end the command.
+func checkPath(path string) refusal {
+	bad := len(path) < 2 || path[0] != '<' || path[len(path)-1] != '>'
+	for i := range len(path) {
+		bad = bad || path[i] < ' ' || path[i] == 0x7f
+	}
+	if bad {
+		return refusal{553, "5.1.3", "The address is not valid"}
+	}
+	return refusal{}
+}
+
+func ascii(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}

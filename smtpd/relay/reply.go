@@ -1,0 +1,156 @@
+package relay
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/postern-mail/postern/internal/message"
+)
+
+// Bounds on what a next hop may say: RFC 5321 §4.5.3.1.5 has 512 octets a line; servers exceed it.
+const (
+	maxReplyLine  = 2048
+	maxReplyLines = 100
+)
+
+// A protocolError is an answer that is no SMTP reply; the connection it came over is never used again.
+type protocolError string
+
+func (e protocolError) Error() string { return "the next hop does not speak SMTP: " + string(e) }
+
+// serverReply is a reply as it was said: code 200..599 and the text of each line after the code, cleaned of control and
+// 8-bit characters.
+type serverReply struct {
+	code  int
+	lines []string
+}
+
+func (r serverReply) class() int { return r.code / 100 }
+
+// err gives the reply as an error for the log, where what was said is not passed on.
+func (r serverReply) err() error {
+	return fmt.Errorf("the next hop said: %d %s", r.code, strings.Join(r.lines, " / "))
+}
+
+// readReply reads one reply (RFC 5321 §4.2): lines with one and the same code, "-" after the code on all but the last,
+// ended by CRLF, bounded in length and number. rd's buffer must hold maxReplyLine octets.
+func readReply(rd *bufio.Reader) (serverReply, error) {
+	var r serverReply
+	for {
+		line, err := rd.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) || len(line) > maxReplyLine {
+			return serverReply{}, protocolError("a reply line is too long")
+		}
+		if err != nil {
+			return serverReply{}, err
+		}
+		code, text, last, err := parseReplyLine(line)
+		if err != nil {
+			return serverReply{}, err
+		}
+		if r.code != 0 && code != r.code {
+			return serverReply{}, protocolError(fmt.Sprintf("one reply has the codes %d and %d", r.code, code))
+		}
+		r.code = code
+		if len(r.lines) == maxReplyLines {
+			return serverReply{}, protocolError("a reply has too many lines")
+		}
+		r.lines = append(r.lines, text)
+		if last {
+			return r, nil
+		}
+	}
+}
+
+func parseReplyLine(line []byte) (code int, text string, last bool, err error) {
+	body, ok := bytes.CutSuffix(line, []byte("\r\n"))
+	if !ok {
+		return 0, "", false, protocolError("a reply line ends in a bare LF")
+	}
+	if len(body) < 3 || body[0] < '2' || body[0] > '5' || !digit(body[1]) || !digit(body[2]) {
+		return 0, "", false, protocolError(fmt.Sprintf("no reply code in %.40q", body))
+	}
+	code = int(body[0]-'0')*100 + int(body[1]-'0')*10 + int(body[2]-'0')
+	last = true
+	if len(body) > 3 {
+		if body[3] != ' ' && body[3] != '-' {
+			return 0, "", false, protocolError(fmt.Sprintf("no space after the code in %.40q", body))
+		}
+		last = body[3] == ' '
+		text = clean(body[4:])
+	}
+	return code, text, last, nil
+}
+
+func digit(c byte) bool { return '0' <= c && c <= '9' }
+
+// clean replaces what must not come near a log or our own reply: control characters, NUL, 8-bit.
+func clean(b []byte) string {
+	for _, c := range b {
+		if c < ' ' || c > '~' {
+			return string(bytes.Map(func(r rune) rune {
+				if r < ' ' || r > '~' {
+					return '?'
+				}
+				return r
+			}, b))
+		}
+	}
+	return string(b)
+}
+
+// reply is r for our client: its code, its enhanced status where every line that has one has the same (RFC 2034 §4), its text.
+// 421 becomes 451.
+func (r serverReply) reply() message.Reply {
+	code := r.code
+	if code == 421 {
+		code = 451
+	}
+	if code < 400 && r.class() != 2 { // 3xx is never a final answer
+		return unsure()
+	}
+	status, lines := splitStatus(code/100, r.lines)
+	m, err := message.NewReply(code, status, strings.Join(lines, "\n"))
+	if err != nil {
+		m, err = message.NewReply(code, "", strings.Join(r.lines, "\n"))
+	}
+	if err != nil {
+		return unsure()
+	}
+	return m
+}
+
+// splitStatus takes the enhanced status code (RFC 3463 §2) off the lines, if it is of the reply's class and they agree.
+func splitStatus(class int, lines []string) (string, []string) {
+	status := ""
+	rest := make([]string, len(lines))
+	for i, l := range lines {
+		s, text := cutStatus(l)
+		switch {
+		case s == "" && i > 0:
+			rest[i] = l
+			continue
+		case s == "" || int(s[0]-'0') != class || status != "" && s != status:
+			return "", lines
+		}
+		status, rest[i] = s, text
+	}
+	return status, rest
+}
+
+func cutStatus(l string) (status, text string) {
+	status, text, _ = strings.Cut(l, " ")
+	parts := strings.Split(status, ".")
+	if len(parts) != 3 || len(parts[0]) != 1 {
+		return "", l
+	}
+	for i, p := range parts {
+		if p == "" || len(p) > 3 || i == 0 && strings.Trim(p, "245") != "" || strings.Trim(p, "0123456789") != "" {
+			return "", l
+		}
+	}
+	return status, text
+}
