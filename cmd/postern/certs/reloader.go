@@ -1,0 +1,116 @@
+package certs
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// Files names what a Reloader reads.
+type Files struct {
+	Cert, Key string // PEM
+	ClientCA  string // PEM; "": client certificates are not asked for
+}
+
+// Reloader serves the certificate that was read last and found good. Make one with NewReloader; it is safe for concurrent use.
+type Reloader struct {
+	files   Files
+	tickets bool
+	now     func() time.Time
+	log     *slog.Logger
+	current atomic.Pointer[tls.Config]
+}
+
+// NewReloader reads the files. A certificate that is out of date is served all the same, with an error in the log: a server
+// that somebody restarts on a Sunday had better come up. tickets says whether TLS sessions may be resumed; now and log may be
+// nil.
+func NewReloader(files Files, tickets bool, now func() time.Time, log *slog.Logger) (*Reloader, error) {
+	if now == nil {
+		now = time.Now
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	r := &Reloader{files: files, tickets: tickets, now: now, log: log}
+	config, err := r.load()
+	if errors.Is(err, ErrExpired) {
+		log.Error("TLS certificate served although it is not valid", "error", err)
+	} else if err != nil {
+		return nil, err
+	}
+	r.current.Store(config)
+	return r, nil
+}
+
+// Paths of the files, for whoever watches them.
+func (r *Reloader) Paths() []string {
+	paths := []string{r.files.Cert, r.files.Key}
+	if r.files.ClientCA != "" {
+		paths = append(paths, r.files.ClientCA)
+	}
+	return paths
+}
+
+// Reload reads the files again. When anything is wrong with them, nothing changes and the error says what. New connections
+// get the new certificate; those that are open go on.
+func (r *Reloader) Reload() error {
+	config, err := r.load()
+	if err != nil {
+		return fmt.Errorf("TLS certificate not replaced, the one before stays: %w", err)
+	}
+	r.current.Store(config)
+	leaf := config.Certificates[0].Leaf
+	r.log.Info("TLS certificate read", "file", r.files.Cert, "subject", leaf.Subject.String(), "until", leaf.NotAfter)
+	return nil
+}
+
+// NotAfter is when the certificate that is served ends.
+func (r *Reloader) NotAfter() time.Time { return r.current.Load().Certificates[0].Leaf.NotAfter }
+
+// Config is a configuration for one listener. Each has its own keys for session tickets, so that a session begun at one
+// listener cannot be resumed at another.
+func (r *Reloader) Config() *tls.Config {
+	c := r.base()
+	// Go duplicates the ticket keys of the listener's configuration into the one that it is given here.
+	c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return r.current.Load(), nil }
+	// Never used for a handshake; some callers look whether a configuration has a certificate.
+	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return &r.current.Load().Certificates[0], nil
+	}
+	return c
+}
+
+// load builds a whole configuration. With ErrExpired, it comes beside the error.
+func (r *Reloader) load() (*tls.Config, error) {
+	pair, err := Load(r.files.Cert, r.files.Key, r.now())
+	if pair == nil {
+		return nil, err
+	}
+	c := r.base()
+	c.Certificates = []tls.Certificate{*pair}
+	if r.files.ClientCA != "" {
+		pool, poolErr := LoadPool(r.files.ClientCA)
+		if poolErr != nil {
+			return nil, poolErr
+		}
+		c.ClientCAs, c.ClientAuth = pool, tls.VerifyClientCertIfGiven
+	}
+	return c, err
+}
+
+// base is TLS 1.2 with forward secrecy and authenticated encryption, or 1.3 (RFC 8997, RFC 9325 §4.2).
+func (r *Reloader) base() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		CipherSuites: []uint16{
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		},
+		SessionTicketsDisabled: !r.tickets,
+		Time:                   r.now,
+	}
+}

@@ -1,0 +1,169 @@
+// Package config reads postern.yaml.
+//
+// Load reads the file strictly and reports everything that is wrong with its text; Config.Validate looks at what the text
+// refers to (files, directories, keys that contradict each other). Check does both. Every finding says where, what and how to
+// mend it. Nothing here changes anything on disk or opens a socket. No goroutines.
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/postern-mail/postern/internal/yamldoc"
+)
+
+// Config is the whole configuration. Every path in it is ready to open: relative ones have been joined to the directory of
+// the file they were read from. Default makes one; the zero value is of no use.
+type Config struct {
+	File string // the file it was read from; "" where there is none
+
+	// Hostname is the name that we greet with, put into Received and use towards next hops. Default: the system's.
+	Hostname string
+	// StateDir holds what is written without being told where: outbox, quarantine, tls, users.yaml, decisions.jsonl, and the
+	// last good bundle. Default: the directory of the file.
+	StateDir string
+
+	Submission  Submission
+	Auth        []Auth
+	Relay       Relay
+	Milter      Milter
+	Policy      Policy
+	DecisionLog DecisionLog
+	Admin       Admin
+	Log         Log
+
+	doc *yamldoc.Doc
+	at  map[string]yamldoc.Pos // where each key that was written stands
+}
+
+// Submission is the submission server (RFC 6409).
+type Submission struct {
+	Listen    []string // addresses with STARTTLS, "host:port" or ":port"
+	ListenTLS []string // addresses with implicit TLS (RFC 8314)
+	TLS       TLS
+	// ProxyProtocol: peers that may say on whose behalf they connect; none: nobody may.
+	ProxyProtocol []netip.Prefix
+	Limits        Limits
+	// Received says what our trace field tells of the client: "full", "private" (nothing that identifies it), or a template
+	// of the submission server's.
+	Received string
+	// RequireAuth refuses MAIL before AUTH with 530 5.7.0. Default: true.
+	RequireAuth bool
+}
+
+// Enabled says that there is a listener.
+func (s Submission) Enabled() bool { return len(s.Listen)+len(s.ListenTLS) > 0 }
+
+// TLS names the files of a certificate; with Cert and Key empty, one is made in StateDir/tls and signed by itself.
+type TLS struct {
+	Cert, Key string // PEM; both or neither
+	ClientCA  string // PEM; authorities of client certificates, which are asked for but not required; "": not asked for
+	// SessionTickets may be switched off for clients that stumble over them. Default: true.
+	SessionTickets bool
+}
+
+// Limits of the submission server. 0 is never "unlimited".
+type Limits struct {
+	MessageBytes     int64         // octets of one message; 25 MiB
+	Recipients       int           // of one message; 100
+	Connections      int           // at once; 1000
+	ConnectionsPerIP int           // at once from one address (IPv6: /64); 50
+	Errors           int           // bad commands and refused logins on one connection; 20
+	Idle             time.Duration // between two commands; 5 minutes (RFC 5321 §4.5.3.2.7)
+}
+
+// Auth is one authentication backend; they are asked in order.
+type Auth struct {
+	File string // users file
+}
+
+// Relay says where accepted messages go.
+type Relay struct {
+	To         []Target // in order of preference; the next is tried while the one before does not answer
+	Quarantine string   // directory of a Maildir
+}
+
+// Target is one next hop.
+type Target struct {
+	// URL is smtp://host:port, smtps://host:port, lmtp://host:port, lmtp+unix:///path or maildir:/path.
+	URL          string
+	StartTLS     string // "auto" (where offered), "off", "required" (offered, and the certificate verifies)
+	CA           string // PEM file of authorities; "": the system's
+	ServerName   string // the certificate must be for; "": the host of URL
+	Username     string // for AUTH; "": none
+	PasswordFile string // its first line is the password
+}
+
+// Milter is the milter front end.
+type Milter struct {
+	Listen []MilterListener
+}
+
+// MilterListener is one socket.
+type MilterListener struct {
+	Name    string      // in facts and logs; default: the address as it is written
+	Network string      // "unix" or "tcp"
+	Address string      // path, or host:port
+	Mode    os.FileMode // of a unix socket; 0660
+	Group   string      // of a unix socket, a name or a number; "": the process's
+	OnError string      // verdict where policy cannot decide: "defer", "reject", "accept"; default: Policy's
+}
+
+// Spec is the listener as it is written: "unix:/path" or "tcp:host:port".
+func (l MilterListener) Spec() string { return l.Network + ":" + l.Address }
+
+// Policy is the bundle and how it is asked.
+type Policy struct {
+	Bundle  string        // directory or .tar.gz; "": the default bundle
+	Data    []string      // extra data documents, laid over the bundle's
+	OnError string        // verdict where policy cannot decide: "defer", "reject", "accept"
+	Timeout time.Duration // of one evaluation; 100 ms
+	// AllowBuiltins names builtins that are otherwise refused: those that reach the network, the environment or chance.
+	AllowBuiltins []string
+}
+
+// DecisionLog is where decisions are written, one JSON line each.
+type DecisionLog struct {
+	File   string // "": none is written
+	Strict bool   // what cannot be logged is deferred; otherwise it is counted
+}
+
+// Admin serves /metrics and /healthz.
+type Admin struct {
+	Listen string // "": not served
+}
+
+// Log is the program's own log, on standard error.
+type Log struct {
+	Level  slog.Level
+	Format string // "auto" (text on a terminal, JSON otherwise), "text", "json"
+}
+
+// Default is the configuration without a file: loopback 2587 and 2465, a certificate of our own making, the default bundle,
+// and everything that is written lies in dir.
+func Default(dir string) *Config {
+	c := defaults(dir)
+	c.fill()
+	return c
+}
+
+// defaults are the values that do not hang on others.
+func defaults(dir string) *Config {
+	hostname, err := os.Hostname()
+	if err != nil || hostname == "" {
+		hostname = "localhost"
+	}
+	return &Config{
+		Hostname: hostname,
+		StateDir: dir,
+		Submission: Submission{
+			TLS:      TLS{SessionTickets: true},
+			Limits:   Limits{MessageBytes: 25 << 20, Recipients: 100, Connections: 1000, ConnectionsPerIP: 50, Errors: 20, Idle: 5 * time.Minute},
+			Received: "full", RequireAuth: true,
+		},
+		Policy: Policy{OnError: "defer", Timeout: 100 * time.Millisecond},
+		Log:    Log{Level: slog.LevelInfo, Format: "auto"},
+	}
+}

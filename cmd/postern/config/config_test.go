@@ -1,0 +1,245 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/cmd/postern/certs"
+	"github.com/postern-mail/postern/internal/yamldoc"
+)
+
+// TestDesign reads the configuration that the documentation shows, with all it refers to in place.
+func TestDesign(t *testing.T) {
+	c, dir := load(t, "design.yaml")
+	if found := c.Validate(); found != nil {
+		t.Error(found)
+	}
+	s := c.Submission
+	if c.Hostname != "mail.example.com" || s.Listen[0] != ":587" || s.ListenTLS[0] != ":465" || !s.RequireAuth || s.Received != "full" ||
+		s.TLS.Cert != filepath.Join(dir, "tls/cert.pem") || s.TLS.ClientCA != filepath.Join(dir, "tls/clients.pem") || !s.TLS.SessionTickets ||
+		s.ProxyProtocol[0].String() != "10.0.0.0/8" {
+		t.Errorf("submission: %+v", s)
+	}
+	if l := s.Limits; l != (Limits{26214400, 100, 1000, 50, 20, 5 * time.Minute}) {
+		t.Errorf("limits: %+v", l)
+	}
+	if c.Auth[0].File != filepath.Join(dir, "users.yaml") || c.Relay.To[0].URL != "smtp://127.0.0.1:10026" {
+		t.Errorf("auth %+v, relay %+v", c.Auth, c.Relay)
+	}
+	m := c.Milter.Listen
+	if len(m) != 2 || m[0].Network != "unix" || m[0].Address != filepath.Join(dir, "milter.sock") || m[0].OnError != "defer" ||
+		m[1].Network != "tcp" || m[1].Address != "127.0.0.1:8891" || m[1].Name != "tcp:127.0.0.1:8891" {
+		t.Errorf("milter: %+v", m)
+	}
+	if p := c.Policy; p.Bundle != filepath.Join(dir, "policies") || p.Data[0] != filepath.Join(dir, "senders.yaml") || p.OnError != "defer" || p.Timeout != 100*time.Millisecond {
+		t.Errorf("policy: %+v", p)
+	}
+	if c.DecisionLog.File != filepath.Join(dir, "decisions.jsonl") || c.Admin.Listen != "127.0.0.1:8880" || c.Log != (Log{slog.LevelInfo, "auto"}) {
+		t.Errorf("%+v %+v %+v", c.DecisionLog, c.Admin, c.Log)
+	}
+	if _, _, self := c.SelfSigned(); self {
+		t.Error("a self-signed certificate although one is named")
+	}
+}
+
+// TestLong reads every other form.
+func TestLong(t *testing.T) {
+	c, dir := load(t, "long.yaml")
+	if found := c.Validate(); found.Err() != nil {
+		t.Error(found)
+	}
+	to := c.Relay.To
+	if len(to) != 4 || to[0] != (Target{URL: "smtp://relay.example.com:587", StartTLS: "required", ServerName: "relay.example.com", Username: "postern", PasswordFile: filepath.Join(dir, "relay.pass"), CA: filepath.Join(dir, "tls/cert.pem")}) ||
+		to[1].URL != "lmtp+unix:///run/dovecot/lmtp" || to[2].URL != "smtp://[::1]:25" || to[3].URL != "maildir:"+filepath.Join(dir, "spare") {
+		t.Errorf("relay: %+v", to)
+	}
+	if c.Relay.Quarantine != filepath.Join(dir, "held") || c.StateDir != filepath.Join(dir, "state") {
+		t.Errorf("quarantine %s, state %s", c.Relay.Quarantine, c.StateDir)
+	}
+	m := c.Milter.Listen
+	if m[0].Name != "postfix" || m[0].Mode != 0o666 || m[0].OnError != "reject" || m[1].OnError != "accept" {
+		t.Errorf("milter: %+v", m)
+	}
+	s := c.Submission
+	if s.RequireAuth || s.TLS.SessionTickets || s.Received != "private" || s.Limits.MessageBytes != 50<<20 || s.Limits.Idle != 90*time.Second || s.Enabled() == false || len(s.Listen) != 1 {
+		t.Errorf("submission: %+v", s)
+	}
+	if c.Log != (Log{slog.LevelDebug, "json"}) || !c.DecisionLog.Strict || c.Policy.AllowBuiltins[0] != "http.send" {
+		t.Errorf("%+v %+v %+v", c.Log, c.DecisionLog, c.Policy)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	dir := t.TempDir()
+	empty := filepath.Join(dir, "empty.yaml")
+	write(t, empty, "# nothing yet\n")
+	write(t, filepath.Join(dir, "users.yaml"), "users: {}\n")
+	loaded, found := Check(empty, "")
+	if found != nil {
+		t.Error(found)
+	}
+	for _, c := range []*Config{Default(dir), loaded} {
+		if fmt.Sprint(c.Submission.Listen, c.Submission.ListenTLS) != "[127.0.0.1:2587] [127.0.0.1:2465]" {
+			t.Errorf("listens on %v", c.Submission)
+		}
+		cert, key, self := c.SelfSigned()
+		if !self || cert != filepath.Join(dir, "tls/cert.pem") || key != filepath.Join(dir, "tls/key.pem") {
+			t.Errorf("certificate %s %s %v", cert, key, self)
+		}
+		if c.Auth[0].File != filepath.Join(dir, "users.yaml") || c.Relay.To[0].URL != "maildir:"+filepath.Join(dir, "outbox") ||
+			c.Relay.Quarantine != filepath.Join(dir, "quarantine") || c.DecisionLog.File != filepath.Join(dir, "decisions.jsonl") || c.Policy.Bundle != "" {
+			t.Errorf("%+v", c)
+		}
+		if found := c.Validate(); found != nil {
+			t.Error(found)
+		}
+	}
+	if found := Default(filepath.Join(dir, "elsewhere")).Validate(); found != nil {
+		t.Errorf("the first start, before anything is made: %v", found)
+	}
+	if moved, found := Check(empty, filepath.Join(dir, "state")); found.Err() == nil || moved.Relay.To[0].URL != "maildir:"+filepath.Join(dir, "state/outbox") {
+		t.Errorf("with another state directory, which has no users yet: %+v, %v", moved, found)
+	}
+	only := filepath.Join(dir, "milter.yaml")
+	write(t, only, "milter: {listen: 'tcp:127.0.0.1:8891'}\n")
+	c, found := Check(only, "")
+	if found != nil || c.Submission.Enabled() || len(c.Milter.Listen) != 1 {
+		t.Errorf("a milter alone: %+v, %v", c, found)
+	}
+}
+
+// TestBroken reads each testdata/broken/*.yaml, whose comments "# want: " say which findings there must be, and no others.
+func TestBroken(t *testing.T) {
+	files, err := filepath.Glob("testdata/broken/*.yaml")
+	if err != nil || len(files) < 30 {
+		t.Fatal(len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(furnish(t), "c.yaml")
+			write(t, path, string(text))
+			_, found := Check(path, "")
+			var want, got []string
+			for line := range strings.Lines(string(text)) {
+				if w, ok := strings.CutPrefix(strings.TrimSpace(line), "# want: "); ok {
+					want = append(want, w)
+				}
+			}
+			for _, f := range found {
+				got = append(got, strings.ReplaceAll(strings.TrimPrefix(f.String(), path+":"), filepath.Dir(path), "DIR"))
+				if f.Mend == "" && !strings.Contains(f.Problem, "; ") {
+					t.Errorf("%s does not say how to mend it", f)
+				}
+			}
+			if g, w := strings.Join(got, "\n"), strings.Join(want, "\n"); g != w {
+				t.Errorf("got\n%s\nwant\n%s", g, w)
+			}
+		})
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	for _, pattern := range []string{"testdata/*.yaml", "testdata/broken/*.yaml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(string(text))
+		}
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if len(text) > 8192 {
+			return
+		}
+		doc, err := yamldoc.Parse("/nowhere/c.yaml", []byte(text))
+		if err != nil {
+			return
+		}
+		c, err := read(doc, "")
+		if c == nil {
+			t.Fatal("no Config for a document that could be read")
+		}
+		if l := c.Submission.Limits; l.MessageBytes < 1 || l.Recipients < 1 || l.Connections < 1 || l.Idle < time.Second || c.Policy.Timeout < time.Millisecond {
+			t.Errorf("a limit of nothing: %+v", c)
+		}
+		for _, m := range c.Milter.Listen {
+			if err == nil && (m.Address == "" || m.Name == "" || m.OnError == "") {
+				t.Errorf("half a listener: %+v", m)
+			}
+		}
+		for _, to := range c.Relay.To {
+			if strings.Contains(to.URL, "@") && !strings.HasPrefix(to.URL, "maildir:") && !strings.HasPrefix(to.URL, "lmtp+unix:") {
+				t.Errorf("a login in %q", to.URL)
+			}
+		}
+	})
+}
+
+// furnish makes a directory with everything that the configurations in testdata refer to.
+func furnish(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "tls/cert.pem"), filepath.Join(dir, "tls/key.pem")
+	if _, err := certs.EnsureSelfSigned(cert, key, "mail.example.com", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(dir, "tls/other.pem")
+	if _, err := certs.EnsureSelfSigned(filepath.Join(dir, "tls/other-cert.pem"), other, "", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := certs.EnsureSelfSigned(filepath.Join(dir, "tls/old-cert.pem"), filepath.Join(dir, "tls/old-key.pem"), "", time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)); err != nil {
+		t.Fatal(err)
+	}
+	pem, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "tls/clients.pem"), string(pem))
+	write(t, filepath.Join(dir, "users.yaml"), "users:\n  alice: \"$2b$12$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW\"\n")
+	write(t, filepath.Join(dir, "bad-users.yaml"), "users:\n  alice: secret\n")
+	write(t, filepath.Join(dir, "senders.yaml"), "senders: {}\n")
+	write(t, filepath.Join(dir, "relay.pass"), "hunter2\n")
+	for _, d := range []string{"policies", "state"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func load(t *testing.T, name string) (*Config, string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := furnish(t)
+	path := filepath.Join(dir, name)
+	write(t, path, string(text))
+	c, err := Load(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, dir
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

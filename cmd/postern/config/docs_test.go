@@ -1,0 +1,128 @@
+package config
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const page = "../../../docs/configuration.md"
+
+// TestDocumented: the page names every key that the reader knows, and no table of it names another.
+func TestDocumented(t *testing.T) {
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_.\\[\\]]+)` \\|.*\\|.*\\| (restart|\\*\\*.*) \\|$").FindAllStringSubmatch(string(text), -1) {
+		documented = append(documented, m[1])
+	}
+	known := knownKeys(t)
+	if len(known) < 45 {
+		t.Fatalf("only %d keys found in the reader: %q", len(known), known)
+	}
+	for _, k := range known {
+		section := slices.ContainsFunc(known, func(other string) bool { return strings.HasPrefix(other, k+".") || strings.HasPrefix(other, k+"[].") })
+		if !section && !slices.Contains(documented, k) {
+			t.Errorf("%s is not in a table of %s", k, page)
+		}
+	}
+	for _, k := range documented {
+		if !slices.Contains(known, k) {
+			t.Errorf("%s documents %s, which no reader knows", page, k)
+		}
+	}
+}
+
+// TestExamples loads every yaml block of the page. What they refer to does not exist here; their keys and values must be right.
+func TestExamples(t *testing.T) {
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) < 8 {
+		t.Fatalf("only %d examples", len(blocks))
+	}
+	for i, b := range blocks {
+		path := filepath.Join(t.TempDir(), "example"+strconv.Itoa(i)+".yaml")
+		write(t, path, b[1])
+		if _, err := Load(path, ""); err != nil {
+			t.Errorf("%v\nin\n%s", err, b[1])
+		}
+	}
+}
+
+// knownKeys finds the keys in the reader's source: the tables of type yamldoc.Keys, and the methods that their entries call.
+// Elements of a list are written [].
+func knownKeys(t *testing.T) []string {
+	t.Helper()
+	methods := map[string]*ast.BlockStmt{}
+	for _, name := range []string{"reader.go", "values.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv != nil {
+				methods[f.Name.Name] = f.Body
+			}
+		}
+	}
+	w := &keyWalker{methods: methods}
+	w.walk(methods["root"], "", 0)
+	slices.Sort(w.keys)
+	return slices.Compact(w.keys)
+}
+
+type keyWalker struct {
+	methods map[string]*ast.BlockStmt
+	keys    []string
+}
+
+// walk adds the keys that are read below n, where prefix is the key of what n reads.
+func (w *keyWalker) walk(n ast.Node, prefix string, depth int) {
+	if depth > 8 || n == nil {
+		return
+	}
+	ast.Inspect(n, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CallExpr:
+			if s, ok := n.Fun.(*ast.SelectorExpr); ok && s.Sel.Name == "List" {
+				for _, a := range n.Args {
+					w.walk(a, prefix+"[]", depth+1)
+				}
+				return false
+			}
+		case *ast.SelectorExpr:
+			if x, ok := n.X.(*ast.Ident); ok && x.Name == "r" && w.methods[n.Sel.Name] != nil && n.Sel.Name != "section" {
+				w.walk(w.methods[n.Sel.Name], prefix, depth+1)
+			}
+		case *ast.CompositeLit:
+			s, ok := n.Type.(*ast.SelectorExpr)
+			if !ok || s.Sel.Name != "Keys" {
+				return true
+			}
+			for _, e := range n.Elts {
+				pair := e.(*ast.KeyValueExpr)
+				name, err := strconv.Unquote(pair.Key.(*ast.BasicLit).Value)
+				if err != nil {
+					continue
+				}
+				key := strings.TrimPrefix(prefix+"."+name, ".")
+				w.keys = append(w.keys, key)
+				w.walk(pair.Value, key, depth+1)
+			}
+			return false
+		}
+		return true
+	})
+}

@@ -1,0 +1,90 @@
+package config
+
+import (
+	"errors"
+	"path/filepath"
+
+	"github.com/postern-mail/postern/internal/yamldoc"
+)
+
+// maxFile bounds postern.yaml, in octets.
+const maxFile = 1 << 20
+
+// Load reads a configuration file. dir, where it is not "", stands in for its state_dir. Its error is yamldoc.Findings. Where the text could be read at all, the Config comes with
+// them: whatever was right in it, and defaults for the rest, so that Validate may look further.
+func Load(path, dir string) (*Config, error) {
+	doc, err := yamldoc.ReadFile(path, maxFile)
+	if err != nil {
+		return nil, err
+	}
+	return read(doc, dir)
+}
+
+// Check is Load and Validate: all findings at once, warnings among them. The Config is nil where the file could not be read
+// as YAML.
+func Check(path, dir string) (*Config, yamldoc.Findings) {
+	c, err := Load(path, dir)
+	var found yamldoc.Findings
+	if err != nil && !errors.As(err, &found) {
+		found = yamldoc.Findings{{File: path, Problem: err.Error()}}
+	}
+	if c == nil {
+		return nil, found
+	}
+	return c, append(found, c.Validate()...).Sorted()
+}
+
+// read reads a parsed document.
+func read(doc *yamldoc.Doc, dir string) (*Config, error) {
+	c := defaults(filepath.Dir(doc.File))
+	c.File, c.doc, c.at = doc.File, doc, map[string]yamldoc.Pos{}
+	r := &reader{c: c, dir: filepath.Dir(doc.File)}
+	r.root(doc.Root())
+	if dir != "" {
+		c.StateDir = dir
+	}
+	c.fill()
+	if found := doc.Findings(); found != nil {
+		return c, found
+	}
+	return c, nil
+}
+
+// written says that the file has the key.
+func (c *Config) written(key string) bool { _, ok := c.at[key]; return ok }
+
+// fill sets what hangs on other values.
+func (c *Config) fill() {
+	// Without any listener, the submission server of the first try-out; a file with a milter alone wants just that.
+	if !c.Submission.Enabled() && !c.written("submission.listen") && !c.written("submission.listen_tls") &&
+		(len(c.Milter.Listen) == 0 || c.written("submission")) {
+		c.Submission.Listen = []string{"127.0.0.1:2587"}
+		c.Submission.ListenTLS = []string{"127.0.0.1:2465"}
+	}
+	if !c.written("auth") {
+		c.Auth = []Auth{{File: filepath.Join(c.StateDir, "users.yaml")}}
+	}
+	if len(c.Relay.To) == 0 {
+		c.Relay.To = []Target{{URL: "maildir:" + filepath.Join(c.StateDir, "outbox")}}
+	}
+	if c.Relay.Quarantine == "" {
+		c.Relay.Quarantine = filepath.Join(c.StateDir, "quarantine")
+	}
+	if !c.written("decision_log") {
+		c.DecisionLog.File = filepath.Join(c.StateDir, "decisions.jsonl")
+	}
+	for i := range c.Milter.Listen {
+		if !c.written(milterKey(i) + ".on_error") {
+			c.Milter.Listen[i].OnError = c.Policy.OnError
+		}
+	}
+}
+
+// SelfSigned says that the certificate is ours to make, and gives its files.
+func (c *Config) SelfSigned() (cert, key string, ok bool) {
+	if c.Submission.TLS.Cert != "" || c.Submission.TLS.Key != "" {
+		return "", "", false
+	}
+	dir := filepath.Join(c.StateDir, "tls")
+	return filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), true
+}

@@ -1,0 +1,252 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/internal/yamldoc"
+)
+
+// Bounds of lists and texts.
+const (
+	maxList = 256
+	maxText = 1024
+)
+
+// reader fills a Config from a document, a method a section.
+type reader struct {
+	c   *Config
+	dir string // relative paths begin here
+}
+
+func (r *reader) root(n yamldoc.Node) {
+	c := r.c
+	r.section(n, yamldoc.Keys{
+		"hostname":     func(n yamldoc.Node) { r.hostname(n, &c.Hostname) },
+		"state_dir":    func(n yamldoc.Node) { r.path(n, &c.StateDir) },
+		"submission":   r.submission,
+		"auth":         r.auth,
+		"relay":        r.relay,
+		"milter":       r.milter,
+		"policy":       r.policy,
+		"decision_log": r.decisionLog,
+		"admin": func(n yamldoc.Node) {
+			r.section(n, yamldoc.Keys{"listen": func(n yamldoc.Node) { r.address(n, &c.Admin.Listen) }})
+		},
+		"log": r.log,
+	})
+}
+
+func (r *reader) submission(n yamldoc.Node) {
+	s := &r.c.Submission
+	r.section(n, yamldoc.Keys{
+		"listen":     func(n yamldoc.Node) { r.addresses(n, &s.Listen) },
+		"listen_tls": func(n yamldoc.Node) { r.addresses(n, &s.ListenTLS) },
+		"tls": func(n yamldoc.Node) {
+			r.section(n, yamldoc.Keys{
+				"cert":            func(n yamldoc.Node) { r.path(n, &s.TLS.Cert) },
+				"key":             func(n yamldoc.Node) { r.path(n, &s.TLS.Key) },
+				"client_ca":       func(n yamldoc.Node) { r.path(n, &s.TLS.ClientCA) },
+				"session_tickets": func(n yamldoc.Node) { set(&s.TLS.SessionTickets)(n.Bool()) },
+			})
+		},
+		"proxy_protocol": func(n yamldoc.Node) {
+			r.section(n, yamldoc.Keys{"trusted": func(n yamldoc.Node) { r.prefixes(n, &s.ProxyProtocol) }})
+		},
+		"limits":       func(n yamldoc.Node) { r.limits(n, &s.Limits) },
+		"received":     func(n yamldoc.Node) { r.received(n, &s.Received) },
+		"require_auth": func(n yamldoc.Node) { set(&s.RequireAuth)(n.Bool()) },
+	})
+}
+
+func (r *reader) limits(n yamldoc.Node, l *Limits) {
+	count := func(to *int, most int) func(yamldoc.Node) {
+		return func(n yamldoc.Node) { set(to)(n.Int(1, most)) }
+	}
+	r.section(n, yamldoc.Keys{
+		"message_bytes":      func(n yamldoc.Node) { set(&l.MessageBytes)(n.Size(1<<10, 4<<30)) },
+		"recipients":         count(&l.Recipients, 100_000),
+		"connections":        count(&l.Connections, 1_000_000),
+		"connections_per_ip": count(&l.ConnectionsPerIP, 1_000_000),
+		"errors":             count(&l.Errors, 10_000),
+		"idle":               func(n yamldoc.Node) { set(&l.Idle)(n.Duration(time.Second, time.Hour)) },
+	})
+}
+
+func (r *reader) auth(n yamldoc.Node) {
+	r.mark(n)
+	n.List(false, func(i int, n yamldoc.Node) {
+		var a Auth
+		before := len(r.c.Auth)
+		if i < maxList {
+			r.section(n, yamldoc.Keys{"file": func(n yamldoc.Node) { r.path(n, &a.File) }})
+		}
+		if a.File == "" && n.Empty() {
+			n.Fail("names no backend", "write - file: users.yaml")
+		}
+		if a.File != "" && before < maxList {
+			r.c.Auth = append(r.c.Auth, a)
+		}
+	})
+}
+
+func (r *reader) milter(n yamldoc.Node) {
+	r.section(n, yamldoc.Keys{"listen": func(n yamldoc.Node) {
+		r.mark(n)
+		n.List(true, func(i int, n yamldoc.Node) {
+			if i >= maxList {
+				return
+			}
+			l := MilterListener{Mode: 0o660}
+			// A single value is not numbered in its findings, but always in at.
+			r.c.at[milterKey(i)] = n.Pos()
+			if !n.IsMap() {
+				r.milterAddress(n, &l)
+			} else {
+				r.milterListener(n, i, &l)
+			}
+			r.c.Milter.Listen = append(r.c.Milter.Listen, l)
+		})
+	}})
+}
+
+func milterKey(i int) string { return fmt.Sprintf("milter.listen[%d]", i) }
+
+func (r *reader) milterListener(n yamldoc.Node, i int, l *MilterListener) {
+	n.Map(yamldoc.Keys{
+		"address": func(n yamldoc.Node) { r.milterAddress(n, l) },
+		"name":    func(n yamldoc.Node) { set(&l.Name)(n.Text(255)) },
+		"mode":    func(n yamldoc.Node) { r.mode(n, l) },
+		"group":   func(n yamldoc.Node) { set(&l.Group)(n.Text(255)) },
+		"on_error": func(n yamldoc.Node) {
+			r.c.at[milterKey(i)+".on_error"] = n.Pos()
+			r.verdict(n, &l.OnError)
+		},
+	})
+	if l.Address == "" && !r.failed(n) {
+		n.Fail("has no address", "add address: unix:/run/postern/milter.sock or address: tcp:127.0.0.1:8891")
+	}
+}
+
+// failed says that something in n has been found wrong already.
+func (r *reader) failed(n yamldoc.Node) bool {
+	for _, f := range r.c.doc.Findings() {
+		if strings.HasPrefix(f.Key, n.Key()) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *reader) policy(n yamldoc.Node) {
+	p := &r.c.Policy
+	r.section(n, yamldoc.Keys{
+		"bundle":   func(n yamldoc.Node) { r.bundle(n, &p.Bundle) },
+		"data":     func(n yamldoc.Node) { r.list(n, func(n yamldoc.Node, s string) { p.Data = append(p.Data, r.join(s)) }) },
+		"on_error": func(n yamldoc.Node) { r.verdict(n, &p.OnError) },
+		"timeout":  func(n yamldoc.Node) { set(&p.Timeout)(n.Duration(time.Millisecond, 10*time.Second)) },
+		"allow_builtins": func(n yamldoc.Node) {
+			r.list(n, func(_ yamldoc.Node, s string) { p.AllowBuiltins = append(p.AllowBuiltins, s) })
+		},
+	})
+}
+
+func (r *reader) decisionLog(n yamldoc.Node) {
+	d := &r.c.DecisionLog
+	r.section(n, yamldoc.Keys{
+		"file":   func(n yamldoc.Node) { r.path(n, &d.File) },
+		"strict": func(n yamldoc.Node) { set(&d.Strict)(n.Bool()) },
+	})
+}
+
+func (r *reader) log(n yamldoc.Node) {
+	l := &r.c.Log
+	r.section(n, yamldoc.Keys{
+		"level": func(n yamldoc.Node) {
+			if s, ok := n.Choice("debug", "info", "warn", "error"); ok {
+				var level slog.Level
+				if level.UnmarshalText([]byte(s)) == nil {
+					l.Level = level
+				}
+			}
+		},
+		"format": func(n yamldoc.Node) { set(&l.Format)(n.Choice("auto", "text", "json")) },
+	})
+}
+
+// section reads a mapping and remembers where it and its keys stand.
+func (r *reader) section(n yamldoc.Node, keys yamldoc.Keys) {
+	r.mark(n)
+	for name, read := range keys {
+		keys[name] = func(n yamldoc.Node) { r.mark(n); read(n) }
+	}
+	n.Map(keys)
+}
+
+func (r *reader) mark(n yamldoc.Node) {
+	if n.Key() != "" {
+		r.c.at[n.Key()] = n.Pos()
+	}
+}
+
+// list reads a list of texts, or a single one.
+func (r *reader) list(n yamldoc.Node, add func(yamldoc.Node, string)) {
+	n.List(true, func(i int, n yamldoc.Node) {
+		r.mark(n)
+		if i == maxList {
+			n.Fail("one too many", fmt.Sprintf("at most %d are read", maxList))
+		}
+		if s, ok := n.Text(maxText); ok && i < maxList {
+			add(n, s)
+		}
+	})
+}
+
+func (r *reader) path(n yamldoc.Node, to *string) {
+	if s, ok := n.Text(maxText); ok {
+		*to = r.join(s)
+	}
+}
+
+func (r *reader) join(p string) string {
+	if filepath.IsAbs(p) {
+		return filepath.Clean(p)
+	}
+	return filepath.Join(r.dir, p)
+}
+
+func (r *reader) verdict(n yamldoc.Node, to *string) {
+	set(to)(n.Choice("defer", "reject", "accept"))
+}
+
+func (r *reader) prefixes(n yamldoc.Node, to *[]netip.Prefix) {
+	r.list(n, func(n yamldoc.Node, s string) {
+		p, err := netip.ParsePrefix(s)
+		if addr, aerr := netip.ParseAddr(s); err != nil && aerr == nil && addr.Zone() == "" {
+			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+		}
+		switch {
+		case err != nil:
+			n.Fail(fmt.Sprintf("%q is no network", s), "write an address or a network: 192.0.2.7, 10.0.0.0/8, 2001:db8::/32")
+		case p.Bits() == 0:
+			n.Fail(fmt.Sprintf("%s is everybody", s), "name the proxies: who may speak for others may be anyone")
+		case p.Masked() != p:
+			n.Fail(fmt.Sprintf("%s has bits beyond its mask", s), "write "+p.Masked().String())
+		default:
+			*to = append(*to, p)
+		}
+	})
+}
+
+// set stores a value that was read, if it was.
+func set[T any](to *T) func(T, bool) {
+	return func(v T, ok bool) {
+		if ok {
+			*to = v
+		}
+	}
+}

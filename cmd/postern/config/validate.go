@@ -1,0 +1,319 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/cmd/postern/certs"
+	"github.com/postern-mail/postern/internal/yamldoc"
+	"github.com/postern-mail/postern/smtpd/auth"
+)
+
+// validator collects findings about a Config.
+type validator struct {
+	c     *Config
+	found yamldoc.Findings
+}
+
+// Validate looks at what the configuration refers to and at keys that contradict each other. It reads certificates and users
+// files whole; the bundle is left to whoever compiles it. Warnings are among the findings.
+func (c *Config) Validate() yamldoc.Findings {
+	v := &validator{c: c}
+	v.listeners()
+	if c.Submission.Enabled() {
+		v.tls()
+		v.auth()
+	} else if c.written("auth") && len(c.Auth) > 0 {
+		v.warn("auth", "nobody logs in where there is no submission server", "take auth: out, or add submission: {listen: ...}")
+	}
+	v.relay()
+	v.milter()
+	v.policy()
+	v.places()
+	return v.found.Sorted()
+}
+
+// add records a finding at the nearest key that was written. What follows from something that is wrong there already is left out.
+func (v *validator) add(key, problem, mend string) {
+	if v.c.doc != nil {
+		for _, f := range v.c.doc.Findings() {
+			if f.Key != "" && strings.HasPrefix(f.Key, key) {
+				return
+			}
+		}
+	}
+	f := yamldoc.Finding{File: v.c.File, Key: key, Problem: problem, Mend: mend}
+	for at := key; at != "" && v.c.doc != nil; at = parent(at) {
+		if pos, ok := v.c.at[at]; ok {
+			f = v.c.doc.Finding(pos, key, problem, mend)
+			break
+		}
+	}
+	v.found = append(v.found, f)
+}
+
+func (v *validator) warn(key, problem, mend string) {
+	before := len(v.found)
+	v.add(key, problem, mend)
+	for i := range v.found[before:] {
+		v.found[before+i].Warning = true
+	}
+}
+
+func parent(key string) string {
+	return key[:max(strings.LastIndexAny(key, ".["), 0)]
+}
+
+// listeners finds two that want the same socket.
+func (v *validator) listeners() {
+	type listener struct{ key, network, address string }
+	var all []listener
+	for i, a := range v.c.Submission.Listen {
+		all = append(all, listener{v.element("submission.listen", i), "tcp", a})
+	}
+	for i, a := range v.c.Submission.ListenTLS {
+		all = append(all, listener{v.element("submission.listen_tls", i), "tcp", a})
+	}
+	for i, l := range v.c.Milter.Listen {
+		if l.Address != "" {
+			all = append(all, listener{milterKey(i), l.Network, l.Address})
+		}
+	}
+	if a := v.c.Admin.Listen; a != "" {
+		all = append(all, listener{"admin.listen", "tcp", a})
+		if host, _, err := net.SplitHostPort(a); err == nil && !loopback(host) {
+			v.warn("admin.listen", a+" can be reached from other machines, and asks nobody who they are", "write 127.0.0.1:8880, or keep others out with a firewall")
+		}
+	}
+	if !v.c.Submission.Enabled() && len(v.c.Milter.Listen) == 0 {
+		v.add("submission.listen", "nothing would listen", `give submission.listen: [":587"], submission.listen_tls: [":465"] or milter.listen: ["unix:/run/postern/milter.sock"]`)
+	}
+	for i, b := range all {
+		for _, a := range all[:i] {
+			if a.network == b.network && (a.network == "unix" && a.address == b.address || a.network == "tcp" && overlap(a.address, b.address)) {
+				v.add(b.key, fmt.Sprintf("%s is taken by %s", b.address, a.key), "give each listener a port of its own")
+				break
+			}
+		}
+	}
+}
+
+// element is the key of a list's element, or of the single value that stands for the list.
+func (v *validator) element(list string, i int) string {
+	key := fmt.Sprintf("%s[%d]", list, i)
+	if _, ok := v.c.at[key]; !ok {
+		return list
+	}
+	return key
+}
+
+// overlap says that two TCP addresses cannot be bound at once: one port, and the same interface, or one of them on every one.
+// Port 0 is another at each bind.
+func overlap(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	every := func(h string) bool { return h == "" || h == "0.0.0.0" || h == "::" }
+	return errA == nil && errB == nil && portA == portB && portA != "0" && (hostA == hostB || every(hostA) || every(hostB))
+}
+
+func loopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.Unmap().IsLoopback()
+}
+
+func (v *validator) tls() {
+	t := v.c.Submission.TLS
+	switch {
+	case (t.Cert == "") != (t.Key == ""):
+		v.add("submission.tls", "cert and key go together", "write both, or neither for a self-signed certificate")
+	case t.Cert != "":
+		// Files that are not there say so by their own key.
+		if !v.file("submission.tls.cert", t.Cert) || !v.file("submission.tls.key", t.Key) {
+			break
+		}
+		if _, err := certs.Load(t.Cert, t.Key, time.Now()); errors.Is(err, certs.ErrExpired) {
+			v.warn("submission.tls.cert", err.Error(), "")
+		} else if err != nil {
+			v.add("submission.tls.cert", err.Error(), "")
+		}
+		v.private("submission.tls.key", t.Key)
+	}
+	if t.ClientCA != "" && v.file("submission.tls.client_ca", t.ClientCA) {
+		if _, err := certs.LoadPool(t.ClientCA); err != nil {
+			v.add("submission.tls.client_ca", err.Error(), "")
+		}
+	}
+	if l := v.c.Submission.Limits; l.ConnectionsPerIP > l.Connections && v.c.written("submission.limits.connections_per_ip") {
+		v.warn("submission.limits.connections_per_ip", fmt.Sprintf("%d is more than connections: %d", l.ConnectionsPerIP, l.Connections), "one address could take them all; write less")
+	}
+}
+
+func (v *validator) auth() {
+	if len(v.c.Auth) == 0 && v.c.Submission.RequireAuth {
+		v.add("auth", "nobody could submit: authentication is required and there is no backend", "write auth: [{file: users.yaml}], or submission: {require_auth: false}")
+	}
+	for i, a := range v.c.Auth {
+		key := fmt.Sprintf("auth[%d].file", i)
+		if _, err := os.Stat(a.File); errors.Is(err, fs.ErrNotExist) {
+			if v.c.File != "" {
+				v.add(key, a.File+" does not exist", "make it with postern passwd NAME --file "+a.File)
+			}
+			continue
+		}
+		_, err := auth.OpenFile(a.File, auth.FileOptions{})
+		var inner yamldoc.Findings
+		if errors.As(err, &inner) {
+			v.found = append(v.found, inner...)
+		} else if err != nil {
+			v.add(key, err.Error(), "")
+		}
+		v.private(key, a.File)
+	}
+}
+
+func (v *validator) relay() {
+	for i, t := range v.c.Relay.To {
+		key := targetKey(i)
+		if dir, is := strings.CutPrefix(t.URL, "maildir:"); is {
+			v.directory(key, dir)
+			if t.Username != "" || t.CA != "" || v.c.written(key+".starttls") {
+				v.add(key, "a Maildir takes neither starttls, ca nor a login", "take them out")
+			}
+			continue
+		}
+		u, err := url.Parse(t.URL)
+		if err != nil {
+			v.add(key, "this is no URL of a next hop", urlMend)
+			continue
+		}
+		if u.Scheme == "smtps" && t.StartTLS != "auto" {
+			v.add(key+".starttls", "smtps:// is TLS from the start", "take starttls: out, or write smtp://")
+		}
+		if t.Username != "" && t.StartTLS == "off" && u.Scheme != "smtps" && u.Scheme != "lmtp+unix" && !loopback(u.Hostname()) {
+			v.add(key+".starttls", "the password would go over the network in the clear", "write starttls: required")
+		}
+		if t.CA != "" && v.file(key+".ca", t.CA) {
+			if _, err := certs.LoadPool(t.CA); err != nil {
+				v.add(key+".ca", err.Error(), "")
+			}
+		}
+		if t.PasswordFile != "" && v.file(key+".password_file", t.PasswordFile) {
+			v.private(key+".password_file", t.PasswordFile)
+		}
+	}
+	v.directory("relay.quarantine", v.c.Relay.Quarantine)
+}
+
+func (v *validator) milter() {
+	names := map[string]string{}
+	for i, l := range v.c.Milter.Listen {
+		key := milterKey(i)
+		if other, twice := names[l.Name]; twice && l.Name != "" {
+			v.add(key, fmt.Sprintf("has the name of %s", other), "give each listener a name of its own")
+		}
+		names[l.Name] = key
+		if l.Network == "tcp" && (l.Group != "" || l.Mode != 0o660) {
+			v.add(key, "mode and group are of unix sockets", "take them out of a tcp: listener")
+		}
+		if l.Group != "" {
+			_, byName := user.LookupGroup(l.Group)
+			if _, number := strconv.ParseUint(l.Group, 10, 31); byName != nil && number != nil {
+				v.add(key, fmt.Sprintf("there is no group %q", l.Group), "write the name of a group of this system, often postfix")
+			}
+		}
+		if l.Network == "unix" {
+			v.parentOf(key, l.Address)
+		}
+		if l.OnError == "accept" && v.c.Policy.OnError != "accept" {
+			v.warn(key, "mail passes unchecked whenever policy fails here", "write on_error: defer")
+		}
+	}
+}
+
+func (v *validator) policy() {
+	p := v.c.Policy
+	if p.Bundle != "" {
+		if info, err := os.Stat(p.Bundle); err != nil {
+			v.add("policy.bundle", p.Bundle+": "+reason(err), "give the path of a directory, or of a .tar.gz made by opa build")
+		} else if !info.IsDir() && !strings.HasSuffix(p.Bundle, ".tar.gz") && !strings.HasSuffix(p.Bundle, ".tgz") {
+			v.add("policy.bundle", p.Bundle+" is neither a directory nor a .tar.gz", "give one of them")
+		}
+	}
+	for i, path := range p.Data {
+		v.file(v.element("policy.data", i), path)
+	}
+	if p.OnError == "accept" {
+		v.warn("policy.on_error", "mail passes unchecked whenever policy fails", "write defer: clients try again")
+	}
+	if v.c.DecisionLog.Strict && v.c.DecisionLog.File == "" {
+		v.add("decision_log.strict", "there is no file to be strict about", "add file: decisions.jsonl")
+	}
+}
+
+// places are directories that are written to.
+func (v *validator) places() {
+	v.directory("state_dir", v.c.StateDir)
+	if f := v.c.DecisionLog.File; f != "" {
+		if info, err := os.Stat(f); err == nil && info.IsDir() {
+			v.add("decision_log.file", f+" is a directory", "give the path of a file")
+		} else if v.c.written("decision_log.file") {
+			v.parentOf("decision_log.file", f)
+		}
+	}
+}
+
+// file says whether path can be read, with a finding where not.
+func (v *validator) file(key, path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		v.add(key, path+": "+reason(err), "give the path of a file that this user may read")
+		return false
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.IsDir() {
+		v.add(key, path+" is not a file", "give the path of a file")
+		return false
+	}
+	return true
+}
+
+// directory may be missing, for it is made; what is there must be one.
+func (v *validator) directory(key, path string) {
+	if info, err := os.Stat(path); err == nil && !info.IsDir() {
+		v.add(key, path+" is not a directory", "give the path of a directory, or of nothing yet")
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		v.add(key, path+": "+reason(err), "give the path of a directory that this user may use")
+	}
+}
+
+func (v *validator) parentOf(key, path string) {
+	dir := filepath.Dir(path)
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		v.add(key, "the directory "+dir+" does not exist", "make it, owned by the user who runs postern")
+	}
+}
+
+// private warns of a secret that everybody on the machine may read.
+func (v *validator) private(key, path string) {
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 {
+		v.warn(key, fmt.Sprintf("%s can be read by everybody on this machine (mode %04o)", path, info.Mode().Perm()), "chmod 640 "+path)
+	}
+}
+
+func reason(err error) string {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err.Error()
+	}
+	return err.Error()
+}

@@ -1,0 +1,272 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/postern-mail/postern/internal/yamldoc"
+)
+
+func (r *reader) hostname(n yamldoc.Node, to *string) {
+	s, ok := n.Text(253)
+	if !ok {
+		return
+	}
+	for _, label := range strings.Split(s, ".") {
+		letters := strings.Trim(strings.ToLower(label), "abcdefghijklmnopqrstuvwxyz0123456789-")
+		if label == "" || len(label) > 63 || letters != "" || label[0] == '-' || label[len(label)-1] == '-' {
+			n.Fail(fmt.Sprintf("%q is no host name", s), "write letters, digits and hyphens between dots: mail.example.com")
+			return
+		}
+	}
+	*to = strings.ToLower(s)
+}
+
+// address reads host:port or :port.
+func (r *reader) address(n yamldoc.Node, to *string) {
+	if s, ok := n.Text(maxText); ok {
+		if problem := badAddress(s, true); problem != "" {
+			n.Fail(fmt.Sprintf("%q: %s", s, problem), `write host:port, such as ":587", "127.0.0.1:2587" or "[::1]:2587"`)
+			return
+		}
+		*to = s
+	}
+}
+
+func (r *reader) addresses(n yamldoc.Node, to *[]string) {
+	n.List(true, func(i int, n yamldoc.Node) {
+		r.mark(n)
+		var a string
+		if r.address(n, &a); a != "" && i < maxList {
+			*to = append(*to, a)
+		}
+	})
+}
+
+// badAddress says what is wrong with host:port; "" nothing.
+func badAddress(s string, anyHost bool) string {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		if _, perr := strconv.Atoi(s); perr == nil {
+			return "a colon is missing before the port"
+		}
+		return "no host and port"
+	}
+	if host == "" && !anyHost {
+		return "the host is missing"
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
+		return "the port is no number from 0 to 65535"
+	}
+	if strings.ContainsAny(host, "/@ \t*") {
+		return "the host has a character that no host has"
+	}
+	return ""
+}
+
+func (r *reader) received(n yamldoc.Node, to *string) {
+	s, ok := n.Text(maxText)
+	if !ok {
+		return
+	}
+	// Anything that is one word is meant to be one of ours.
+	if s != "full" && s != "private" && !strings.ContainsAny(s, " {%$") {
+		n.Choice("full", "private")
+		return
+	}
+	*to = s
+}
+
+func (r *reader) bundle(n yamldoc.Node, to *string) {
+	s, ok := n.Text(maxText)
+	if !ok {
+		return
+	}
+	scheme, _, remote := strings.Cut(s, "://")
+	switch {
+	case remote && scheme == "file":
+		n.Fail(fmt.Sprintf("%q is a URL", s), "write the path alone")
+	case remote:
+		n.Fail(fmt.Sprintf("policies are not read over %s://", scheme), "write the path of a directory, or of a .tar.gz made by opa build")
+	default:
+		*to = r.join(s)
+	}
+}
+
+// maxSocket is how long the path of a unix socket may be (unix(7): sun_path, less its NUL).
+const maxSocket = 107
+
+const milterMend = "write unix:/run/postern/milter.sock or tcp:127.0.0.1:8891"
+
+func (r *reader) milterAddress(n yamldoc.Node, l *MilterListener) {
+	s, ok := n.Text(maxText)
+	if !ok {
+		return
+	}
+	network, address, _ := strings.Cut(s, ":")
+	switch network {
+	case "unix", "local":
+		if address == "" || len(r.join(address)) > maxSocket {
+			n.Fail(fmt.Sprintf("the path of the socket is missing, or longer than %d octets", maxSocket), milterMend)
+			return
+		}
+		l.Network, l.Address = "unix", r.join(address)
+	case "tcp":
+		if problem := badAddress(address, true); problem != "" {
+			n.Fail(fmt.Sprintf("%q: %s", s, problem), milterMend)
+			return
+		}
+		l.Network, l.Address = "tcp", address
+	case "inet", "inet6":
+		port, host, _ := strings.Cut(address, "@")
+		n.Fail(fmt.Sprintf("%q is Sendmail's way to write it", s), "write tcp:"+net.JoinHostPort(host, port))
+		return
+	default:
+		n.Fail(fmt.Sprintf("%q is neither a unix nor a tcp socket", s), milterMend)
+		return
+	}
+	if l.Name == "" {
+		l.Name = s
+	}
+}
+
+func (r *reader) mode(n yamldoc.Node, l *MilterListener) {
+	s, ok := n.Text(6)
+	if !ok {
+		return
+	}
+	m, err := strconv.ParseUint(strings.TrimPrefix(s, "0o"), 8, 32)
+	if err != nil || m > 0o777 || m&0o600 != 0o600 {
+		n.Fail(fmt.Sprintf("%q is no mode for a socket", s), `write it in octal, with 6 for the owner: "0660"`)
+		return
+	}
+	l.Mode = os.FileMode(m)
+}
+
+func (r *reader) relay(n yamldoc.Node) {
+	r.section(n, yamldoc.Keys{
+		"to": func(n yamldoc.Node) {
+			n.List(true, func(i int, n yamldoc.Node) {
+				t := Target{StartTLS: "auto"}
+				if i >= maxList {
+					n.Fail("one next hop too many", fmt.Sprintf("at most %d are read", maxList))
+					return
+				}
+				r.mark(n)
+				if n.IsMap() {
+					r.target(n, &t)
+				} else {
+					r.url(n, &t)
+				}
+				if t.URL != "" {
+					r.c.Relay.To = append(r.c.Relay.To, t)
+					r.rename(n.Key(), targetKey(len(r.c.Relay.To)-1))
+				}
+			})
+		},
+		"quarantine": func(n yamldoc.Node) {
+			if s, ok := n.Text(maxText); ok {
+				dir, is := strings.CutPrefix(s, "maildir:")
+				if !is || dir == "" || strings.HasPrefix(dir, "//") {
+					n.Fail(fmt.Sprintf("%q is no Maildir", s), "write maildir:quarantine or maildir:/var/spool/postern/quarantine")
+					return
+				}
+				r.c.Relay.Quarantine = r.join(dir)
+			}
+		},
+	})
+}
+
+// rename remembers the places of a key and what is below it under another: a next hop by its index in Relay.To, whether it
+// was written alone or in a list, and whatever was wrong with those before it.
+func (r *reader) rename(from, to string) {
+	for key, pos := range maps.Clone(r.c.at) {
+		if rest, ok := strings.CutPrefix(key, from); ok && (rest == "" || rest[0] == '.') {
+			r.c.at[to+rest] = pos
+		}
+	}
+}
+
+func targetKey(i int) string { return fmt.Sprintf("relay.to[%d]", i) }
+
+func (r *reader) target(n yamldoc.Node, t *Target) {
+	r.section(n, yamldoc.Keys{
+		"url":           func(n yamldoc.Node) { r.url(n, t) },
+		"starttls":      func(n yamldoc.Node) { set(&t.StartTLS)(n.Choice("auto", "off", "required")) },
+		"ca":            func(n yamldoc.Node) { r.path(n, &t.CA) },
+		"server_name":   func(n yamldoc.Node) { r.hostname(n, &t.ServerName) },
+		"username":      func(n yamldoc.Node) { set(&t.Username)(n.Text(255)) },
+		"password_file": func(n yamldoc.Node) { r.path(n, &t.PasswordFile) },
+	})
+	if t.URL == "" && !r.failed(n) {
+		n.Fail("has no url", "add url: smtp://127.0.0.1:10026")
+	}
+	if (t.Username == "") != (t.PasswordFile == "") && !r.failed(n) {
+		n.Fail("username and password_file go together", "write both, or neither")
+	}
+}
+
+const urlMend = "write smtp://host:port, smtps://host:port, lmtp://host:port, lmtp+unix:///path or maildir:path"
+
+func (r *reader) url(n yamldoc.Node, t *Target) {
+	s, ok := n.Text(maxText)
+	if !ok {
+		return
+	}
+	if dir, is := strings.CutPrefix(s, "maildir:"); is {
+		if dir == "" || strings.HasPrefix(dir, "//") && !strings.HasPrefix(dir, "///") {
+			n.Fail(fmt.Sprintf("%q names no directory", s), "write maildir:outbox or maildir:/var/spool/postern/outbox")
+			return
+		}
+		t.URL = "maildir:" + r.join(dir)
+		return
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme == "" || u.Opaque != "" {
+		n.Fail("this is no URL of a next hop", urlMend)
+		return
+	}
+	if problem, mend := badURL(u); problem != "" {
+		n.Fail(problem, mend)
+		return
+	}
+	t.URL = u.String()
+}
+
+// badURL says what is wrong with the URL of a next hop, and what to write. It never quotes what may be a password.
+func badURL(u *url.URL) (problem, mend string) {
+	ports := map[string]string{"smtp": "25", "smtps": "465", "lmtp": "24"}
+	switch {
+	case u.User != nil:
+		return "a login stands in the URL", "write username: and password_file: beside url:, so that no password is in this file"
+	case u.RawQuery != "" || u.Fragment != "":
+		return "a next hop takes no ? or #", urlMend
+	case u.Scheme == "lmtp+unix":
+		if u.Host != "" || len(u.Path) < 2 {
+			return "lmtp+unix:// needs an absolute path", "write lmtp+unix:///run/dovecot/lmtp, with three slashes"
+		}
+		if len(u.Path) > maxSocket {
+			return fmt.Sprintf("the path of the socket is longer than %d octets", maxSocket), "use a shorter one"
+		}
+		return "", ""
+	case ports[u.Scheme] == "":
+		return fmt.Sprintf("%s:// is no next hop", u.Scheme), urlMend
+	case u.Path != "" && u.Path != "/":
+		return fmt.Sprintf("%s:// takes a host and a port, no path", u.Scheme), urlMend
+	case u.Hostname() == "":
+		return "the host is missing", urlMend
+	}
+	u.Path = ""
+	if u.Port() == "" {
+		u.Host = net.JoinHostPort(u.Hostname(), ports[u.Scheme])
+	}
+	if problem := badAddress(u.Host, false); problem != "" {
+		return problem, urlMend
+	}
+	return "", ""
+}

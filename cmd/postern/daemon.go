@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/postern-mail/postern/cmd/postern/certs"
+	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/decisionlog"
+	"github.com/postern-mail/postern/milter"
+	"github.com/postern-mail/postern/smtpd"
+	"github.com/postern-mail/postern/smtpd/auth"
+	"github.com/postern-mail/postern/smtpd/relay"
+)
+
+// daemon is everything that runs. build makes it, bind opens its sockets, run starts its goroutines, shutdown ends the
+// front ends, close frees the rest.
+type daemon struct {
+	cfg     *config.Config
+	log     *slog.Logger
+	metrics *prometheus.Registry
+
+	engine    *engine.Engine
+	feed      *policyFeed
+	decisions *decisionlog.Log
+	certs     *certs.Reloader
+	users     []*auth.File
+	hop       relay.Hop
+	held      relay.Hop // quarantine
+
+	smtp   *smtpd.Server
+	milter *milter.Server
+
+	submission    []submissionListener
+	milters       []milterListener
+	adminListener net.Listener
+	hup           chan struct{}
+}
+
+type submissionListener struct {
+	listener net.Listener
+	name     string
+	implicit bool
+}
+
+type milterListener struct {
+	listener net.Listener
+	config   milter.ListenerConfig
+}
+
+// build makes everything that can fail before a socket is open. notice is where a first start tells its password.
+func (d *daemon) build(ctx context.Context, notice io.Writer) error {
+	if !d.cfg.Submission.Enabled() && len(d.cfg.Milter.Listen) == 0 {
+		return usageError(errNothing)
+	}
+	d.metrics = prometheus.NewRegistry()
+	d.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	d.engine = &engine.Engine{Metrics: engine.NewMetrics(d.metrics)}
+	if err := d.openDecisions(); err != nil {
+		return err
+	}
+	d.feed = newPolicyFeed(d.cfg, d.engine, d.log, d.metrics)
+	if err := d.feed.start(ctx); err != nil {
+		return usageError(err)
+	}
+	if d.cfg.Submission.Enabled() {
+		if err := d.buildSubmission(ctx, notice); err != nil {
+			return err
+		}
+	}
+	if len(d.cfg.Milter.Listen) > 0 {
+		d.milter = &milter.Server{Engine: d.engine, Hostname: d.cfg.Hostname, Log: d.log, Metrics: d.metrics}
+	}
+	return nil
+}
+
+func (d *daemon) openDecisions() (err error) {
+	if d.cfg.DecisionLog.File == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(d.cfg.DecisionLog.File), 0o700); err != nil {
+		return err
+	}
+	d.decisions, err = decisionlog.Open(decisionlog.Options{File: d.cfg.DecisionLog.File, Strict: d.cfg.DecisionLog.Strict, Logger: d.log, Metrics: d.metrics})
+	if err == nil {
+		d.engine.Recorder = d.decisions
+	}
+	return err
+}
+
+// bind opens all sockets, or none.
+func (d *daemon) bind() error {
+	for _, addr := range d.cfg.Submission.Listen {
+		if err := d.bindSubmission(addr, false); err != nil {
+			return err
+		}
+	}
+	for _, addr := range d.cfg.Submission.ListenTLS {
+		if err := d.bindSubmission(addr, true); err != nil {
+			return err
+		}
+	}
+	for _, c := range d.cfg.Milter.Listen {
+		l, err := milter.Listen(c.Spec(), c.Mode, c.Group)
+		if err != nil {
+			return err
+		}
+		onError := c.OnError
+		if onError == "" {
+			onError = d.cfg.Policy.OnError
+		}
+		d.milters = append(d.milters, milterListener{l, milter.ListenerConfig{Name: c.Name, Failure: failureVerdict(onError)}})
+	}
+	if addr := d.cfg.Admin.Listen; addr != "" {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return bindError("admin.listen", addr, err)
+		}
+		d.adminListener = l
+	}
+	return nil
+}
+
+func (d *daemon) bindSubmission(addr string, implicit bool) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return bindError("submission", addr, err)
+	}
+	d.submission = append(d.submission, submissionListener{l, addr, implicit})
+	return nil
+}
+
+// run starts a goroutine for each listener, one for the policy's source, one for files, and one for the admin server. All
+// of them end with ctx, and the first that fails ends the others.
+func (d *daemon) run(ctx context.Context, group *errgroup.Group) {
+	for _, l := range d.submission {
+		group.Go(func() error { return d.serveSubmission(ctx, l) })
+	}
+	for _, l := range d.milters {
+		group.Go(func() error { return d.milter.Serve(ctx, l.listener, l.config) })
+	}
+	group.Go(func() error { return d.feed.watcher.Run(ctx) })
+	group.Go(func() error {
+		watchFiles(ctx, d.watched(), d.hup, d.log)
+		return nil
+	})
+	if d.adminListener != nil {
+		group.Go(func() error { return adminServer(ctx, d.adminListener, d.metrics, d.health) })
+	}
+}
+
+func (d *daemon) watched() []watched {
+	var sets []watched
+	if d.certs != nil {
+		sets = append(sets, watched{"certificate", d.certs.Paths(), d.certs.Reload})
+	}
+	for _, u := range d.users {
+		sets = append(sets, watched{"users", []string{u.Path()}, u.Reload})
+	}
+	return sets
+}
+
+func (d *daemon) health() health {
+	h := health{Status: "ok"}
+	if p := d.engine.Policy(); p != nil {
+		h.Revision = p.Revision()
+	}
+	if err := d.feed.watcher.LastError(); err != nil {
+		h.Status, h.Policy = "degraded", err.Error()
+	}
+	return h
+}
+
+// shutdown ends the front ends within ctx.
+func (d *daemon) shutdown(ctx context.Context) error {
+	var group errgroup.Group
+	if d.smtp != nil {
+		group.Go(func() error { return d.smtp.Shutdown(ctx) })
+	}
+	if d.milter != nil {
+		group.Go(func() error { return d.milter.Shutdown(ctx) })
+	}
+	return group.Wait()
+}
+
+// close frees what build and bind took; the decision log last, because the front ends write to it to their end.
+func (d *daemon) close() {
+	for _, l := range d.submission {
+		l.listener.Close()
+	}
+	for _, l := range d.milters {
+		l.listener.Close()
+	}
+	if d.adminListener != nil {
+		d.adminListener.Close()
+	}
+	for _, h := range []relay.Hop{d.hop, d.held} {
+		if h != nil {
+			h.Close()
+		}
+	}
+	if d.decisions != nil {
+		if err := d.decisions.Close(); err != nil && !errors.Is(err, decisionlog.ErrClosed) {
+			d.log.Error("decision log", "error", err)
+		}
+	}
+}
+
+// failureVerdict of a configured word; the configuration has checked it.
+func failureVerdict(word string) engine.Verdict {
+	switch word {
+	case "reject":
+		return engine.Reject
+	case "accept":
+		return engine.Accept
+	}
+	return engine.Defer
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/postern-mail/postern/bundles"
+	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/cmd/postern/trial"
+	"github.com/postern-mail/postern/engine"
+)
+
+// maxEvalMessage bounds what eval reads.
+const maxEvalMessage = 64 << 20
+
+type evalFlags struct {
+	bundle string
+	data   []string
+	from   string
+	to     []string
+	client string
+	ehlo   string
+	login  string
+	tls    string
+	door   string
+	now    string
+}
+
+func newEvalCmd(p *program) *cobra.Command {
+	f := &evalFlags{}
+	cmd := &cobra.Command{
+		Use:   "eval [flags] MESSAGE",
+		Short: "Say what policy would do with a message, and why",
+		Long: `Say what policy would do with a message, and why: each stage's verdict, the rules that fired, the reply, and the
+edits as a diff of the header. MESSAGE is a file, or - for standard input; LF line ends are read as CRLF.
+
+Without --from, the envelope sender is the author in the message.
+
+Exit codes: 0 the message would be accepted; 1 it would not (rejected, deferred, quarantined or discarded); 2 usage,
+configuration or an unreadable message.`,
+		Example: `  postern eval --login alice --to bob@example.net message.eml
+  postern eval --bundle ./policies --data senders.yaml --login alice --from sales@example.com --to bob@example.net - < message.eml
+  postern eval --config postern.yaml --json --login alice --to bob@example.net message.eml | jq .edits`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, p, args[0]) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.bundle, "bundle", "", "directory or .tar.gz of the policy (default: the configuration's, or the built-in one)")
+	fl.StringSliceVar(&f.data, "data", nil, "extra data documents, merged over the bundle's data")
+	fl.StringVar(&f.login, "login", "", "authenticated login; none: not authenticated")
+	fl.StringVar(&f.from, "from", "", "envelope sender; <> is the null sender")
+	fl.StringSliceVar(&f.to, "to", nil, "envelope recipients")
+	fl.StringVar(&f.client, "client", "127.0.0.1", "client address")
+	fl.StringVar(&f.ehlo, "ehlo", "localhost", "what the client says at EHLO")
+	fl.StringVar(&f.tls, "tls", "1.3", "TLS version, or none")
+	fl.StringVar(&f.door, "door", "submission", "submission or milter")
+	fl.StringVar(&f.now, "now", "", "time of the decision (RFC 3339; default: now)")
+	return cmd
+}
+
+func (f *evalFlags) run(cmd *cobra.Command, p *program, file string) error {
+	cfg, _, err := p.loadConfig()
+	if err != nil {
+		return err
+	}
+	tx, err := f.transaction(cmd.InOrStdin(), cfg, file)
+	if err != nil {
+		return usageError(err)
+	}
+	eng, err := evalEngine(cmd.Context(), cfg, f.bundle, f.data)
+	if err != nil {
+		return usageError(err)
+	}
+	result, err := trial.Run(cmd.Context(), eng, tx)
+	if err != nil {
+		return usageError(fmt.Errorf("%s: %w", file, err))
+	}
+	r := report(result)
+	if p.json {
+		err = writeJSON(cmd.OutOrStdout(), r)
+	} else {
+		r.print(cmd.OutOrStdout())
+	}
+	if err == nil && result.Final.Verdict != engine.Accept {
+		return refused()
+	}
+	return err
+}
+
+// evalEngine has the bundle that the flags or the configuration name.
+func evalEngine(ctx context.Context, cfg *config.Config, bundle string, data []string) (*engine.Engine, error) {
+	name := cfg.Policy.Bundle
+	if bundle != "" {
+		name = bundle
+	}
+	c, err := bundles.Load(ctx, bundleSource(name), append(cfg.Policy.Data, data...)...)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := compile(ctx, c, compileOptions(cfg))
+	if err != nil {
+		return nil, err
+	}
+	eng := &engine.Engine{}
+	eng.Swap(policy)
+	return eng, nil
+}
+
+func (f *evalFlags) transaction(stdin io.Reader, cfg *config.Config, file string) (tx trial.Transaction, err error) {
+	if file != "-" {
+		in, err := os.Open(file)
+		if err != nil {
+			return tx, err
+		}
+		defer in.Close()
+		stdin = in
+	}
+	text, err := io.ReadAll(io.LimitReader(stdin, maxEvalMessage+1))
+	if err != nil {
+		return tx, err
+	}
+	if len(text) > maxEvalMessage {
+		return tx, fmt.Errorf("%s is longer than %d MiB", file, maxEvalMessage>>20)
+	}
+	tx = trial.Transaction{Message: trial.CRLF(text), ID: "eval", Now: time.Now().UTC(), Session: trial.Session{
+		Login: f.login, EHLO: f.ehlo, TLS: f.tls, Door: f.door, Hostname: cfg.Hostname,
+	}}
+	if f.tls == "none" {
+		tx.Session.TLS = ""
+	}
+	if f.now != "" {
+		if tx.Now, err = time.Parse(time.RFC3339, f.now); err != nil {
+			return tx, fmt.Errorf("--now: %w; write it like 2026-06-01T12:00:00Z", err)
+		}
+	}
+	if tx.Session.Client, err = netip.ParseAddr(f.client); err != nil {
+		return tx, fmt.Errorf("--client: %w", err)
+	}
+	return tx, f.envelope(&tx)
+}
+
+func (f *evalFlags) envelope(tx *trial.Transaction) (err error) {
+	from := f.from
+	if from == "" {
+		if from, err = trial.Author(tx.Message); err != nil {
+			return fmt.Errorf("no --from, and %w", err)
+		}
+	}
+	if tx.From, tx.Params, err = trial.ParsePath(from); err != nil {
+		return fmt.Errorf("--from %s: %w", from, err)
+	}
+	for _, to := range f.to {
+		p, params, err := trial.ParsePath(strings.TrimSpace(to))
+		if err != nil {
+			return fmt.Errorf("--to %s: %w", to, err)
+		}
+		tx.To = append(tx.To, engine.Recipient{Path: p, Params: params})
+	}
+	if len(tx.To) == 0 {
+		return errors.New("no recipient: give --to ADDRESS")
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/postern-mail/postern/cmd/postern/usersfile"
+	"github.com/postern-mail/postern/smtpd/auth"
+)
+
+const passwdLong = `Hash a password with argon2id and print the line to append to a users file.
+
+The password is asked for twice on a terminal, without echo; otherwise it is the first line
+of standard input. It is never taken from the command line, where other users could see it.
+
+With --file, the users file is changed: the user is added, or gets the new password and
+keeps groups and attributes. The file is replaced whole, after the new one has been checked;
+a running server notices.`
+
+const passwdExample = `  postern passwd alice
+  postern passwd alice --file users.yaml
+  pwgen 20 1 | tee /dev/tty | postern passwd alice --file users.yaml`
+
+func newPasswdCmd(p *program) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:     "passwd NAME",
+		Short:   "Print a user's line for the users file, or put it there",
+		Long:    passwdLong,
+		Example: passwdExample,
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(_ *cobra.Command, args []string) error { return passwd(p, args[0], file) },
+	}
+	cmd.Flags().StringVar(&file, "file", "", "users `file` to change; it is made if there is none")
+	cmd.MarkFlagFilename("file", "yaml", "yml")
+	return cmd
+}
+
+func passwd(p *program, name, file string) error {
+	login, ok := auth.Login(name)
+	if !ok {
+		return usageError(fmt.Errorf("%q cannot be a login: 1 to %d octets without spaces or control characters", name, auth.MaxLogin))
+	}
+	password, err := readPassword(p, login)
+	if err != nil {
+		return err
+	}
+	hash, err := auth.HashPassword(rand.Reader, password)
+	if err != nil {
+		return usageError(err)
+	}
+	if file != "" {
+		added, err := usersfile.SetPassword(file, login, hash)
+		if err != nil {
+			return err
+		}
+		what := "has a new password"
+		if added {
+			what = "is added"
+		}
+		if p.json {
+			return json.NewEncoder(p.stdout).Encode(map[string]any{"login": login, "file": file, "added": added})
+		}
+		fmt.Fprintf(p.stderr, "%s: %s %s\n", file, login, what)
+		return nil
+	}
+	if p.json {
+		return json.NewEncoder(p.stdout).Encode(map[string]string{"login": login, "hash": hash})
+	}
+	_, err = fmt.Fprint(p.stdout, usersfile.Line(login, hash))
+	return err
+}
+
+// readPassword asks twice on a terminal, and otherwise takes the first line.
+func readPassword(p *program, login string) (string, error) {
+	if !isTerminal(p.stdin) {
+		return readLine(p.stdin)
+	}
+	first, err := ask(p, "Password for "+login+": ")
+	if err != nil {
+		return "", err
+	}
+	second, err := ask(p, "Once more: ")
+	if err != nil {
+		return "", err
+	}
+	if first != second {
+		return "", errors.New("the two passwords differ; nothing was done, try again")
+	}
+	return first, nil
+}
+
+func readLine(r io.Reader) (string, error) {
+	line, err := bufio.NewReader(io.LimitReader(r, auth.MaxPassword+3)).ReadBytes('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	password := string(bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r")))
+	if password == "" {
+		return "", usageError(errors.New("no password on standard input; write one line there"))
+	}
+	return password, nil
+}
+
+// ask reads a line without echo. Who gives up with Ctrl-C gets the echo back: one goroutine waits for the signal and ends with
+// the question.
+func ask(p *program, prompt string) (string, error) {
+	fd := int(p.stdin.(*os.File).Fd())
+	state, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	signals, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	defer close(done)
+	go func() {
+		select {
+		case <-signals:
+			term.Restore(fd, state)
+			fmt.Fprintln(p.stderr)
+			os.Exit(130)
+		case <-done:
+		}
+	}()
+	fmt.Fprint(p.stderr, prompt)
+	password, err := term.ReadPassword(fd)
+	fmt.Fprintln(p.stderr)
+	if err != nil {
+		return "", fmt.Errorf("no password read: %w", err)
+	}
+	if strings.TrimSpace(string(password)) == "" {
+		return "", usageError(errors.New("an empty password; nothing was done"))
+	}
+	return string(password), nil
+}

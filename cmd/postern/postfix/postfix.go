@@ -1,0 +1,150 @@
+// Package postfix reads a Postfix's configuration through postconf(1) and tells what in it will not do what the owner of
+// a milter expects. It changes nothing and has no goroutines.
+package postfix
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Severity of a Finding.
+type Severity string
+
+// The severities: an error lets mail pass unfiltered or refuses all of it, a warning loses facts or features.
+const (
+	Error   Severity = "error"
+	Warning Severity = "warning"
+)
+
+// Finding is one thing that will not do what its owner expects.
+type Finding struct {
+	Severity Severity `json:"severity"`
+	Where    string   `json:"where"` // "main.cf: milter_default_action", "master.cf: submission/inet"
+	Message  string   `json:"message"`
+	Mend     string   `json:"mend"`
+}
+
+// Setup is what was read of a Postfix.
+type Setup struct {
+	Main     map[string]string // parameter to effective value
+	Services []Service
+	// ActionSet: main.cf names milter_default_action itself.
+	ActionSet bool
+}
+
+// Service is a line of master.cf.
+type Service struct {
+	Name    string // "submission/inet"
+	Command string // "smtpd", "cleanup"
+	Chroot  bool
+	Options map[string]string // -o name=value
+}
+
+var ownAction = regexp.MustCompile(`(?m)^milter_default_action\s*=`)
+
+var parameters = []string{
+	"config_directory", "milter_command_timeout", "milter_connect_timeout", "milter_content_timeout", "milter_default_action", "milter_header_checks",
+	"milter_protocol", "non_smtpd_milters", "queue_directory", "receive_override_options", "smtpd_milter_maps", "smtpd_milters",
+	"smtpd_sasl_auth_enable", "smtpd_tls_security_level", "smtpd_tls_wrappermode",
+}
+
+// Read asks postconf. configDir "" is Postfix's default. It gives up after 10 seconds.
+func Read(ctx context.Context, configDir string) (*Setup, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	s := &Setup{}
+	// Only what is looked at is asked for: expanding everything takes long.
+	all, err := postconf(ctx, configDir, append([]string{"-x"}, parameters...)...)
+	if err != nil {
+		return nil, err
+	}
+	s.Main = assignments(all)
+	// main.cf is plain enough to read for this one question.
+	main, err := os.ReadFile(filepath.Join(s.Main["config_directory"], "main.cf"))
+	if err != nil {
+		return nil, err
+	}
+	s.ActionSet = ownAction.Match(main)
+	services, err := postconf(ctx, configDir, "-F", "-x")
+	if err != nil {
+		return nil, err
+	}
+	options, err := postconf(ctx, configDir, "-P", "-x")
+	if err != nil {
+		return nil, err
+	}
+	s.services(assignments(services), assignments(options))
+	return s, nil
+}
+
+func postconf(ctx context.Context, dir string, args ...string) ([]byte, error) {
+	if dir != "" {
+		args = append([]string{"-c", dir}, args...)
+	}
+	path, err := exec.LookPath("postconf")
+	if err != nil {
+		path = "/usr/sbin/postconf"
+	}
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("postconf %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return out, nil
+}
+
+func assignments(b []byte) map[string]string {
+	out := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		if name, value, ok := strings.Cut(line, "="); ok {
+			out[strings.TrimSpace(name)] = strings.TrimSpace(value)
+		}
+	}
+	return out
+}
+
+// services reads "submission/inet/chroot = y" and "submission/inet/smtpd_milters = ...".
+func (s *Setup) services(fields, options map[string]string) {
+	at := map[string]int{}
+	for key, value := range fields {
+		dir, field := filepath.Split(key)
+		name := strings.TrimSuffix(dir, "/")
+		i, ok := at[name]
+		if !ok {
+			i = len(s.Services)
+			at[name] = i
+			s.Services = append(s.Services, Service{Name: name, Options: map[string]string{}})
+		}
+		switch field {
+		case "chroot":
+			s.Services[i].Chroot = value == "y"
+		case "command":
+			if words := strings.Fields(value); len(words) > 0 {
+				s.Services[i].Command = words[0]
+			}
+		}
+	}
+	for key, value := range options {
+		dir, option := filepath.Split(key)
+		if i, ok := at[strings.TrimSuffix(dir, "/")]; ok {
+			s.Services[i].Options[option] = value
+		}
+	}
+}
+
+// value of a parameter as the service sees it.
+func (s *Setup) value(svc Service, name string) string {
+	if v, ok := svc.Options[name]; ok {
+		return v
+	}
+	return s.Main[name]
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"github.com/postern-mail/postern/cmd/postern/config"
+)
+
+func TestUsage(t *testing.T) {
+	for name, c := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"nothing":         {nil, exitOK, "Exit codes:"},
+		"help":            {[]string{"--help"}, exitOK, "postern serve --config"},
+		"help of a verb":  {[]string{"passwd", "--help"}, exitOK, "without echo"},
+		"unknown verb":    {[]string{"pasword"}, exitUsage, "unknown command"},
+		"unknown flag":    {[]string{"version", "--jason"}, exitUsage, "unknown flag: --jason"},
+		"needless word":   {[]string{"version", "now"}, exitUsage, "unknown command"},
+		"bash completion": {[]string{"completion", "bash"}, exitOK, "__start_postern"},
+		"fish completion": {[]string{"completion", "fish"}, exitOK, "complete -c postern"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out, stderr := call("", c.args...)
+			if code != c.code || !strings.Contains(out+stderr, c.want) {
+				t.Errorf("code %d, printed\n%s\n%s\nwant %d, %s", code, out, stderr, c.code, c.want)
+			}
+			if c.code != exitOK && out != "" {
+				t.Errorf("an error on standard output: %s", out)
+			}
+		})
+	}
+}
+
+func TestVersion(t *testing.T) {
+	code, out, _ := call("", "version")
+	if code != exitOK || !strings.HasPrefix(out, "postern ") || !strings.Contains(out, "go1.") {
+		t.Errorf("code %d: %s", code, out)
+	}
+	var r versionReport
+	code, out, _ = call("", "version", "--json")
+	if code != exitOK || json.Unmarshal([]byte(out), &r) != nil || r.Go == "" {
+		t.Errorf("code %d: %s", code, out)
+	}
+	r = reportVersion(&debug.BuildInfo{
+		Main:     debug.Module{Version: "v1.2.3"},
+		Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"}},
+		Deps: []*debug.Module{
+			{Path: "github.com/open-policy-agent/opa", Version: "v1.22.2"},
+			{Path: "github.com/emersion/go-smtp", Version: "v0.25.1", Replace: &debug.Module{Path: "../fork", Version: ""}},
+			{Path: "example.com/other", Version: "v1.0.0"},
+		},
+	})
+	if r.Version != "v1.2.3" || r.Revision != "abc" || !r.Modified || len(r.Modules) != 2 || r.Modules["opa"] != "v1.22.2" || !strings.Contains(r.Modules["go-smtp"], "replaced by ../fork") {
+		t.Errorf("%+v", r)
+	}
+	if r := reportVersion(nil); r.Version == "" || r.Go == "" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestLogger(t *testing.T) {
+	for _, c := range []struct {
+		format, want string
+	}{{"json", `"msg":"hello"`}, {"auto", `"msg":"hello"`}, {"text", "INF hello n=1"}} {
+		var b bytes.Buffer
+		log := newLogger(&b, c.format, slog.LevelInfo)
+		log.Debug("quiet")
+		log.Info("hello", "n", 1)
+		if !strings.Contains(b.String(), c.want) || strings.Contains(b.String(), "quiet") || strings.Contains(b.String(), "\x1b") {
+			t.Errorf("%s: %q", c.format, b.String())
+		}
+	}
+	p := &program{stderr: &bytes.Buffer{}, logLevel: "loud"}
+	if _, err := p.logger(config.Log{}); err == nil || !strings.Contains(err.Error(), "--log-level loud") {
+		t.Error(err)
+	}
+}
+
+func TestLoadConfig(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "postern.yaml")
+	if err := os.WriteFile(file, []byte("submission: {listen: [\":587\"]}\nauth: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := &program{dir: dir}
+	c, found, err := p.loadConfig()
+	if err != nil || c.StateDir != dir || len(found) != 1 || found[0].Problem != "is not read" {
+		t.Errorf("%+v, %v, %v", c, found, err)
+	}
+	p = &program{configFile: file, dir: filepath.Join(dir, "state")}
+	c, _, err = p.loadConfig()
+	if err == nil || c.StateDir != filepath.Join(dir, "state") || !strings.Contains(err.Error(), file+":2:7: auth: nobody could submit") {
+		t.Errorf("%+v, %v", c, err)
+	}
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/postern-mail/postern/cmd/postern/certs"
+	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/smtpd"
+	"github.com/postern-mail/postern/smtpd/auth"
+	"github.com/postern-mail/postern/smtpd/relay"
+)
+
+// buildSubmission makes the submission server with its certificate, users and next hops.
+func (d *daemon) buildSubmission(_ context.Context, notice io.Writer) error {
+	if err := firstStart(d.cfg, notice); err != nil {
+		return err
+	}
+	if err := d.loadCertificate(); err != nil {
+		return usageError(err)
+	}
+	backends, err := d.openBackends()
+	if err != nil {
+		return usageError(err)
+	}
+	if err := d.openHops(); err != nil {
+		return usageError(err)
+	}
+	c := d.cfg.Submission
+	d.smtp = &smtpd.Server{
+		Hostname: d.cfg.Hostname, Engine: d.engine, Relay: d.hop, Quarantine: d.held, Auth: backends, Anonymous: !c.RequireAuth,
+		TLS: d.tlsConfig(), Received: c.Received, Log: d.log, Metrics: smtpd.NewMetrics(d.metrics),
+		Limits: smtpd.Limits{
+			MessageBytes: c.Limits.MessageBytes, Recipients: c.Limits.Recipients, Connections: c.Limits.Connections,
+			ConnectionsPerIP: c.Limits.ConnectionsPerIP, Errors: c.Limits.Errors, Idle: c.Limits.Idle,
+		},
+	}
+	return nil
+}
+
+func (d *daemon) loadCertificate() (err error) {
+	files := certs.Files{Cert: d.cfg.Submission.TLS.Cert, Key: d.cfg.Submission.TLS.Key, ClientCA: d.cfg.Submission.TLS.ClientCA}
+	if cert, key, ok := d.cfg.SelfSigned(); ok {
+		files.Cert, files.Key = cert, key
+	}
+	d.certs, err = certs.NewReloader(files, d.cfg.Submission.TLS.SessionTickets, nil, d.log)
+	return err
+}
+
+func (d *daemon) tlsConfig() func() *tls.Config {
+	c := d.certs.Config()
+	return func() *tls.Config { return c }
+}
+
+func (d *daemon) openBackends() ([]auth.Backend, error) {
+	var backends []auth.Backend
+	for _, a := range d.cfg.Auth {
+		f, err := auth.OpenFile(a.File, auth.FileOptions{Logger: d.log})
+		if err != nil {
+			return nil, err
+		}
+		d.users = append(d.users, f)
+		backends = append(backends, f)
+	}
+	return backends, nil
+}
+
+// openHops makes the next hops, several with failover, and the quarantine.
+func (d *daemon) openHops() error {
+	metrics, err := relay.NewMetrics(d.metrics)
+	if err != nil {
+		return err
+	}
+	var hops []relay.Hop
+	for _, t := range d.cfg.Relay.To {
+		o, err := hopOptions(t)
+		if err != nil {
+			return err
+		}
+		o.Hello, o.Log, o.Metrics = d.cfg.Hostname, d.log, metrics
+		h, err := relay.Open(o, t.URL)
+		if err != nil {
+			return err
+		}
+		hops = append(hops, h)
+	}
+	d.hop = hops[0]
+	if len(hops) > 1 {
+		d.hop = &relay.Failover{Hops: hops, Log: d.log, Metrics: metrics}
+	}
+	d.held, err = relay.Open(relay.Options{Log: d.log, Metrics: metrics}, "maildir:"+d.cfg.Relay.Quarantine)
+	return err
+}
+
+// hopOptions of a configured target. The password file's first line is the password.
+func hopOptions(t config.Target) (o relay.Options, err error) {
+	o = relay.Options{ServerName: t.ServerName, Login: t.Username}
+	switch t.StartTLS {
+	case "off":
+		o.StartTLS = relay.StartTLSOff
+	case "required":
+		o.StartTLS = relay.StartTLSRequired
+	}
+	if t.CA != "" {
+		if o.CAs, err = certs.LoadPool(t.CA); err != nil {
+			return o, err
+		}
+	}
+	if t.PasswordFile != "" {
+		b, err := os.ReadFile(t.PasswordFile)
+		if err != nil {
+			return o, fmt.Errorf("relay password: %w", err)
+		}
+		o.Password, _, _ = strings.Cut(string(b), "\n")
+		o.Password = strings.TrimSuffix(o.Password, "\r")
+	}
+	return o, nil
+}
+
+// serveSubmission serves one listener until shutdown.
+func (d *daemon) serveSubmission(ctx context.Context, l submissionListener) error {
+	err := d.smtp.Serve(ctx, smtpd.Listener{
+		Listener: l.listener, Name: l.name, TLS: l.implicit, Trusted: d.cfg.Submission.ProxyProtocol,
+		Failure: failureVerdict(d.cfg.Policy.OnError),
+	})
+	if errors.Is(err, smtpd.ErrServerClosed) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
