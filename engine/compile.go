@@ -27,6 +27,9 @@ type Options struct {
 	AllowBuiltins []string
 	// Revision where the bundle's manifest names none; "": a hash of its content.
 	Revision string
+	// FullInput builds every part of the input but the body, read or not, so that a logged input can be asked other policies
+	// too. It costs what the parts cost.
+	FullInput bool
 }
 
 // Compile builds a Policy: strict compile against the input schema and the allowed capabilities, contract check, read
@@ -82,6 +85,7 @@ func build(b *bundle.Bundle, o Options) (*Policy, []Finding) {
 	lint = append(lint, src.lintCompiled(c, data)...)
 	p := &Policy{
 		compiler: c,
+		full:     o.FullInput,
 		data:     data,
 		timeout:  cmp.Or(max(o.Timeout, 0), DefaultTimeout),
 		revision: cmp.Or(b.Manifest.Revision, o.Revision),

@@ -63,16 +63,24 @@ func (p *Policy) decide(ctx context.Context, t *Transaction) (d Decision, in *In
 	if st == nil {
 		return Decision{Verdict: Accept, Stage: t.Stage, Revision: p.revision}, nil, false
 	}
-	in, fail := p.input(t, st.reads)
-	if fail == nil {
-		var out answer
-		if out, fail = p.evaluate(ctx, st, in.value); fail == nil {
-			d, fail = decode(t, st, out)
-		}
-	}
+	in, fail := p.input(t, st.build)
 	if fail != nil {
 		return failure(t, p.revision, fail), in, true
 	}
+	in.parts = st.parts
+	return p.settle(ctx, t, st, in), in, true
+}
+
+// settle evaluates an input and decodes what came.
+func (p *Policy) settle(ctx context.Context, t *Transaction, st *stage, in *Input) Decision {
+	var d Decision
+	out, fail := p.evaluate(ctx, st, in.value)
+	if fail == nil {
+		d, fail = decode(t, st, out)
+	}
+	if fail != nil {
+		return failure(t, p.revision, fail)
+	}
 	d.Stage, d.Revision = t.Stage, p.revision
-	return d, in, true
+	return d
 }

@@ -15,6 +15,7 @@ import (
 // Policy is an immutable compiled snapshot of one bundle: code and data. Any number of goroutines may decide by it.
 type Policy struct {
 	compiler *ast.Compiler
+	full     bool // Options.FullInput
 	data     *store
 	stages   [StageMessage + 1]*stage // by Stage; nil: the bundle does not define it
 	needs    Needs
@@ -33,7 +34,9 @@ type stage struct {
 	sets  []string
 	query ast.Body
 	qc    ast.QueryCompiler
-	reads parts
+	reads parts    // what the rules read
+	build parts    // what is built: the same, or more for the decision log
+	parts []string // names of build
 	// builtins beside OPA's own: none but in tests, because stock tools would not have them.
 	builtins map[string]*topdown.Builtin
 }
@@ -146,6 +149,11 @@ func (p *Policy) prepare(src *sources) error {
 		}
 		st.query = compiled
 		st.reads = readBy(p.compiler, rules)
+		st.build = st.reads
+		if p.full {
+			st.build |= partsAll &^ partBody
+		}
+		st.parts = partNames(st.build & stageParts(s))
 		p.stages[s] = st
 	}
 	p.setNeeds(src)
@@ -161,7 +169,7 @@ func (p *Policy) setNeeds(src *sources) {
 	if m == nil {
 		return
 	}
-	n.Header, n.Size, n.Body = m.reads&partsHeader != 0, m.reads&partSize != 0, m.reads&partBody != 0
+	n.Header, n.Size, n.Body = m.build&partsHeader != 0, m.build&partSize != 0, m.build&partBody != 0
 	n.Quarantine, n.Discard = slices.Contains(m.sets, "quarantine"), slices.Contains(m.sets, "discard")
 	if slices.Contains(m.sets, "edit") {
 		n.Edits = src.editOps()

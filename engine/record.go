@@ -27,6 +27,7 @@ type Record struct {
 type Input struct {
 	value  ast.Value
 	octets int
+	parts  []string // that were built
 }
 
 // Octets of all strings in the document: about what it weighs in memory.

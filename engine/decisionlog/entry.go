@@ -23,6 +23,8 @@ type Entry struct {
 	from       message.Path
 	envelope   bool
 	recipients int
+	utf8       bool           // SMTPUTF8 was asked for
+	failure    engine.Verdict // where policy cannot decide
 	decision   engine.Decision
 	input      interface{ AppendJSON([]byte) []byte }
 
@@ -33,12 +35,13 @@ type Entry struct {
 // NewEntry takes from a record what the line will say. It allocates once and encodes nothing.
 func NewEntry(r engine.Record) *Entry {
 	t := r.Transaction
-	e := &Entry{id: t.ID, time: t.Now, server: t.Server, client: t.Client.IP, decision: *r.Decision, input: r.Input}
+	e := &Entry{id: t.ID, time: t.Now, server: t.Server, client: t.Client.IP, decision: *r.Decision, input: r.Input, failure: t.Failure}
 	if t.Auth != nil {
 		e.login = t.Auth.Login
 	}
 	if t.Envelope != nil {
 		e.envelope, e.from, e.recipients = true, t.Envelope.From, len(t.Envelope.To)
+		_, e.utf8 = t.Envelope.FromParams["SMTPUTF8"]
 	}
 	e.octets = 1024
 	if sized, ok := r.Input.(interface{ Octets() int }); ok {
@@ -83,11 +86,27 @@ func (e *Entry) AppendJSON(dst []byte) []byte {
 	dst = appendError(dst, d.Err)
 	dst = append(dst, `,"result":`...)
 	dst = appendResult(dst, d)
+	dst = e.appendReplay(dst)
 	if e.input != nil {
 		dst = append(dst, `,"input":`...)
 		dst = e.input.AppendJSON(dst)
 	}
 	return append(dst, '}')
+}
+
+// appendReplay appends what asking again needs beside the input: which parts the input has, and what decides where it does not.
+func (e *Entry) appendReplay(dst []byte) []byte {
+	if e.utf8 {
+		dst = append(dst, `,"smtputf8":true`...)
+	}
+	if e.failure != engine.Defer {
+		dst = appendField(dst, "on_error", e.failure.String())
+	}
+	if in, ok := e.input.(interface{ Parts() []string }); ok && in.Parts() != nil {
+		dst = append(dst, `,"parts":`...)
+		dst = appendList(dst, in.Parts(), engine.AppendString)
+	}
+	return dst
 }
 
 // appendField appends a string field that is left out when it is empty. name needs no escaping.

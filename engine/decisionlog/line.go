@@ -1,0 +1,219 @@
+package decisionlog
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/postern-mail/postern/engine"
+)
+
+// Line is one decision read back from a log.
+type Line struct {
+	DecisionID string
+	Time       time.Time
+	ID         string // of the transaction
+	Stage      engine.Stage
+	Door       string
+	Client     string
+	Login      string
+	From       string // "" too where there was no envelope
+	Revision   string
+	Error      string   // why the failure verdict was taken; "" otherwise
+	Result     *Result  // nil: it was masked
+	Gone       []string // JSON pointers of what was erased or masked
+
+	input    []byte // JSON
+	parts    []string
+	smtputf8 bool
+	onError  string
+}
+
+// Result is the decision as the log has it.
+type Result struct {
+	Verdict string          `json:"verdict"`
+	Reply   *Reply          `json:"reply"`
+	Rules   []Rule          `json:"rules"`
+	Edits   []Edit          `json:"edits"`
+	Notes   json.RawMessage `json:"notes"`
+}
+
+// Reply is what the client was told.
+type Reply struct {
+	Code   int      `json:"code"`
+	Status string   `json:"status"`
+	Lines  []string `json:"lines"`
+}
+
+// Rule is one element of a decision set that fired.
+type Rule struct {
+	Set     string `json:"set"`
+	Rule    string `json:"rule"`
+	Code    int    `json:"code"`
+	Status  string `json:"status"`
+	Message string `json:"message"`
+}
+
+// Edit is a change to the message.
+type Edit struct {
+	Op      string `json:"op"`
+	Name    string `json:"name"`
+	Index   int    `json:"index"`
+	Value   string `json:"value"`
+	Address string `json:"address"`
+}
+
+// Parser makes Lines of text. It is safe for concurrent use.
+type Parser struct{ inputs *engine.InputReader }
+
+// NewParser makes one.
+func NewParser() *Parser { return &Parser{inputs: engine.NewInputReader()} }
+
+// Parse reads one line strictly: what it knows must have its type and stand there once. Fields that it does not know are for
+// other readers. The Line keeps parts of text.
+func (p *Parser) Parse(text []byte) (*Line, error) {
+	if !utf8.Valid(text) {
+		return nil, errors.New("the line is not UTF-8")
+	}
+	raw, err := members(text)
+	if err != nil {
+		return nil, err
+	}
+	l := &Line{input: raw["input"]}
+	if bytes.Equal(l.input, []byte("null")) {
+		l.input = nil
+	}
+	var stage, path string
+	var fault struct{ Code, Message string }
+	var erased, masked []string
+	for _, field := range []struct {
+		name string
+		to   any
+	}{
+		{"decision_id", &l.DecisionID}, {"timestamp", &l.Time}, {"id", &l.ID}, {"stage", &stage}, {"path", &path},
+		{"door", &l.Door}, {"client", &l.Client}, {"login", &l.Login}, {"from", &l.From}, {"revision", &l.Revision},
+		{"error", &fault}, {"result", &l.Result}, {"erased", &erased}, {"masked", &masked}, {"parts", &l.parts},
+		{"smtputf8", &l.smtputf8}, {"on_error", &l.onError},
+	} {
+		if value := raw[field.name]; value != nil {
+			if err := json.Unmarshal(value, field.to); err != nil {
+				return nil, fmt.Errorf("%s: %w", field.name, err)
+			}
+		}
+	}
+	if l.Stage = engine.ParseStage(stage); stage == "" {
+		l.Stage = engine.ParseStage(strings.TrimPrefix(path, "postern/"))
+	}
+	if fault.Code != "" {
+		l.Error = fault.Code
+	}
+	l.Gone = append(erased, masked...)
+	return l, l.check()
+}
+
+// check what every line of ours has.
+func (l *Line) check() error {
+	switch {
+	case l.Stage == 0:
+		return errors.New("this is no decision of Postern: it names no stage")
+	case l.ID == "":
+		return errors.New("this is no decision of Postern: it has no transaction id")
+	case l.Result == nil && !l.gone("/result"):
+		return errors.New("this is no decision of Postern: it has no result")
+	case l.Result != nil && !knownVerdict(l.Result.Verdict):
+		return fmt.Errorf("result: there is no verdict %.40q", l.Result.Verdict)
+	case l.onError != "" && !knownVerdict(l.onError):
+		return fmt.Errorf("on_error: there is no verdict %.40q", l.onError)
+	}
+	return nil
+}
+
+// verdict of that name.
+func verdict(name string) (engine.Verdict, bool) {
+	for _, v := range []engine.Verdict{engine.Accept, engine.Reject, engine.Defer, engine.Quarantine, engine.Discard} {
+		if v.String() == name {
+			return v, true
+		}
+	}
+	return engine.Defer, false
+}
+
+func knownVerdict(name string) bool { _, ok := verdict(name); return ok }
+
+// gone says whether something at or below a JSON pointer was masked or erased.
+func (l *Line) gone(pointer string) bool {
+	for _, g := range l.Gone {
+		if g == pointer || strings.HasPrefix(g, pointer+"/") || strings.HasPrefix(pointer, g+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// ResultMasked says that the logged result is not what was decided.
+func (l *Line) ResultMasked() bool { return l.Result == nil || l.gone("/result") }
+
+// ErrNoInput is what Logged returns for a line without an input.
+var ErrNoInput = errors.New("the line has no input")
+
+// Logged is the question of the line, to be asked again. The error is about the input.
+func (p *Parser) Logged(l *Line) (*engine.Logged, error) {
+	if l.input == nil {
+		return nil, ErrNoInput
+	}
+	in, err := p.inputs.Read(l.input)
+	if err != nil {
+		return nil, err
+	}
+	if s := in.Stage(); s != l.Stage {
+		return nil, fmt.Errorf("the line is about stage %s, its input about stage %s", l.Stage, s)
+	}
+	q := engine.NewLogged(l.Stage, in, l.parts, l.Gone)
+	q.UTF8 = l.smtputf8
+	q.Failure, _ = verdict(l.onError)
+	return q, nil
+}
+
+// members splits an object into its members, each of which may stand there once.
+func members(text []byte) (map[string]json.RawMessage, error) {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return nil, errors.New("the line is no JSON object")
+	}
+	out := map[string]json.RawMessage{}
+	for dec.More() {
+		t, err := dec.Token()
+		if err != nil {
+			return nil, syntax(dec, err)
+		}
+		name, _ := t.(string) // the decoder lets nothing else be a key
+		if _, twice := out[name]; twice {
+			return nil, fmt.Errorf("%.60q stands there twice", name)
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return nil, syntax(dec, err)
+		}
+		out[name] = value
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, syntax(dec, err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("something follows the JSON object")
+	}
+	return out, nil
+}
+
+// syntax words an error of the decoder.
+func syntax(dec *json.Decoder, err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return errors.New("the JSON ends in the middle")
+	}
+	return fmt.Errorf("column %d: %w", dec.InputOffset()+1, err)
+}

@@ -1,0 +1,163 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// Logged is one question of the past as the decision log remembers it. A Policy that reads no other facts than the log has
+// answers it as it would have answered then (Policy.DecideLogged); Policy.Lacks names the facts that are missing.
+type Logged struct {
+	Stage Stage
+	Input *Input
+	// UTF8: the transaction was SMTPUTF8, so that edits may have 8-bit values.
+	UTF8 bool
+	// Failure is the verdict where policy cannot decide; the zero value is Defer.
+	Failure Verdict
+
+	has parts
+}
+
+// NewLogged holds an input against the parts that the log line names; nil: the line names none, and a part counts as
+// known only where it is there to be seen. gone are JSON pointers ("/input/envelope/from/address") of what was masked or
+// erased: the parts that they touch count as unknown.
+func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
+	l := &Logged{Stage: stage, Input: in}
+	paths := partPaths()
+	if named == nil {
+		for part, path := range paths {
+			if in.has(path) {
+				l.has |= part
+			}
+		}
+	}
+	for part, path := range paths {
+		if slices.Contains(named, path) {
+			l.has |= part
+		}
+	}
+	for _, pointer := range gone {
+		if pointer != "/input" && !strings.HasPrefix(pointer, "/input/") {
+			continue // it is about the result
+		}
+		l.has &^= matching(paths, pointerPath(strings.TrimPrefix(pointer, "/input")))
+	}
+	return l
+}
+
+// pointerPath is the path of a JSON pointer (RFC 6901 §3, §4) without its leading slash.
+func pointerPath(pointer string) []string {
+	if pointer = strings.TrimPrefix(pointer, "/"); pointer == "" {
+		return nil
+	}
+	path := strings.Split(pointer, "/")
+	for i := range path {
+		path[i] = strings.ReplaceAll(strings.ReplaceAll(path[i], "~1", "/"), "~0", "~")
+	}
+	return path
+}
+
+// has says whether the input holds something at a dotted path.
+func (in *Input) has(path string) bool {
+	if in == nil || in.value == nil {
+		return false
+	}
+	v := in.value
+	for key := range strings.SplitSeq(path, ".") {
+		obj, ok := v.(ast.Object)
+		if !ok {
+			return false
+		}
+		term := obj.Get(ast.StringTerm(key))
+		if term == nil {
+			return false
+		}
+		v = term.Value
+	}
+	return true
+}
+
+// Parts are the parts of the input that were built, as dotted paths; what is not among them says nothing by its absence.
+func (in *Input) Parts() []string {
+	if in == nil {
+		return nil
+	}
+	return in.parts
+}
+
+// Lacks are the facts that the stage's rules read and the log line does not have, as dotted paths in the order of the
+// contract; none: the question can be asked again.
+func (p *Policy) Lacks(l *Logged) []string {
+	st := p.stageOf(l.Stage)
+	if st == nil {
+		return nil
+	}
+	return partNames(st.reads & stageParts(l.Stage) &^ l.has)
+}
+
+// Asks says whether the bundle defines the stage.
+func (p *Policy) Asks(s Stage) bool { return p.stageOf(s) != nil }
+
+// stageOf is the stage, nil where there is none.
+func (p *Policy) stageOf(s Stage) *stage {
+	if s < StageConnect || s > StageMessage {
+		return nil
+	}
+	return p.stages[s]
+}
+
+// DecideLogged decides a question of the past exactly as Engine.Decide would, and records nothing. A stage that the bundle
+// does not define is accepted.
+func (p *Policy) DecideLogged(ctx context.Context, l *Logged) Decision {
+	t := l.transaction()
+	if l.Stage < StageConnect || l.Stage > StageMessage {
+		return failure(t, p.revision, failf(kindStage, "no stage %d", l.Stage))
+	}
+	st := p.stages[l.Stage]
+	if st == nil {
+		return Decision{Verdict: Accept, Stage: l.Stage, Revision: p.revision}
+	}
+	if l.Input == nil || l.Input.value == nil {
+		return failure(t, p.revision, failf(kindInput, "the log has no input"))
+	}
+	return p.settle(ctx, t, st, l.Input)
+}
+
+// transaction is the little of one that deciding needs beside the input.
+func (l *Logged) transaction() *Transaction {
+	t := &Transaction{Stage: l.Stage, Failure: l.Failure, Envelope: &Envelope{}}
+	if l.UTF8 {
+		t.Envelope.FromParams = map[string]string{"SMTPUTF8": ""}
+	}
+	return t
+}
+
+// stageParts are the parts that a transaction can have at a stage.
+func stageParts(s Stage) parts {
+	p := partServer | partClient | partTLS | partAuth
+	if s >= StageMail {
+		p |= partsEnvelope
+	}
+	if s == StageRcpt {
+		p |= partRecipient
+	}
+	if s == StageMessage {
+		p |= partsMessage
+	}
+	return p
+}
+
+// partNames are the dotted paths of parts, in the order of the contract.
+func partNames(p parts) []string {
+	out := []string{}
+	paths := partPaths()
+	for part := parts(1); part&partsAll != 0; part <<= 1 {
+		if p&part != 0 {
+			out = append(out, paths[part])
+		}
+	}
+	return out
+}

@@ -1,0 +1,241 @@
+package engine
+
+import (
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
+)
+
+// Bounds of one trace. Beyond them nothing more is remembered, and the explanation says so.
+const (
+	maxQueries  = 1 << 18 // queries the evaluator opened: rule bodies, negations, comprehensions
+	maxAttempts = 16      // remembered of one rule
+	maxElements = 20      // remembered of a rule that fired
+)
+
+// attempt is one evaluation of a rule's body.
+type attempt struct {
+	rule     *ast.Rule
+	caller   *attempt // whose body asked; nil: the query
+	fired    bool
+	elements []*ast.Term // that a decision set's rule added
+	stop     int         // index of the furthest expression that failed; -1: none has
+	bound    []bound     // what its statement's variables and references were then
+}
+
+// bound is a variable or reference of an expression at the moment it failed.
+type bound struct {
+	name  string
+	value ast.Value // nil: to be looked up under ref
+	ref   ast.Ref   // into data or input, ground; nil where value is
+}
+
+// tracer is a topdown.QueryTracer that keeps, of everything that happens, how far each rule came. One evaluation uses it.
+type tracer struct {
+	names    map[ast.Var]ast.Var // rewritten variable to what the author called it
+	queries  map[uint64]*attempt // query id to the attempt whose body it is, or is part of
+	own      map[uint64]bool     // the query is the attempt's body itself
+	attempts map[*ast.Rule][]*attempt
+	full     bool
+}
+
+func newTracer(names map[ast.Var]ast.Var) *tracer {
+	return &tracer{names: names, queries: map[uint64]*attempt{}, own: map[uint64]bool{}, attempts: map[*ast.Rule][]*attempt{}}
+}
+
+// Enabled and Config are for topdown. What is needed of variables is read when it is needed.
+func (*tracer) Enabled() bool               { return true }
+func (*tracer) Config() topdown.TraceConfig { return topdown.TraceConfig{} }
+
+// TraceEvent is told what the evaluator does.
+func (t *tracer) TraceEvent(e topdown.Event) {
+	switch e.Op {
+	case topdown.EnterOp:
+		t.enter(&e)
+	case topdown.ExitOp:
+		rule, ok := e.Node.(*ast.Rule)
+		if a := t.queries[e.QueryID]; ok && a != nil && t.own[e.QueryID] {
+			a.fired = true
+			if key := rule.Head.Key; key != nil && a.caller == nil && len(a.elements) < maxElements {
+				a.elements = append(a.elements, e.Plug(key))
+			}
+		}
+	case topdown.FailOp:
+		expr, ok := e.Node.(*ast.Expr)
+		a := t.queries[e.QueryID]
+		if !ok || a == nil || !t.own[e.QueryID] || expr.Index <= a.stop || expr.Index >= len(a.rule.Body) || a.rule.Body[expr.Index] != expr {
+			return
+		}
+		a.stop = expr.Index
+		a.bound = t.bind(&e, a.rule.Body, expr)
+	}
+}
+
+// enter remembers whose body a query is.
+func (t *tracer) enter(e *topdown.Event) {
+	if t.full = t.full || len(t.queries) >= maxQueries; t.full {
+		return
+	}
+	caller := t.queries[e.ParentID]
+	rule, ok := e.Node.(*ast.Rule)
+	if !ok {
+		if caller != nil && t.queries[e.QueryID] == nil {
+			t.queries[e.QueryID] = caller
+		}
+		return
+	}
+	a := &attempt{rule: rule, caller: caller, stop: -1}
+	t.queries[e.QueryID], t.own[e.QueryID] = a, true
+	if len(t.attempts[rule]) < maxAttempts {
+		t.attempts[rule] = append(t.attempts[rule], a)
+	}
+}
+
+// bind reads the variables and references of the statement that expr is of, up to expr.
+func (t *tracer) bind(e *topdown.Event, body ast.Body, expr *ast.Expr) []bound {
+	statement := statementOf(body, expr)
+	var out []bound
+	seen := map[string]bool{}
+	add := func(b bound, ok bool) {
+		if ok && !seen[b.name] && len(out) < maxElements {
+			seen[b.name] = true
+			out = append(out, b)
+		}
+	}
+	for _, x := range body[:expr.Index+1] {
+		if !within(x.Location, statement) {
+			continue
+		}
+		terms, call := x.Terms.([]*ast.Term)
+		if call && !x.IsEquality() {
+			for _, operand := range terms[1:] {
+				t.walk(e, operand, add)
+			}
+			if last := terms[len(terms)-1]; x.Generated && x != expr { // the result of a nested call
+				if v, ok := last.Value.(ast.Var); ok && t.name(v) == "" {
+					if value := e.Plug(last).Value; !isVar(value) {
+						add(bound{name: oneLine(string(x.Location.Text), maxText), value: value}, true)
+					}
+				}
+			}
+			continue
+		}
+		t.walk(e, x, add)
+	}
+	return out
+}
+
+// walk finds the references and variables in x, outside closures: what is in those is not bound here.
+func (t *tracer) walk(e *topdown.Event, x any, add func(bound, bool)) {
+	ast.NewGenericVisitor(func(n any) bool {
+		switch n := n.(type) {
+		case *ast.Every:
+			t.walk(e, n.Domain, add)
+			return true
+		case *ast.ArrayComprehension, *ast.SetComprehension, *ast.ObjectComprehension, ast.Call:
+			return true
+		case ast.Ref:
+			add(t.reference(e, n))
+			for _, term := range n[1:] {
+				t.walk(e, term, add)
+			}
+			return true
+		case ast.Var:
+			if name := t.name(n); name != "" {
+				value := e.Plug(ast.NewTerm(n)).Value
+				add(bound{name: name, value: value}, !isVar(value))
+			}
+		}
+		return false
+	}).Walk(x)
+}
+
+// reference reads input.x, data.x or v.x. One that is still open, such as input.to[_], is none.
+func (t *tracer) reference(e *topdown.Event, ref ast.Ref) (bound, bool) {
+	shown, ground := make(ast.Ref, len(ref)), make(ast.Ref, len(ref))
+	for i, term := range ref {
+		shown[i], ground[i] = term, term
+		v, ok := term.Value.(ast.Var)
+		if i > 0 && ok {
+			ground[i] = e.Plug(term)
+			if isVar(ground[i].Value) {
+				return bound{}, false
+			}
+		}
+		if ok {
+			if name := t.name(v); name != "" {
+				shown[i] = ast.VarTerm(name)
+			} else if i > 0 {
+				shown[i] = ground[i]
+			}
+		}
+	}
+	b := bound{name: oneLine(shown.String(), maxText), ref: ground}
+	head := ref[0].Value
+	if head.Compare(ast.DefaultRootDocument.Value) == 0 || head.Compare(ast.InputRootDocument.Value) == 0 {
+		return b, true
+	}
+	value := e.Plug(ref[0]).Value
+	if v, ok := head.(ast.Var); !ok || t.name(v) == "" || isVar(value) {
+		return bound{}, false
+	}
+	b.ref = nil
+	if v, err := value.Find(ground[1:]); err == nil {
+		b.value = v
+	}
+	return b, true
+}
+
+// name that the author gave to a variable; "" for one of the compiler's and for roots.
+func (t *tracer) name(v ast.Var) string {
+	for range 8 { // rewritten more than once, in closures
+		next, ok := t.names[v]
+		if !ok {
+			break
+		}
+		v = next
+	}
+	if v.IsGenerated() || v.IsWildcard() || strings.HasPrefix(string(v), "__local") || v == "data" || v == "input" {
+		return ""
+	}
+	return string(v)
+}
+
+func isVar(v ast.Value) bool { _, ok := v.(ast.Var); return ok }
+
+// within says whether one place lies inside another.
+func within(inner, outer *ast.Location) bool {
+	return inner != nil && outer != nil && inner.Offset >= outer.Offset && inner.Offset+len(inner.Text) <= outer.Offset+len(outer.Text)
+}
+
+// statementOf is the place of the line of source that expr was made of: the compiler takes nested calls and references out of
+// a statement into expressions of their own, which keep their places.
+func statementOf(body ast.Body, expr *ast.Expr) *ast.Location {
+	out := expr.Location
+	for _, x := range body {
+		if within(out, x.Location) {
+			out = x.Location
+		}
+	}
+	return out
+}
+
+// statements of a body in the order in which they are evaluated to their ends, each with the index of its last expression.
+func statements(body ast.Body) (places []*ast.Location, last []int) {
+	at := map[*ast.Location]int{}
+	for i, x := range body {
+		place := statementOf(body, x)
+		if place == nil {
+			continue
+		}
+		n, ok := at[place]
+		if !ok {
+			n = len(places)
+			at[place] = n
+			places, last = append(places, place), append(last, i)
+		}
+		last[n] = i
+	}
+	return places, last
+}
