@@ -32,6 +32,11 @@ func TestScript(t *testing.T) {
 			"serve": cmdServe, "smtp": cmdSMTP, "sink": cmdSink, "signal": cmdSignal, "stop": cmdStop, "until": cmdUntil,
 		},
 		Setup: func(e *testscript.Env) error {
+			policies, err := filepath.Abs("../../policies")
+			if err != nil {
+				return err
+			}
+			e.Setenv("POLICIES", policies) // the default bundle, to copy and change
 			if p := os.Getenv("POSTERN_BINARY"); p != "" {
 				dir := filepath.Join(e.WorkDir, ".bin")
 				if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/cmd/postern/replay"
+)
+
+// kindTitle words a kind of change for people.
+func kindTitle(kind string) string {
+	switch kind {
+	case replay.Refused, replay.Deferred, replay.Quarantined, replay.Discarded, replay.Accepted:
+		return "newly " + kind
+	case replay.Failed:
+		return "the new policy fails"
+	case replay.Reply:
+		return "another reply"
+	case replay.Edits:
+		return "other edits"
+	case replay.Unknown:
+		return "cannot be said"
+	}
+	return "other rules, the same outcome"
+}
+
+// printReplay is the report for people.
+func printReplay(w io.Writer, s *replay.Summary) {
+	fmt.Fprintf(w, "revision %s against %s: %s decisions replayed, %s the same, %s changed",
+		printable(s.New, 80), printable(s.Old, 80), count(s.Replayed), count(s.Same), count(s.Changed))
+	for _, extra := range []struct {
+		n    int
+		what string
+	}{{s.Unknown, "cannot be said"}, {s.Left, "left out"}, {s.BadLines, "lines cannot be read"}} {
+		if extra.n > 0 {
+			fmt.Fprintf(w, ", %s %s", count(extra.n), extra.what)
+		}
+	}
+	fmt.Fprintln(w)
+	if s.Old == "the log" && len(s.Logged) > 0 {
+		fmt.Fprintf(w, "logged by revision %s\n", printable(strings.Join(s.Logged, ", "), 400))
+	}
+	for _, g := range s.Groups {
+		printGroup(w, &g)
+	}
+	if len(s.Bad) > 0 {
+		fmt.Fprintln(w)
+		for _, b := range s.Bad {
+			fmt.Fprintf(w, "%s:%d: %s\n", printable(b.File, 200), b.Line, printable(b.Error, 200))
+		}
+		if more := s.BadLines - len(s.Bad); more > 0 {
+			fmt.Fprintf(w, "... and %s more lines that cannot be read\n", count(more))
+		}
+	}
+	for _, stage := range s.Unseen {
+		fmt.Fprintf(w, "\nstage %s: the new policy decides there, and no such decision was replayed: nothing is known of it\n", stage)
+	}
+	for _, b := range s.Unused {
+		fmt.Fprintf(w, "\n%s:%d: %s\n", printable(b.File, 200), b.Line, b.Error)
+	}
+	fmt.Fprintln(w)
+	switch {
+	case s.Replayed+s.Unknown == 0:
+		fmt.Fprintln(w, "nothing was replayed")
+	case s.Unapproved > 0:
+		fmt.Fprintf(w, "%s decisions change, or may, and are not approved\n", count(s.Unapproved))
+	case s.Changed+s.Unknown > 0:
+		fmt.Fprintln(w, "all that changes is approved")
+	default:
+		fmt.Fprintln(w, "nothing changes")
+	}
+}
+
+func count(n int) string { return thousands(int64(n)) }
+
+func printGroup(w io.Writer, g *replay.Group) {
+	approved := "not approved"
+	switch {
+	case g.Kind == replay.Rules:
+		approved = ""
+	case g.Approved == g.Count:
+		approved = "approved"
+	case g.Approved > 0:
+		approved = count(g.Approved) + " approved"
+	}
+	fmt.Fprintf(w, "\n%-22s %9s  %-8s %s", kindTitle(g.Kind), count(g.Count), g.Stage, printable(g.Rule, 100))
+	if approved != "" {
+		fmt.Fprintf(w, "  (%s)", approved)
+	}
+	fmt.Fprintln(w)
+	for _, c := range g.Examples {
+		fmt.Fprintf(w, "    %s  %s", printable(c.ID, 64), c.Time.UTC().Format(time.RFC3339))
+		if c.Login != "" {
+			fmt.Fprintf(w, "  login %s", printable(c.Login, 64))
+		}
+		if c.From != "" {
+			fmt.Fprintf(w, "  from <%s>", printable(c.From, 100))
+		}
+		fmt.Fprintf(w, "  %s:%d\n", printable(c.File, 200), c.Line)
+		if c.Was != nil && c.Now != nil {
+			printOutcomes(w, g.Kind, c.Was, c.Now)
+		}
+	}
+}
+
+// printOutcomes shows what of two outcomes differs.
+func printOutcomes(w io.Writer, kind string, was, now *replay.Outcome) {
+	if kind == replay.Edits {
+		for _, l := range diffLines(was.Edits, now.Edits) {
+			if !strings.HasPrefix(l, " ") {
+				fmt.Fprintf(w, "        %s\n", printable(l, 160))
+			}
+		}
+		return
+	}
+	if kind == replay.Rules {
+		fmt.Fprintf(w, "        was %s\n        now %s\n", printable(strings.Join(was.Rules, ", "), 300), printable(strings.Join(now.Rules, ", "), 300))
+		return
+	}
+	for _, side := range []struct {
+		name string
+		o    *replay.Outcome
+	}{{"was", was}, {"now", now}} {
+		fmt.Fprintf(w, "        %s %s", side.name, side.o.Verdict)
+		if side.o.Reply != "" {
+			fmt.Fprintf(w, "  %s", printable(side.o.Reply, 160))
+		}
+		if side.o.Error != "" {
+			fmt.Fprintf(w, "  (policy failed: %s)", printable(cmp.Or(side.o.Why, side.o.Error), 300))
+		}
+		fmt.Fprintln(w)
+	}
+}
