@@ -32,6 +32,8 @@ type evalFlags struct {
 	tls    string
 	door   string
 	now    string
+
+	explain, all bool
 }
 
 func newEvalCmd(p *program) *cobra.Command {
@@ -48,6 +50,7 @@ Exit codes: 0 the message would be accepted; 1 it would not (rejected, deferred,
 configuration or an unreadable message.`,
 		Example: `  postern eval --login alice --to bob@example.net message.eml
   postern eval --bundle ./policies --data senders.yaml --login alice --from sales@example.com --to bob@example.net - < message.eml
+  postern eval --explain --login alice --from sales@example.com --to bob@example.net message.eml
   postern eval --config postern.yaml --json --login alice --to bob@example.net message.eml | jq .edits`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, p, args[0]) },
@@ -63,6 +66,8 @@ configuration or an unreadable message.`,
 	fl.StringVar(&f.tls, "tls", "1.3", "TLS version, or none")
 	fl.StringVar(&f.door, "door", "submission", "submission or milter")
 	fl.StringVar(&f.now, "now", "", "time of the decision (RFC 3339; default: now)")
+	fl.BoolVar(&f.explain, "explain", false, "say which rules fired, which nearly did, and on which expression they stopped")
+	fl.BoolVar(&f.all, "all", false, "with --explain: every rule that did not fire, not only the closest")
 	return cmd
 }
 
@@ -79,11 +84,20 @@ func (f *evalFlags) run(cmd *cobra.Command, p *program, file string) error {
 	if err != nil {
 		return usageError(err)
 	}
+	var asked questions
+	if f.explain {
+		eng.Recorder = &asked
+	}
 	result, err := trial.Run(cmd.Context(), eng, tx)
 	if err != nil {
 		return usageError(fmt.Errorf("%s: %w", file, err))
 	}
 	r := report(result)
+	if r.all = f.all; f.explain {
+		if err := asked.explain(cmd.Context(), eng.Policy(), r.Steps); err != nil {
+			return err
+		}
+	}
 	if p.json {
 		err = writeJSON(cmd.OutOrStdout(), r)
 	} else {

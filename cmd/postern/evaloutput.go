@@ -25,6 +25,7 @@ type evalReport struct {
 	HeaderDiff []string     `json:"header_diff"`
 	Notes      []any        `json:"notes,omitempty"`
 	reasons    []evalReason // of the step that settled it
+	all        bool         // rules that came nowhere near, too
 }
 
 type evalStep struct {
@@ -33,6 +34,9 @@ type evalStep struct {
 	Reply     string       `json:"reply,omitempty"`
 	Reasons   []evalReason `json:"reasons"`
 	LatencyUS int64        `json:"latency_us"`
+
+	Explanation *engine.Explanation `json:"explanation,omitempty"` // with --explain, where the bundle defines the stage
+	stage       engine.Stage
 }
 
 type evalReason struct {
@@ -61,7 +65,7 @@ func report(r *trial.Result) *evalReport {
 		out.Error = d.Err.Error()
 	}
 	for _, s := range r.Steps {
-		step := evalStep{Command: s.Command, Verdict: s.Decision.Verdict.String(), Reasons: reasons(s.Decision), LatencyUS: s.Decision.Latency.Microseconds()}
+		step := evalStep{Command: s.Command, Verdict: s.Decision.Verdict.String(), Reasons: reasons(s.Decision), LatencyUS: s.Decision.Latency.Microseconds(), stage: s.Decision.Stage}
 		if !s.Decision.Reply.IsZero() {
 			step.Reply = s.Decision.Reply.String()
 		}
@@ -123,6 +127,9 @@ func (r *evalReport) print(w io.Writer) {
 				fmt.Fprintf(w, ": %s", x.Text)
 			}
 			fmt.Fprintln(w)
+		}
+		if s.Explanation != nil {
+			printExplanation(w, s.Explanation, "    ", r.all)
 		}
 	}
 	if len(r.Notes) > 0 {

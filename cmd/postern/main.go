@@ -31,6 +31,7 @@ func commands(p *program) []*cobra.Command {
 		newServeCmd(p),   // the servers
 		newCheckCmd(p),   // configuration and policy, for CI
 		newEvalCmd(p),    // what would happen to a message, and why
+		newExplainCmd(p), // why a logged decision came out as it did
 		newReplayCmd(p),  // what another policy would have decided
 		newPasswdCmd(p),  // a line for the users file
 		newVersionCmd(p), // what this is made of

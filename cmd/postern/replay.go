@@ -120,7 +120,7 @@ func (f *replayFlags) run(cmd *cobra.Command, p *program, args []string) error {
 	if p.json {
 		err = writeJSON(cmd.OutOrStdout(), s)
 	} else {
-		printReplay(cmd.OutOrStdout(), s)
+		printReplay(cmd.OutOrStdout(), s, f.skipBad)
 		if took := time.Since(begun); isTerminal(cmd.ErrOrStderr()) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "took %v: %s decisions a second\n", took.Round(time.Millisecond), thousands(int64(float64(s.Replayed)/took.Seconds())))
 		}
@@ -140,12 +140,8 @@ func (f *replayFlags) options(ctx context.Context, cfg *config.Config) (o replay
 		return o, errors.New("--jobs and --sample are at least 1, --examples is from 1 to 100")
 	}
 	o = replay.Options{Sample: f.sample, Examples: f.examples, Workers: f.jobs, ApprovalsFile: f.approve}
-	for _, name := range f.stages {
-		s := engine.ParseStage(name)
-		if s == 0 {
-			return o, fmt.Errorf("--stage %s is no stage; write connect, mail, rcpt or message", name)
-		}
-		o.Stages = append(o.Stages, s)
+	if o.Stages, err = stageFlags(f.stages); err != nil {
+		return o, err
 	}
 	if o.Since, err = moment("--since", f.since); err != nil {
 		return o, err

@@ -28,7 +28,7 @@ func kindTitle(kind string) string {
 }
 
 // printReplay is the report for people.
-func printReplay(w io.Writer, s *replay.Summary) {
+func printReplay(w io.Writer, s *replay.Summary, skipBad bool) {
 	fmt.Fprintf(w, "revision %s against %s: %s decisions replayed, %s the same, %s changed",
 		printable(s.New, 80), printable(s.Old, 80), count(s.Replayed), count(s.Same), count(s.Changed))
 	for _, extra := range []struct {
@@ -66,11 +66,14 @@ func printReplay(w io.Writer, s *replay.Summary) {
 	case s.Replayed+s.Unknown == 0:
 		fmt.Fprintln(w, "nothing was replayed")
 	case s.Unapproved > 0:
-		fmt.Fprintf(w, "%s decisions change, or may, and are not approved\n", count(s.Unapproved))
+		fmt.Fprintf(w, "decisions that change, or may, without approval: %s\n", count(s.Unapproved))
 	case s.Changed+s.Unknown > 0:
 		fmt.Fprintln(w, "all that changes is approved")
 	default:
 		fmt.Fprintln(w, "nothing changes")
+	}
+	if s.BadLines > 0 && !skipBad {
+		fmt.Fprintf(w, "lines that cannot be read: %s (--skip-bad lets them be)\n", count(s.BadLines))
 	}
 }
 

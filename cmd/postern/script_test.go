@@ -29,7 +29,7 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": cmdServe, "smtp": cmdSMTP, "sink": cmdSink, "signal": cmdSignal, "stop": cmdStop, "until": cmdUntil,
+			"serve": cmdServe, "smtp": cmdSMTP, "sink": cmdSink, "signal": cmdSignal, "stop": cmdStop, "end": cmdStop, "until": cmdUntil,
 		},
 		Setup: func(e *testscript.Env) error {
 			policies, err := filepath.Abs("../../policies")

@@ -52,8 +52,8 @@ func reply(code int, status string, lines []string) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s %s", code, status, strings.Join(lines, "\n")))
 }
 
-// outcomeOf a decision that has just been taken.
-func outcomeOf(d *engine.Decision) Outcome {
+// OutcomeOf a decision that has just been taken.
+func OutcomeOf(d *engine.Decision) Outcome {
 	o := Outcome{Verdict: d.Verdict.String()}
 	if !d.Reply.IsZero() {
 		o.Reply = reply(d.Reply.Code(), d.Reply.Status(), d.Reply.Lines())
@@ -79,8 +79,8 @@ func outcomeOf(d *engine.Decision) Outcome {
 	return o
 }
 
-// loggedOutcome is what the line says was decided.
-func loggedOutcome(l *decisionlog.Line) Outcome {
+// LoggedOutcome is what the line says was decided; its result must not be masked.
+func LoggedOutcome(l *decisionlog.Line) Outcome {
 	r := l.Result
 	o := Outcome{Verdict: r.Verdict, Error: l.Error}
 	if r.Reply != nil {
@@ -165,6 +165,16 @@ func compare(was, now *Outcome) []change {
 		out = append(out, change{Rules, firstDifference(was.Rules, now.Rules)})
 	}
 	return out
+}
+
+// Same says that nobody outside could tell one outcome from the other.
+func Same(was, now *Outcome) bool {
+	for _, c := range compare(was, now) {
+		if c.kind != Rules {
+			return false
+		}
+	}
+	return true
 }
 
 // leaves: the message goes somewhere, edited.

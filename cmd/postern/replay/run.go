@@ -237,13 +237,13 @@ func (w *worker) line(ctx context.Context, b *batch, at line, r *result) error {
 		return nil
 	}
 	d := w.o.New.DecideLogged(ctx, question)
-	now := outcomeOf(&d)
+	now := OutcomeOf(&d)
 	var was Outcome
 	if w.o.Old != nil {
 		d := w.o.Old.DecideLogged(ctx, question)
-		was = outcomeOf(&d)
+		was = OutcomeOf(&d)
 	} else {
-		was = loggedOutcome(l)
+		was = LoggedOutcome(l)
 	}
 	for _, c := range compare(&was, &now) {
 		head.Kind, head.Rule, head.Was, head.Now = c.kind, c.rule, &was, &now
