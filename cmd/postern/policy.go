@@ -38,7 +38,7 @@ func newPolicyFeed(cfg *config.Config, eng *engine.Engine, log *slog.Logger, met
 }
 
 func compileOptions(cfg *config.Config) engine.Options {
-	return engine.Options{Timeout: cfg.Policy.Timeout, AllowBuiltins: cfg.Policy.AllowBuiltins}
+	return engine.Options{Timeout: cfg.Policy.Timeout, AllowBuiltins: cfg.Policy.AllowBuiltins, FullInput: cfg.DecisionLog.File != "" && cfg.DecisionLog.Input == "full"}
 }
 
 // bundleSource of a configured name; "" is the bundle inside the program.

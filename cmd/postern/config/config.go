@@ -128,6 +128,7 @@ type Policy struct {
 type DecisionLog struct {
 	File   string // "": none is written
 	Strict bool   // what cannot be logged is deferred; otherwise it is counted
+	Input  string // "read": the facts that the policy reads; "full": all but the body, for replaying other policies
 }
 
 // Admin serves /metrics and /healthz.
@@ -163,7 +164,8 @@ func defaults(dir string) *Config {
 			Limits:   Limits{MessageBytes: 25 << 20, Recipients: 100, Connections: 1000, ConnectionsPerIP: 50, Errors: 20, Idle: 5 * time.Minute},
 			Received: "full", RequireAuth: true,
 		},
-		Policy: Policy{OnError: "defer", Timeout: 100 * time.Millisecond},
-		Log:    Log{Level: slog.LevelInfo, Format: "auto"},
+		Policy:      Policy{OnError: "defer", Timeout: 100 * time.Millisecond},
+		DecisionLog: DecisionLog{Input: "read"},
+		Log:         Log{Level: slog.LevelInfo, Format: "auto"},
 	}
 }

@@ -160,6 +160,7 @@ func (r *reader) decisionLog(n yamldoc.Node) {
 	r.section(n, yamldoc.Keys{
 		"file":   func(n yamldoc.Node) { r.path(n, &d.File) },
 		"strict": func(n yamldoc.Node) { set(&d.Strict)(n.Bool()) },
+		"input":  func(n yamldoc.Node) { set(&d.Input)(n.Choice("read", "full")) },
 	})
 }
 
