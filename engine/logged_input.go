@@ -2,12 +2,12 @@ package engine
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
@@ -21,11 +21,12 @@ const (
 type InputReader struct {
 	root *fact
 	keys map[string]*ast.Term // of the contract, so that inputs share them
+	k    *keys
 }
 
 // NewInputReader makes one.
 func NewInputReader() *InputReader {
-	r := &InputReader{root: contract(), keys: map[string]*ast.Term{}}
+	r := &InputReader{root: contract(), keys: map[string]*ast.Term{}, k: newKeys()}
 	var learn func(f *fact)
 	learn = func(f *fact) {
 		if f.name != "" {
@@ -45,17 +46,16 @@ func NewInputReader() *InputReader {
 // Read makes an Input of JSON text: the very value that was logged, numbers digit by digit. It takes nothing but facts of
 // the contract in their types, each once. Errors name the fact and the octet at which it stands.
 func (r *InputReader) Read(doc []byte) (*Input, error) {
-	dec := json.NewDecoder(bytes.NewReader(doc))
-	dec.UseNumber()
-	w := inputWalk{reader: r, dec: dec}
-	v, err := w.value(r.root, "input")
+	// The decoder refuses what is not UTF-8 and a name that stands in an object twice.
+	w := inputWalk{reader: r, b: builder{k: r.k}, dec: jsontext.NewDecoder(bytes.NewBuffer(doc))}
+	v, err := w.value(r.root)
 	if err == nil {
-		if _, more := dec.Token(); more != io.EOF {
+		if _, more := w.dec.ReadToken(); more != io.EOF {
 			err = errors.New("input: something follows it")
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w (octet %d of the input)", err, dec.InputOffset())
+		return nil, fmt.Errorf("%w (octet %d of the input)", err, w.dec.InputOffset())
 	}
 	return &Input{value: v.Value, octets: len(doc)}, nil
 }
@@ -88,47 +88,44 @@ func ParseStage(name string) Stage {
 // inputWalk reads one document along the contract, which bounds its depth.
 type inputWalk struct {
 	reader *InputReader
-	dec    *json.Decoder
+	dec    *jsontext.Decoder
+	b      builder // makes terms in blocks
 	terms  int
 }
 
 // value reads one fact.
-func (w *inputWalk) value(f *fact, path string) (*ast.Term, error) {
+func (w *inputWalk) value(f *fact) (*ast.Term, error) {
 	if w.terms++; w.terms > maxInputTerms {
-		return nil, fmt.Errorf("%s: the input has more than %d values", path, maxInputTerms)
+		return nil, w.fail("the input has more than %d values", maxInputTerms)
 	}
-	token, err := w.dec.Token()
+	kind := w.dec.PeekKind()
+	token, err := w.dec.ReadToken()
 	if err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, w.fail("%w", err)
 	}
-	switch t := token.(type) {
-	case string:
-		if f.kind == text {
-			return ast.StringTerm(t), nil
+	switch {
+	case kind == '"' && f.kind == text:
+		return w.b.str(token.String()), nil
+	case kind == '0' && f.kind == integer:
+		n := token.String()
+		if len(n) > maxDigits || strings.ContainsAny(n, ".eE") {
+			return nil, w.fail("%.30s is no whole number of 64 bits", n)
 		}
-	case json.Number:
-		if f.kind == integer {
-			if len(t) > maxDigits || strings.ContainsAny(string(t), ".eE") {
-				return nil, fmt.Errorf("%s: %.30s is no whole number of 64 bits", path, t)
-			}
-			return ast.NumberTerm(t), nil
-		}
-	case bool:
-		if f.kind == boolean {
-			return ast.BooleanTerm(t), nil
-		}
-	case json.Delim:
-		if t == '[' && f.kind == list {
-			return w.list(f, path)
-		}
-		if t == '{' && (f.kind == closed || f.kind == open) {
-			return w.object(f, path)
-		}
+		return w.b.term(ast.Number(n)), nil
+	case (kind == 't' || kind == 'f') && f.kind == boolean:
+		return w.b.bool(kind == 't'), nil
+	case kind == '[' && f.kind == list:
+		return w.list(f)
+	case kind == '{' && (f.kind == closed || f.kind == open):
+		return w.object(f)
 	}
-	return nil, fmt.Errorf("%s: want %s", path, f.kind)
+	return nil, w.fail("want %s", f.kind)
+}
+
+// fail is an error at the place that was read last.
+func (w *inputWalk) fail(format string, args ...any) error {
+	path := strings.ReplaceAll(string(w.dec.StackPointer()), "/", ".")
+	return fmt.Errorf("input%s: %w", path, fmt.Errorf(format, args...))
 }
 
 // String is the kind for messages.
@@ -137,64 +134,46 @@ func (k kind) String() string {
 		open: "an object", list: "an array"}[k]
 }
 
-func (w *inputWalk) list(f *fact, path string) (*ast.Term, error) {
+func (w *inputWalk) list(f *fact) (*ast.Term, error) {
 	var items []*ast.Term
-	for w.dec.More() {
-		item, err := w.value(f.item, path+"[]")
+	for w.dec.PeekKind() != ']' {
+		item, err := w.value(f.item)
 		if err != nil {
 			return nil, err
 		}
 		items = append(items, item)
 	}
-	_, err := w.dec.Token() // the closing bracket
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	if _, err := w.dec.ReadToken(); err != nil {
+		return nil, w.fail("%w", err)
 	}
-	return ast.ArrayTerm(items...), nil
+	return w.b.term(ast.NewArray(items...)), nil
 }
 
-func (w *inputWalk) object(f *fact, path string) (*ast.Term, error) {
-	pairs := make([]pair, 0, len(f.fields))
-	var seen map[string]bool // only of open objects: a closed one has few keys
-	for w.dec.More() {
-		token, err := w.dec.Token()
+func (w *inputWalk) object(f *fact) (*ast.Term, error) {
+	pairs := make([]pair, 0, max(len(f.fields), 8))
+	for w.dec.PeekKind() != '}' {
+		token, err := w.dec.ReadToken()
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, w.fail("%w", err)
 		}
-		key, _ := token.(string) // the decoder lets nothing else be a key
-		child, here := f.item, path+"."+key
+		name, child := token.String(), f.item
 		if f.kind == closed {
-			if child = f.field(key); child == nil {
-				return nil, fmt.Errorf("%s is no fact of input version 1", here)
+			if child = f.field(name); child == nil {
+				return nil, w.fail("this is no fact of input version 1")
 			}
 		}
-		term := w.reader.keys[key]
+		term := w.reader.keys[name]
 		if term == nil {
-			term = ast.StringTerm(key)
+			term = w.b.str(name)
 		}
-		twice := seen[key]
-		if f.kind == closed {
-			for _, p := range pairs {
-				twice = twice || p[0] == term
-			}
-		}
-		if twice {
-			return nil, fmt.Errorf("%s stands there twice", here)
-		}
-		if f.kind == open {
-			if seen == nil {
-				seen = map[string]bool{}
-			}
-			seen[key] = true
-		}
-		v, err := w.value(child, here)
+		v, err := w.value(child)
 		if err != nil {
 			return nil, err
 		}
 		pairs = append(pairs, pair{term, v})
 	}
-	if _, err := w.dec.Token(); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	if _, err := w.dec.ReadToken(); err != nil {
+		return nil, w.fail("%w", err)
 	}
-	return ast.ObjectTerm(pairs...), nil
+	return w.b.object(pairs), nil
 }

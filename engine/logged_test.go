@@ -57,20 +57,21 @@ func TestInputReadRefuses(t *testing.T) {
 	for doc, want := range map[string]string{
 		``:                                   "input: ",
 		`[]`:                                 "input: want an object",
-		`{"id":"a"`:                          "input: ",
+		`{"id":"a"`:                          "input.id: ",
 		`{"id":"a"}{}`:                       "something follows it",
 		`{"id":1}`:                           "input.id: want a string",
-		`{"id":"a","id":"b"}`:                "input.id stands there twice",
+		`{"id":"a","id":"b"}`:                `duplicate object member name "id"`,
+		"{\"id\":\"\xff\"}":                  "invalid UTF-8",
 		`{"now":1.5}`:                        "input.now: 1.5 is no whole number",
 		`{"now":1e3}`:                        "input.now: 1e3 is no whole number",
 		`{"now":123456789012345678901}`:      "no whole number of 64 bits",
-		`{"envelop":{}}`:                     "input.envelop is no fact",
+		`{"envelop":{}}`:                     "input.envelop: this is no fact",
 		`{"envelope":{"from":{"key":null}}}`: "input.envelope.from.key: want a string",
 		`{"envelope":{"to":{}}}`:             "input.envelope.to: want an array",
-		`{"envelope":{"to":[{"x":"y"}]}}`:    "input.envelope.to[].x is no fact",
-		`{"message":{"header":{"a":["b"],"a":["c"]}}}`: "input.message.header.a stands there twice",
+		`{"envelope":{"to":[{"x":"y"}]}}`:    "input.envelope.to.0.x: this is no fact",
+		`{"message":{"header":{"a":["b"],"a":["c"]}}}`: `duplicate object member name "a"`,
 		`{"message":{"header":{"a":"b"}}}`:             "input.message.header.a: want an array",
-		`{"unknown":[[[[[[`:                            "input.unknown[]: want a string",
+		`{"unknown":[[[[[[`:                            "input.unknown.0: want a string",
 	} {
 		_, err := NewInputReader().Read([]byte(doc))
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -95,7 +95,7 @@ func (f *explainFlags) run(cmd *cobra.Command, p *program, id string) error {
 	if err != nil {
 		return usageError(err)
 	}
-	s := &search{id: id, stages: stages, parser: decisionlog.NewParser(), bar: startProgress(cmd.ErrOrStderr(), total), stdin: cmd.InOrStdin()}
+	s := newSearch(id, stages, startProgress(cmd.ErrOrStderr(), total), cmd.InOrStdin())
 	err = s.run(cmd.Context(), f.logs)
 	s.bar.stop()
 	if err != nil {

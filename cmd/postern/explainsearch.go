@@ -42,9 +42,12 @@ type search struct {
 	cut    bool
 }
 
+func newSearch(id string, stages []engine.Stage, bar *progress, stdin io.Reader) *search {
+	return &search{id: id, stages: stages, parser: decisionlog.NewParser(), bar: bar, stdin: stdin, needle: engine.AppendString(nil, id)}
+}
+
 // run searches all logs and puts what is found in the order of time.
 func (s *search) run(ctx context.Context, logs []string) error {
-	s.needle = engine.AppendString(nil, s.id)
 	for _, name := range slices.Backward(logs) { // the newest mostly comes last
 		if err := s.file(ctx, name); err != nil {
 			return err

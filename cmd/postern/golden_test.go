@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/trial"
@@ -62,7 +63,7 @@ func goldenEngine(t *testing.T, c *trial.Case) *engine.Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := compile(context.Background(), candidate, engine.Options{})
+	p, err := compile(context.Background(), candidate, engine.Options{Timeout: 10 * time.Second}) // a busy machine decides the same
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,6 +64,7 @@ Exit codes: 0 done; 1 failed, or the answer is no; 2 wrong usage or configuratio
 const rootExample = `  postern serve                              try it in an empty directory
   postern serve --config /etc/postern/postern.yaml
   postern check --config postern.yaml        what is wrong with it, with file and line
+  postern replay --bundle ./candidate        what another policy would have decided
   postern passwd alice --file users.yaml     add a user, or change a password`
 
 // newRootCmd builds the whole tree of commands.

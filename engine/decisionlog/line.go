@@ -2,13 +2,14 @@ package decisionlog
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"time"
-	"unicode/utf8"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/postern-mail/postern/engine"
 )
@@ -36,11 +37,11 @@ type Line struct {
 
 // Result is the decision as the log has it.
 type Result struct {
-	Verdict string          `json:"verdict"`
-	Reply   *Reply          `json:"reply"`
-	Rules   []Rule          `json:"rules"`
-	Edits   []Edit          `json:"edits"`
-	Notes   json.RawMessage `json:"notes"`
+	Verdict string         `json:"verdict"`
+	Reply   *Reply         `json:"reply"`
+	Rules   []Rule         `json:"rules"`
+	Edits   []Edit         `json:"edits"`
+	Notes   jsontext.Value `json:"notes"`
 }
 
 // Reply is what the client was told.
@@ -77,9 +78,6 @@ func NewParser() *Parser { return &Parser{inputs: engine.NewInputReader()} }
 // Parse reads one line strictly: what it knows must have its type and stand there once. Fields that it does not know are for
 // other readers. The Line keeps parts of text.
 func (p *Parser) Parse(text []byte) (*Line, error) {
-	if !utf8.Valid(text) {
-		return nil, errors.New("the line is not UTF-8")
-	}
 	raw, err := members(text)
 	if err != nil {
 		return nil, err
@@ -179,41 +177,45 @@ func (p *Parser) Logged(l *Line) (*engine.Logged, error) {
 	return q, nil
 }
 
-// members splits an object into its members, each of which may stand there once.
-func members(text []byte) (map[string]json.RawMessage, error) {
-	dec := json.NewDecoder(bytes.NewReader(text))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+// members splits an object into its members, each of which may stand there once. The decoder refuses what is not UTF-8.
+func members(text []byte) (map[string]jsontext.Value, error) {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(text))
+	if dec.PeekKind() != '{' {
 		return nil, errors.New("the line is no JSON object")
 	}
-	out := map[string]json.RawMessage{}
-	for dec.More() {
-		t, err := dec.Token()
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, syntax(err)
+	}
+	out := make(map[string]jsontext.Value, 24)
+	for dec.PeekKind() != '}' {
+		name, err := dec.ReadToken()
 		if err != nil {
-			return nil, syntax(dec, err)
+			return nil, syntax(err)
 		}
-		name, _ := t.(string) // the decoder lets nothing else be a key
-		if _, twice := out[name]; twice {
-			return nil, fmt.Errorf("%.60q stands there twice", name)
+		key := name.String()
+		value, err := dec.ReadValue()
+		if err != nil {
+			return nil, syntax(err)
 		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return nil, syntax(dec, err)
-		}
-		out[name] = value
+		out[key] = bytes.Clone(value)
 	}
-	if _, err := dec.Token(); err != nil {
-		return nil, syntax(dec, err)
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, syntax(err)
 	}
-	if _, err := dec.Token(); err != io.EOF {
+	if _, err := dec.ReadToken(); err != io.EOF {
 		return nil, errors.New("something follows the JSON object")
 	}
 	return out, nil
 }
 
 // syntax words an error of the decoder.
-func syntax(dec *json.Decoder, err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+func syntax(err error) error {
+	var e *jsontext.SyntacticError
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF), err == io.EOF:
 		return errors.New("the JSON ends in the middle")
+	case errors.As(err, &e):
+		return fmt.Errorf("column %d: %s: %w", e.ByteOffset+1, e.JSONPointer, e.Err)
 	}
-	return fmt.Errorf("column %d: %w", dec.InputOffset()+1, err)
+	return err
 }

@@ -97,7 +97,7 @@ func TestParseRefuses(t *testing.T) {
 		{good, `{"stage":"mail"`, "ends in the middle"},
 		{good, `{"stage" "mail"}`, "column "},
 		{good, good + `{}`, "something follows"},
-		{`"id":"t1","stage"`, `"id":"t1","id":"t2","stage"`, `"id" stands there twice`},
+		{`"id":"t1","stage"`, `"id":"t1","id":"t2","stage"`, "column 88: /id: duplicate object member name"},
 		{`"id":"t1","stage"`, `"id":1,"stage"`, "id: json"},
 		{`"id":"t1","stage"`, `"stage"`, "no transaction id"},
 		{`"stage":"mail","login"`, `"stage":"data","login"`, "names no stage"},
@@ -107,7 +107,7 @@ func TestParseRefuses(t *testing.T) {
 		{`2026-01-02T03:04:05Z`, `yesterday`, "timestamp: "},
 		{`"parts":["auth"]`, `"parts":"auth"`, "parts: json"},
 		{`"parts":["auth"]`, `"on_error":"perhaps"`, `on_error: there is no verdict "perhaps"`},
-		{`"login":"alice"`, "\"login\":\"al\xffice\"", "not UTF-8"},
+		{`"login":"alice"`, "\"login\":\"al\xffice\"", "/login: invalid UTF-8"},
 	} {
 		text := strings.Replace(good, c.old, c.new, 1)
 		if _, err := p.Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), c.want) {

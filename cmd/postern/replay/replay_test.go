@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -19,7 +18,6 @@ import (
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/decisionlog"
 	"github.com/postern-mail/postern/internal/message"
-	"github.com/postern-mail/postern/policies"
 )
 
 // policy of one module under a revision.
@@ -353,72 +351,4 @@ reject contains {"rule": "r", "code": 554, "status": "5.7.9", "message": "two\nl
 			t.Errorf("%+v\n%+v", now, was)
 		}
 	}
-}
-
-// BenchmarkReplay is one core: messages of 25 header fields and 10 recipients through the default bundle with 10,000 senders,
-// against what was logged.
-func BenchmarkReplay(b *testing.B) {
-	p := defaultPolicy(b)
-	var line []byte
-	{
-		l := &logger{}
-		e := engine.Engine{Recorder: l}
-		e.Swap(p)
-		e.Decide(context.Background(), typical(b))
-		line = l.Bytes()
-	}
-	const n = 500
-	log := []Log{logOf("log", bytes.Repeat(line, n))}
-	runtime.GC()
-	b.SetBytes(int64(n * len(line)))
-	b.ReportAllocs()
-	for b.Loop() {
-		s, err := Run(context.Background(), log, Options{New: p, Workers: 1})
-		if err != nil || s.Same != n {
-			b.Fatalf("%v %+v", err, s)
-		}
-	}
-	b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "records/s")
-}
-
-func defaultPolicy(t testing.TB) *engine.Policy {
-	t.Helper()
-	c, err := bundles.Load(context.Background(), bundles.FS(policies.FS, "default bundle"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	senders := map[string]any{}
-	for i := range 10_000 {
-		senders[fmt.Sprint("user", i)] = []any{fmt.Sprintf("user%d@example.com", i)}
-	}
-	b := *c.Bundle
-	b.Data = map[string]any{"senders": senders, "groups": map[string]any{}, "settings": map[string]any{"domain": "example.com"}}
-	p, err := engine.Compile(context.Background(), &b, engine.Options{Timeout: 10 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-// typical is a message of user 7.
-func typical(t testing.TB) *engine.Transaction {
-	t.Helper()
-	var h strings.Builder
-	h.WriteString("From: user7@example.com\r\nTo: r0@example.net, r1@example.net, r2@example.net\r\nCc: r4@example.net\r\nSubject: minutes\r\n")
-	for i := range 21 {
-		fmt.Fprintf(&h, "X-Header-%d: value of header field number %d\r\n", i, i)
-	}
-	header, err := message.ParseHeader([]byte(h.String()+"\r\n"), message.Limits{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	tr := question(t, 2)
-	tr.Auth.Login = "user7"
-	tr.Envelope.From.Local = "user7"
-	tr.Envelope.To = nil
-	for i := range 10 {
-		tr.Envelope.To = append(tr.Envelope.To, engine.Recipient{Path: message.Path{Mailbox: message.Mailbox{Local: fmt.Sprint("r", i), Domain: "example.net"}}})
-	}
-	tr.Message.Header = header
-	return tr
 }
