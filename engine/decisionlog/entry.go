@@ -94,21 +94,6 @@ func (e *Entry) AppendJSON(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// appendReplay appends what asking again needs beside the input: which parts the input has, and what decides where it does not.
-func (e *Entry) appendReplay(dst []byte) []byte {
-	if e.utf8 {
-		dst = append(dst, `,"smtputf8":true`...)
-	}
-	if e.failure != engine.Defer {
-		dst = appendField(dst, "on_error", e.failure.String())
-	}
-	if in, ok := e.input.(interface{ Parts() []string }); ok && in.Parts() != nil {
-		dst = append(dst, `,"parts":`...)
-		dst = appendList(dst, in.Parts(), engine.AppendString)
-	}
-	return dst
-}
-
 // appendField appends a string field that is left out when it is empty. name needs no escaping.
 func appendField(dst []byte, name, value string) []byte {
 	if value == "" {

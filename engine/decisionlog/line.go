@@ -153,8 +153,20 @@ func (l *Line) gone(pointer string) bool {
 	return false
 }
 
-// ResultMasked says that the logged result is not what was decided.
-func (l *Line) ResultMasked() bool { return l.Result == nil || l.gone("/result") }
+// ResultMasked says that the logged result is not what was decided. Notes and the messages of rules do not count: what
+// the client was told is in the reply.
+func (l *Line) ResultMasked() bool {
+	if l.Result == nil {
+		return true
+	}
+	for _, g := range l.Gone {
+		rest, ok := strings.CutPrefix(g, "/result")
+		if ok && !strings.HasPrefix(rest, "/notes") && !(strings.HasPrefix(rest, "/rules/") && strings.HasSuffix(rest, "/message")) {
+			return true
+		}
+	}
+	return false
+}
 
 // ErrNoInput is what Logged returns for a line without an input.
 var ErrNoInput = errors.New("the line has no input")

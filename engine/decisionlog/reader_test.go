@@ -148,7 +148,7 @@ func TestParseMasked(t *testing.T) {
 	if l, err := p.Parse([]byte(strings.Replace(good, `"parts"`, `"masked":["/result/reply/lines/0"],"parts"`, 1))); err != nil || !l.ResultMasked() {
 		t.Errorf("%v %+v", err, l)
 	}
-	if l, err := p.Parse([]byte(strings.Replace(good, `"parts"`, `"masked":["/input/auth/login"],"parts"`, 1))); err != nil || l.ResultMasked() {
+	if l, err := p.Parse([]byte(strings.Replace(good, `"parts"`, `"masked":["/input/auth/login","/result/notes/0","/result/rules/0/message"],"parts"`, 1))); err != nil || l.ResultMasked() {
 		t.Errorf("%v %+v", err, l)
 	}
 }
