@@ -17,7 +17,8 @@ type Policy struct {
 	compiler *ast.Compiler
 	data     *store
 	stages   [StageMessage + 1]*stage // by Stage; nil: the bundle does not define it
-	needs    Needs
+	needs    Needs                    // own, and those of the shadow candidate
+	own      Needs
 	timeout  time.Duration
 	revision string
 	code     string // hash of the modules
@@ -25,6 +26,9 @@ type Policy struct {
 	values   cache.InterQueryValueCache // compiled regular expressions and globs
 	keys     *keys
 	crew     *crew
+
+	shadow *Policy                 // decides beside it, without effect; see Engine.SwapShadow
+	also   [StageMessage + 1]parts // what shadow reads
 }
 
 // stage is one package of the contract, ready to be asked.
@@ -56,6 +60,17 @@ func (p *Policy) Needs() Needs {
 	n := p.needs
 	n.Edits = slices.Clone(n.Edits)
 	return n
+}
+
+// and is what either needs.
+func (n Needs) and(o Needs) Needs {
+	edits := append(slices.Clone(n.Edits), o.Edits...)
+	slices.Sort(edits)
+	return Needs{
+		Connect: n.Connect || o.Connect, Mail: n.Mail || o.Mail, Rcpt: n.Rcpt || o.Rcpt, Message: n.Message || o.Message,
+		Header: n.Header || o.Header, Size: n.Size || o.Size, Body: n.Body || o.Body,
+		Edits: slices.Compact(edits), Quarantine: n.Quarantine || o.Quarantine, Discard: n.Discard || o.Discard,
+	}
 }
 
 // Revision of the snapshot: the manifest's, or a hash of the content.
@@ -154,7 +169,8 @@ func (p *Policy) prepare(src *sources) error {
 
 // setNeeds sums up the stages.
 func (p *Policy) setNeeds(src *sources) {
-	n := &p.needs
+	n := &p.own
+	defer func() { p.needs = p.own }()
 	n.Connect, n.Mail = p.stages[StageConnect] != nil, p.stages[StageMail] != nil
 	n.Rcpt, n.Message = p.stages[StageRcpt] != nil, p.stages[StageMessage] != nil
 	m := p.stages[StageMessage]
