@@ -98,6 +98,12 @@ func TestShadowDrops(t *testing.T) {
 		t.Errorf("%v dropped, want 7", n)
 	}
 	drain(e.Shadow)
+	noSize := submission(t)
+	noSize.Message.Size = -1
+	e.Decide(context.Background(), noSize)
+	if n := testutil.ToFloat64(e.Shadow.Metrics.dropped.WithLabelValues("facts")); n != 1 {
+		t.Errorf("%v dropped for facts, want 1", n)
+	}
 	e.Shadow.QueueOctets = 1
 	e.Decide(context.Background(), submission(t))
 	if n := testutil.ToFloat64(e.Shadow.Metrics.dropped.WithLabelValues("memory")); n != 1 {

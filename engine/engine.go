@@ -79,6 +79,15 @@ func (e *Engine) SwapCanary(c *Canary) {
 	}
 }
 
+// lacks says whether a front end has left out of t what p reads, because nothing needed it when that was settled.
+func (p *Policy) lacks(t *Transaction) bool {
+	if t.Stage != StageMessage || p.stages[StageMessage] == nil {
+		return false
+	}
+	m, n := t.Message, p.own
+	return m == nil || n.Header && m.Header == nil || n.Size && m.Size < 0 || n.Body && m.Body == nil
+}
+
 // beside is p with a shadow candidate: the same decisions, on an input that has what either of the two reads.
 func (p *Policy) beside(shadow *Policy) *Policy {
 	if p == nil || p.shadow == shadow {
@@ -139,7 +148,11 @@ func (e *Engine) beside(p *Policy, t *Transaction, in *Input, d *Decision) {
 		return
 	}
 	if p.shadow != nil && e.Shadow != nil && in != nil {
-		e.Shadow.offer(p.shadow, t, in, d)
+		if p.shadow.lacks(t) {
+			e.Shadow.Metrics.drop("facts")
+		} else {
+			e.Shadow.offer(p.shadow, t, in, d)
+		}
 	}
 	c := e.canary.Load()
 	if c == nil || t.Stage == StageConnect { // nobody is on a candidate before MAIL

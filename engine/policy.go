@@ -55,7 +55,14 @@ type Needs struct {
 	Quarantine, Discard bool
 }
 
-// Needs of the snapshot.
+// OwnNeeds are the snapshot's without those of the shadow candidate beside it: what a decision cannot do without.
+func (p *Policy) OwnNeeds() Needs {
+	n := p.own
+	n.Edits = slices.Clone(n.Edits)
+	return n
+}
+
+// Needs of the snapshot, and of the shadow candidate beside it.
 func (p *Policy) Needs() Needs {
 	n := p.needs
 	n.Edits = slices.Clone(n.Edits)

@@ -219,7 +219,7 @@ func NewShadowMetrics(r prometheus.Registerer) *ShadowMetrics {
 			Name: "postern_shadow_differences_total", Help: "Rules that fired for the shadow policy only (+) or for the active one only (-), where the outcomes differ.",
 		}, []string{"stage", "rule"}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postern_shadow_dropped_total", Help: "Decisions that the shadow policy did not take: its queue was full, or held too much memory.",
+			Name: "postern_shadow_dropped_total", Help: "Decisions that the shadow policy did not take: its queue was full or held too much memory, or the front end lacked facts.",
 		}, []string{"reason"}),
 		known: map[string]bool{},
 	}

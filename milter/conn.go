@@ -298,7 +298,11 @@ func (c *conn) negotiate(data []byte) error {
 		return err
 	}
 	policy := c.server.Engine.Policy()
-	answer, missing := agree(offer, needsOf(policy))
+	needs, some := c.server.Engine.Needs() // of the candidates beside the policy, too: whose transactions come is not known yet
+	if !some {
+		needs = needsOf(nil)
+	}
+	answer, missing := agree(offer, needs)
 	c.terms, c.phase = answer, phaseIdle
 	if policy != nil {
 		c.listener.sayMissing(policy, missing)
