@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
@@ -138,12 +139,20 @@ func (s *session) answer(r message.Reply) error {
 	return libraryError(r)
 }
 
-// drop ends the transaction under way, if there is one.
+// drop ends the transaction under way, if there is one. It does not panic, whatever the next hop does: the library calls it
+// while it cleans up after another panic, where one more would end the whole process.
 func (s *session) drop() {
-	if s.tx != nil {
-		s.tx.close(s)
-		s.tx = nil
+	t := s.tx
+	if t == nil {
+		return
 	}
+	s.tx = nil
+	defer func() {
+		if r := recover(); r != nil {
+			s.srv.panicked(s, r, debug.Stack())
+		}
+	}()
+	t.close(s)
 }
 
 // end is called once, when the connection is closed.
