@@ -188,3 +188,19 @@ func TestAuthFacts(t *testing.T) {
 	s.talk(secure + "C: AUTH LOGIN {=alice}\nS: 334\nC: {=secret}\nS: 235\nC: MAIL FROM:<a@b.example> AUTH=ceo@example.com\n" +
 		"S: 550 5.7.1 alice by LOGIN from test under 1.3, helo client.example, listener test" + quit)
 }
+
+// TestThrottleAcrossConnections: a new connection does not forget what failed on those before; who proved a login lately is let
+// in from the same address all the same, so that nobody can lock a neighbour out.
+func TestThrottleAcrossConnections(t *testing.T) {
+	t.Parallel()
+	s := start(t, wantsAuth, func(s *Server, _ *Listener) {
+		s.Auth = []auth.Backend{users{"alice": "secret", "bob": "secret"}}
+		s.Throttle = &auth.Throttle{Free: 100, Refuse: 3}
+	})
+	s.talk(secure + "C: AUTH PLAIN {alice:secret}\nS: 235 2.7.0" + quit)
+	for range 2 {
+		s.talk(secure + "C: AUTH PLAIN {bob:guess}\nS: 535 5.7.8\nC: AUTH PLAIN {bob:guess}\nS: 535 5.7.8" + quit)
+	}
+	s.talk(secure + "C: AUTH PLAIN {bob:secret}\nS: 421 4.7.0 Too many authentication failures\nEOF")
+	s.talk(secure + "C: AUTH PLAIN {alice:secret}\nS: 235 2.7.0" + quit)
+}

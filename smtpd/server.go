@@ -30,6 +30,8 @@ type Server struct {
 	Quarantine relay.Hop
 	// Auth backends, tried in order; none: AUTH is not offered.
 	Auth []auth.Backend
+	// Throttle counts failed logins by address and login over all connections; nil: each connection is on its own.
+	Throttle *auth.Throttle
 	// Anonymous lets clients send without authentication.
 	Anonymous bool
 	// TLS gives the configuration for each handshake; nil, or a nil configuration: no TLS, and so no AUTH.
