@@ -25,7 +25,8 @@ type checkReport struct {
 	Bundle        string            `json:"bundle"`
 	Revision      string            `json:"revision,omitempty"`
 
-	lines []string
+	settings map[string]any // of the policy's data; nil: it has none
+	lines    []string
 }
 
 type checkFlags struct {
@@ -106,6 +107,7 @@ func (r *checkReport) policy(ctx context.Context, cfg *config.Config, data []str
 		r.Policy = append(r.Policy, loadFindings(err)...)
 	} else {
 		r.Revision = c.Revision
+		r.settings, _ = c.Bundle.Data["settings"].(map[string]any)
 		b := *c.Bundle
 		b.Manifest.Revision = c.Revision
 		r.Policy = append(r.Policy, engine.Check(ctx, &b, compileOptions(cfg))...)
@@ -141,19 +143,26 @@ func loadFindings(err error) []engine.Finding {
 func (r *checkReport) beside(ctx context.Context, cfg *config.Config, dir string) {
 	setup, err := postfix.Read(ctx, dir)
 	if err != nil {
-		r.OK = false
-		r.lines = append(r.lines, err.Error())
-		return
+		r.Postfix = []postfix.Finding{{Severity: postfix.Error, Where: "postconf", Message: err.Error(), Mend: "give --postfix-config the directory of main.cf"}}
+	} else {
+		r.Postfix = postfix.Check(setup, r.expected(cfg))
 	}
-	var listen []string
-	for _, l := range cfg.Milter.Listen {
-		listen = append(listen, l.Network+":"+l.Address)
-	}
-	r.Postfix = postfix.Check(setup, listen, cfg.Policy.Timeout)
 	for _, f := range r.Postfix {
 		r.lines = append(r.lines, fmt.Sprintf("%s: %s: %s\n    %s", f.Where, f.Severity, f.Message, f.Mend))
 		r.OK = r.OK && f.Severity == postfix.Warning
 	}
+}
+
+// expected is what a Postfix has to serve. Who policy refuses, only the default policy's settings tell.
+func (r *checkReport) expected(cfg *config.Config) postfix.Beside {
+	b := postfix.Beside{Timeout: cfg.Policy.Timeout}
+	for _, l := range cfg.Milter.Listen {
+		b.Listen = append(b.Listen, postfix.Listener{Network: l.Network, Address: l.Address, Mode: l.Mode, Group: l.Group})
+	}
+	if r.settings != nil {
+		b.NeedsLogin, b.RefusesLocal = r.settings["require_auth"] != false, r.settings["allow_local"] != true
+	}
+	return b
 }
 
 func (r *checkReport) print(out, errs io.Writer) {
