@@ -34,7 +34,7 @@ func main() {
 	flag.StringVar(&o.postern, "postern", "bin/postern", "the built program")
 	flag.IntVar(&o.count, "n", 3000, "messages a run; a fourth of it where they are large or go through Postfix")
 	flag.IntVar(&o.repeat, "repeat", 3, "repetitions, interleaved")
-	flag.DurationVar(&o.budget, "for", 5*time.Minute, "begin no further repetition that would not end within this time")
+	flag.DurationVar(&o.budget, "for", 4*time.Minute, "begin no further repetition that would not end within this time")
 	flag.BoolVar(&o.json, "json", false, "JSON instead of a table")
 	part := flag.String("part", "all", "all, submission or milter")
 	null := flag.String("null", "", "be the milter that does nothing, on unix:/path or tcp:host:port (the program calls itself so)")
@@ -56,8 +56,11 @@ func main() {
 
 // part is a group of rows with the servers that they need.
 type part interface {
+	name() string
 	// start starts the servers in dir and says what is to be measured.
 	start(o options, dir string) ([]*row, error)
+	// started is Postern; nil where it was not started.
+	started() *process
 	stop()
 }
 
@@ -79,7 +82,9 @@ func run(o options, which string) error {
 		return err
 	}
 	var rows []*row
-	for name, p := range map[string]part{"submission": &submission{}, "milter": &milters{}} {
+	var begun []*process
+	for _, p := range []part{&submission{}, &milters{}} {
+		name := p.name()
 		if which != "all" && which != name {
 			continue
 		}
@@ -93,11 +98,15 @@ func run(o options, which string) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		rows = append(rows, more...)
+		if s := p.started(); s != nil {
+			s.name = name
+			begun = append(begun, s)
+		}
 	}
 	if err := repeat(rows, o); err != nil {
 		return err
 	}
-	return report(rows, o)
+	return report(rows, begun, o)
 }
 
 // repeat measures all rows again and again, as often as o allows, at least once.

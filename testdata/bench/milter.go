@@ -79,6 +79,9 @@ func (m *milters) rows(o options, variants []variant) []*row {
 	return rows
 }
 
+func (m *milters) name() string      { return "milter" }
+func (m *milters) started() *process { return m.postern }
+
 func (m *milters) stop() {
 	if m.mta != nil {
 		m.mta.process.stop()

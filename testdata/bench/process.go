@@ -15,9 +15,10 @@ import (
 
 // process is a server under measurement; it is stopped by its pid.
 type process struct {
-	name string
-	cmd  *exec.Cmd
-	log  bytes.Buffer
+	name  string
+	cmd   *exec.Cmd
+	log   bytes.Buffer
+	ready time.Duration // from its start to its first answer
 }
 
 // start runs a program and waits until addr (host:port or unix:/path) accepts connections.
@@ -25,6 +26,7 @@ func start(name, addr, dir string, arg ...string) (*process, error) {
 	p := &process{name: name, cmd: exec.Command(arg[0], arg[1:]...)}
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, &p.log, &p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	begin := time.Now()
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -32,6 +34,7 @@ func start(name, addr, dir string, arg ...string) (*process, error) {
 		p.stop()
 		return nil, fmt.Errorf("%s: %w\n%s", name, err, p.log.String())
 	}
+	p.ready = time.Since(begin)
 	return p, nil
 }
 
@@ -41,13 +44,13 @@ func await(addr string) error {
 		network, path = "tcp", addr
 	}
 	var err error
-	for range 600 {
+	for range 6000 {
 		var c net.Conn
 		if c, err = net.Dial(network, path); err == nil {
 			c.Close()
 			return nil
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 	}
 	return err
 }
@@ -73,6 +76,11 @@ func (p *process) cpu() time.Duration {
 		return 0
 	}
 	return treeCPU(p.cmd.Process.Pid)
+}
+
+// resetPeak forgets the peak of the resident memory.
+func (p *process) resetPeak() {
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.cmd.Process.Pid), []byte("5"), 0)
 }
 
 // rss is the peak resident memory in MiB.

@@ -7,16 +7,24 @@ import (
 	"runtime"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 // report prints the rows, and what Postern adds to Postfix.
-func report(rows []*row, o options) error {
+func report(rows []*row, started []*process, o options) error {
 	if o.json {
 		e := json.NewEncoder(os.Stdout)
 		e.SetIndent("", "  ")
-		return e.Encode(map[string]any{"machine": machine(), "rows": rows, "added": added(rows)})
+		begun := map[string]float64{}
+		for _, p := range started {
+			begun[p.name] = p.ready.Seconds()
+		}
+		return e.Encode(map[string]any{"machine": machine(), "start_seconds": begun, "rows": rows, "added": added(rows)})
 	}
 	fmt.Println(machine())
+	for _, p := range started {
+		fmt.Printf("postern, %s: started in %s with 10,000 users\n", p.name, p.ready.Round(time.Millisecond))
+	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for _, part := range []string{"submission", "milter"} {
 		head := false
@@ -29,7 +37,7 @@ func report(rows []*row, o options) error {
 				head = true
 			}
 			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%.0f\t\n", r.What, r.Size, r.Keep, r.Workers, r.Rate.text("%.0f"), r.CPU.text("%.2f"),
-				r.Milter.text("%.2f"), r.P50.text("%.2f"), r.P99.text("%.1f"), r.PeakMiB)
+				r.Milter.text("%.2f"), r.P50.text("%.2f"), r.P99.text("%.1f"), r.PeakMiB.median())
 		}
 	}
 	if err := w.Flush(); err != nil {

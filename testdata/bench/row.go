@@ -38,18 +38,18 @@ func (s series) MarshalJSON() ([]byte, error) {
 
 // row is one thing that is measured, in every repetition.
 type row struct {
-	Part    string  `json:"part"` // "submission" or "milter"
-	What    string  `json:"what"`
-	Size    int     `json:"octets"`
-	Keep    int     `json:"messages_per_connection"`
-	Workers int     `json:"connections_at_a_time"`
-	Count   int     `json:"messages"`
-	Rate    series  `json:"messages_per_second"`
-	CPU     series  `json:"server_cpu_seconds_per_1000"` // of the server that the client talks to, with its children
-	Milter  series  `json:"milter_cpu_seconds_per_1000"`
-	P50     series  `json:"p50_ms"`
-	P99     series  `json:"p99_ms"`
-	PeakMiB float64 `json:"peak_mib"` // of Postern, or of the server where there is none
+	Part    string `json:"part"` // "submission" or "milter"
+	What    string `json:"what"`
+	Size    int    `json:"octets"`
+	Keep    int    `json:"messages_per_connection"`
+	Workers int    `json:"connections_at_a_time"`
+	Count   int    `json:"messages"`
+	Rate    series `json:"messages_per_second"`
+	CPU     series `json:"server_cpu_seconds_per_1000"` // of the server that the client talks to, with its children
+	Milter  series `json:"milter_cpu_seconds_per_1000"`
+	P50     series `json:"p50_ms"`
+	P99     series `json:"p99_ms"`
+	PeakMiB series `json:"peak_mib"` // of the milter, or of the server where there is none, during this row
 
 	load    load
 	server  *process
@@ -60,6 +60,8 @@ type row struct {
 
 // measure does one repetition. The servers' CPU time counts until they have nothing left to do.
 func (r *row) measure() error {
+	held := cmp.Or(r.milter, r.server)
+	held.resetPeak()
 	server, milter := r.server.cpu(), r.milter.cpu()
 	got := r.load.run()
 	if got.Errors > 0 || got.Messages != r.load.count {
@@ -82,7 +84,7 @@ func (r *row) measure() error {
 		r.Milter = append(r.Milter, per1000(r.milter.cpu()-milter))
 	}
 	r.Rate, r.P50, r.P99 = append(r.Rate, got.PerSecond()), append(r.P50, ms(got.P50)), append(r.P99, ms(got.P99))
-	r.PeakMiB = cmp.Or(r.milter, r.server).rss()
+	r.PeakMiB = append(r.PeakMiB, held.rss())
 	return nil
 }
 
