@@ -17,7 +17,7 @@ func (s series) median() float64 {
 		return 0
 	}
 	v := slices.Sorted(slices.Values(s))
-	return v[len(v)/2]
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
 // text is the median and the range.
