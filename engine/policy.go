@@ -26,6 +26,7 @@ type Policy struct {
 	values   cache.InterQueryValueCache // compiled regular expressions and globs
 	keys     *keys
 	crew     *crew
+	tracer   topdown.QueryTracer // nil but for tests: see Traced
 
 	shadow *Policy                 // decides beside it, without effect; see Engine.SwapShadow
 	also   [StageMessage + 1]parts // what shadow reads
@@ -104,6 +105,14 @@ func (p *Policy) WithData(ctx context.Context, data map[string]any, revision str
 		return nil, err
 	}
 	return &out, nil
+}
+
+// Traced returns the same snapshot with every evaluation reported to tracer, which any number of goroutines may call: tests
+// measure by it which rules they reach. It is slow; live traffic is decided without.
+func (p *Policy) Traced(tracer topdown.QueryTracer) *Policy {
+	out := *p
+	out.tracer = tracer
+	return &out
 }
 
 // newValueCache holds compiled patterns from one evaluation to the next. Without a bound of our own OPA keeps a hundred,
