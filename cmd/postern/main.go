@@ -30,6 +30,7 @@ func commands(p *program) []*cobra.Command {
 	return []*cobra.Command{
 		newServeCmd(p),   // the servers
 		newCheckCmd(p),   // configuration and policy, for CI
+		newTestCmd(p),    // a policy's own tests, Rego and messages
 		newEvalCmd(p),    // what would happen to a message, and why
 		newPasswdCmd(p),  // a line for the users file
 		newVersionCmd(p), // what this is made of
