@@ -79,8 +79,10 @@ func (o *testOutput) test(t *testResult) {
 	}
 	fmt.Fprintf(o.out, "%s %s%s (%s)\n", o.paint(colour, word+":"), place, name, round(t.Seconds))
 	if t.Verdict == testFailed || t.Verdict == testError {
-		fmt.Fprintln(o.out, indent(visible(t.Message, false), "    "))
-		if t.Detail != "" && t.Detail != t.Message {
+		if t.Stopped == nil && !strings.Contains(t.Detail, t.Message) { // else the detail says it
+			fmt.Fprintln(o.out, indent(visible(t.Message, false), "    "))
+		}
+		if t.Detail != "" {
 			fmt.Fprintln(o.out, o.detail(t.Detail))
 		}
 	}

@@ -112,7 +112,8 @@ func (r *testRun) rego(t bundles.TestResult) testResult {
 	case t.Skipped:
 		out.Verdict = testSkipped
 	case t.Err != nil:
-		out.Verdict, out.Message = testError, t.Err.Error()
+		out.Verdict, out.Message = testError, firstLine(t.Err.Error())
+		detail = append(detail, t.Err.Error())
 	case !t.Passed:
 		out.Verdict, out.Message = testFailed, "it is not true"
 		if out.Stopped = stopped(t.Stopped); out.Stopped != nil {
