@@ -27,11 +27,15 @@ type Options struct {
 	AllowBuiltins []string
 	// Revision where the bundle's manifest names none; "": a hash of its content.
 	Revision string
+	// Doors are the front ends that the bundle is for: lint warns of facts that one of them never knows.
+	Doors []Door
+	// Tests has lint look at the modules whose file name ends in _test.rego, too.
+	Tests bool
 }
 
 // Compile builds a Policy: strict compile against the input schema and the allowed capabilities, contract check, read
 // analysis, prepared queries, and one smoke transaction a stage. Errors about the bundle are *CompileError with file, line
-// and column. Modules whose file name ends in _test.rego are left out: they are for the tester. The Policy takes
+// and column. Modules whose file name ends in _test.rego do not become part of it: they are for the tester. The Policy takes
 // ownership of b.Data, which must not change afterwards.
 func Compile(ctx context.Context, b *bundle.Bundle, o Options) (*Policy, error) {
 	p, findings := build(b, o)
@@ -62,9 +66,8 @@ func build(b *bundle.Bundle, o Options) (*Policy, []Finding) {
 	unknown := unknownBuiltins(o.AllowBuiltins)
 	caps := capabilities(o.AllowBuiltins)
 	src, findings := parse(b, caps)
-	findings = append(unknown, findings...)
 	if len(findings) > 0 {
-		return nil, sortFindings(findings)
+		return nil, sortFindings(append(unknown, findings...))
 	}
 	data := newStore(b.Data)
 	c := ast.NewCompiler().
@@ -75,11 +78,14 @@ func build(b *bundle.Bundle, o Options) (*Policy, []Finding) {
 		WithSchemas(schemas()).
 		WithPathConflictsCheck(storage.NonEmpty(context.Background(), data, nil))
 	c.Compile(src.modules)
-	lint := src.lint()
+	lint := append(unknown, src.lint(o.Doors)...)
 	if c.Failed() {
-		return nil, sortFindings(append(lint, src.compilerFindings(c.Errors)...))
+		return nil, sortFindings(src.silence(append(lint, src.compilerFindings(c.Errors)...), false))
 	}
-	lint = append(lint, src.lintCompiled(c, data)...)
+	lint = src.silence(append(lint, src.lintCompiled(c, data)...), true)
+	if o.Tests {
+		lint = append(lint, lintTests(b, src, data)...)
+	}
 	p := &Policy{
 		compiler: c,
 		data:     data,
@@ -117,7 +123,7 @@ func unknownBuiltins(allow []string) []Finding {
 	var out []Finding
 	for _, name := range allow {
 		if _, ok := ast.BuiltinMap[name]; !ok {
-			out = append(out, Finding{Severity: Fault, Code: "unknown-builtin", Message: fmt.Sprintf("allowed builtin %q does not exist", name),
+			out = append(out, Finding{Severity: Fault, Code: codeUnknownBuiltin, Message: fmt.Sprintf("allowed builtin %q does not exist", name),
 				Hint: suggest(name, slices.Collect(maps.Keys(ast.BuiltinMap)))})
 		}
 	}
@@ -139,5 +145,5 @@ func asFindings(err error) []Finding {
 	if c, ok := err.(*CompileError); ok {
 		return c.Findings
 	}
-	return []Finding{{Severity: Fault, Code: "policy", Message: err.Error()}}
+	return []Finding{{Severity: Fault, Code: codePolicy, Message: err.Error()}}
 }

@@ -28,7 +28,7 @@ func (p *Policy) smoke(ctx context.Context) error {
 			}
 		}
 		if d.Err != nil {
-			found.Findings = append(found.Findings, Finding{Severity: Fault, Code: "smoke",
+			found.Findings = append(found.Findings, Finding{Severity: Fault, Code: codeSmoke,
 				Message: fmt.Sprintf("package postern.%s does not decide a plain transaction: %v", s, d.Err),
 				Hint:    "see what it does with the input of a plain message in `postern eval`"})
 		}
