@@ -69,7 +69,7 @@ func Rules() []Rule {
 		{codeBadValue, Fault, false, "A code, status, header name, value or address that cannot be."},
 		{codeMissingRule, Fault, false, "A reference to a rule or package that does not exist."},
 		{codeMissingData, Warning, true, "A reference to data that is in no document."},
-		{codeUnknownFact, Fault, false, "A with clause sets a fact that does not exist."},
+		{codeUnknownFact, Fault, false, "A fact that does not exist, set by with or read from a variable."},
 		{codeStageFact, Warning, true, "A fact that is never known at the stage that reads it."},
 		{codeNegatedCall, Fault, true, "not over a call with a reference in it: it fails open."},
 		{codeNeedsFact, Warning, true, "A refusal that can only fire where a fact is present."},

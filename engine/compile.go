@@ -38,13 +38,13 @@ type Options struct {
 // and column. Modules whose file name ends in _test.rego do not become part of it: they are for the tester. The Policy takes
 // ownership of b.Data, which must not change afterwards.
 func Compile(ctx context.Context, b *bundle.Bundle, o Options) (*Policy, error) {
-	p, findings := build(b, o)
+	p, src, findings := build(b, o)
 	if err := faults(findings); err != nil {
 		return nil, err
 	}
 	p.warnings = findings // faults has left only those
 	if err := p.smoke(ctx); err != nil {
-		return nil, err
+		return nil, faults(src.quote(asFindings(err)))
 	}
 	return p, nil
 }
@@ -52,22 +52,22 @@ func Compile(ctx context.Context, b *bundle.Bundle, o Options) (*Policy, error) 
 // Check says everything that is wrong with a bundle, faults and warnings, in the order of files and lines; nil where
 // nothing is. A bundle without faults compiles.
 func Check(ctx context.Context, b *bundle.Bundle, o Options) []Finding {
-	p, findings := build(b, o)
+	p, src, findings := build(b, o)
 	if faults(findings) == nil {
 		if err := p.smoke(ctx); err != nil {
-			findings = append(findings, asFindings(err)...)
+			findings = append(findings, src.quote(asFindings(err))...)
 		}
 	}
 	return findings
 }
 
 // build does all of Compile but the smoke transactions. The Policy is usable only if no finding is a Fault.
-func build(b *bundle.Bundle, o Options) (*Policy, []Finding) {
+func build(b *bundle.Bundle, o Options) (*Policy, *sources, []Finding) {
 	unknown := unknownBuiltins(o.AllowBuiltins)
 	caps := capabilities(o.AllowBuiltins)
 	src, findings := parse(b, caps)
 	if len(findings) > 0 {
-		return nil, sortFindings(append(unknown, findings...))
+		return nil, src, sortFindings(append(unknown, findings...))
 	}
 	data := newStore(b.Data)
 	c := ast.NewCompiler().
@@ -80,7 +80,7 @@ func build(b *bundle.Bundle, o Options) (*Policy, []Finding) {
 	c.Compile(src.modules)
 	lint := append(unknown, src.lint(o.Doors)...)
 	if c.Failed() {
-		return nil, sortFindings(src.silence(append(lint, src.compilerFindings(c.Errors)...), false))
+		return nil, src, sortFindings(src.silence(append(lint, src.compilerFindings(c.Errors)...), false))
 	}
 	lint = src.silence(append(lint, src.lintCompiled(c, data)...), true)
 	if o.Tests {
@@ -102,7 +102,7 @@ func build(b *bundle.Bundle, o Options) (*Policy, []Finding) {
 	if err := p.prepare(src); err != nil {
 		lint = append(lint, asFindings(err)...)
 	}
-	return p, sortFindings(lint)
+	return p, src, sortFindings(lint)
 }
 
 // schemas for the type checker: the input contract for every module, and under the name schema.input for those

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
 )
 
 // Severity tells a finding that stops a bundle from one that is only worth a look.
@@ -109,5 +111,12 @@ func sortFindings(all []Finding) []Finding {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
 			cmp.Compare(a.Code, b.Code), cmp.Compare(a.Message, b.Message))
 	})
+	typed := map[[3]any]bool{} // places where OPA's type checker has spoken
+	for _, f := range all {
+		if f.Code == ast.TypeErr {
+			typed[[3]any{f.File, f.Line, f.Column}] = true
+		}
+	}
+	all = slices.DeleteFunc(all, func(f Finding) bool { return f.Code == codeUnknownFact && typed[[3]any{f.File, f.Line, f.Column}] })
 	return slices.Compact(all)
 }

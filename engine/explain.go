@@ -64,6 +64,8 @@ func (s *sources) explain(e *ast.Error) (msg, hint string) {
 		hint = "rules of one name are all of one kind: all `contains`, all functions of so many arguments, or all values"
 	case strings.HasPrefix(msg, "multiple default rules"):
 		hint = "keep one of them"
+	case strings.HasPrefix(msg, "undefined schema"):
+		hint = "the input's is schema.input; it is used without being asked for"
 	case e.Code == ast.UnsafeVarErr:
 		hint = "is it misspelt? Give it a value in an expression that is not negated, or with `some`"
 	case e.Code == ast.RecursionErr:
@@ -120,19 +122,4 @@ func explainRef(msg string, d *ast.RefErrInvalidDetail) (string, string) {
 	}
 	prefix := d.Ref[:d.Pos].String()
 	return fmt.Sprintf("%s has no %q", prefix, string(have)), oneOf(string(have), prefix+".", names)
-}
-
-// oneOf is a hint: the name that was meant, or else all there are.
-func oneOf(have, prefix string, names []string) string {
-	if near := nearest(have, names); near != "" {
-		return fmt.Sprintf("did you mean %s%s?", prefix, near)
-	}
-	if len(names) == 0 {
-		return ""
-	}
-	slices.Sort(names)
-	if len(names) > 30 {
-		return ""
-	}
-	return "there are: " + strings.Join(names, ", ")
 }

@@ -28,6 +28,7 @@ func (s *sources) lint(doors []Door) []Finding {
 			out = append(out, sc.lintNegations(r)...)
 			out = append(out, sc.lintEmpty(r)...)
 			out = append(out, sc.lintWith(r)...)
+			out = append(out, sc.lintLocals(r)...)
 			out = append(out, sc.lintDoors(r, doors)...)
 			if !ok {
 				continue
@@ -38,7 +39,7 @@ func (s *sources) lint(doors []Door) []Finding {
 			refusals[stage].collect(sc, r)
 			fs, set := sc.lintRule(r)
 			out = append(out, fs...)
-			defined[stage] = defined[stage] || set
+			defined[stage] = defined[stage] || set || len(fs) > 0 // a misspelt set has been said
 		}
 		if ok {
 			present[stage] = m.Package

@@ -42,7 +42,7 @@ func (sc *scope) lintDoors(r *ast.Rule, doors []Door) (out []Finding) {
 				if what := d.unknown(path); what != "" {
 					out = append(out, sc.src.at(codeDoorFact, t.Loc(), "say what happens without it, and then why that is right: "+
 						"`# postern:ignore "+codeDoorFact+" -- reason`; or ask for input.server.door first",
-						"the %s never knows input.%s", d.Name, what))
+						"input.%s is never known at the door %q", what, d.Name))
 				}
 			}
 		}

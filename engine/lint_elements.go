@@ -166,9 +166,9 @@ func (sc *scope) lintKeys(what string, t *ast.Term, obj ast.Object, known map[st
 		_, isObject := v.Value.(ast.Object)
 		switch {
 		case number && (isString || isObject || literal(v) && !isNumber):
-			out = append(out, sc.src.at(codeElementType, v.Loc(), "", "%s is a number, not %s", string(key), article(v)))
+			out = append(out, sc.src.at(codeElementType, v.Loc(), "write it without quotes", "%s is a number, not %s", string(key), article(v)))
 		case !number && (isObject || literal(v)):
-			out = append(out, sc.src.at(codeElementType, v.Loc(), "", "%s is a string, not %s", string(key), article(v)))
+			out = append(out, sc.src.at(codeElementType, v.Loc(), "write it in quotes, or make it with sprintf", "%s is a string, not %s", string(key), article(v)))
 		}
 	})
 	for _, key := range slices.Sorted(maps.Keys(known)) {

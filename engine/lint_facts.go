@@ -288,6 +288,44 @@ func optionalNodes(f *fact, path []string) (nodes []string) {
 	return nodes
 }
 
+// lintLocals finds misspelt facts of variables that hold a part of input. OPA's type checker sees most of them, but not
+// those under every.
+func (sc *scope) lintLocals(r *ast.Rule) (out []Finding) {
+	ast.WalkTerms(r, func(t *ast.Term) bool {
+		ref, ok := t.Value.(ast.Ref)
+		if !ok {
+			return false
+		}
+		f := sc.locals[headVar(t)].fact
+		for i, el := range ref[1:] {
+			key, constant := el.Value.(ast.String)
+			switch {
+			case f == nil:
+				return false
+			case f.kind == closed && constant && f.field(string(key)) == nil:
+				at := ref[:i+1].String()
+				out = append(out, sc.src.at(codeUnknownFact, t.Loc(), oneOf(string(key), at+".", f.names()), "%s has no %q", at, string(key)))
+				return false
+			case f.kind == closed && constant:
+				f = f.field(string(key))
+			default:
+				f = f.item
+			}
+		}
+		return false
+	})
+	return out
+}
+
+// names of the fields of an object.
+func (f *fact) names() []string {
+	names := make([]string, len(f.fields))
+	for i := range f.fields {
+		names[i] = f.fields[i].name
+	}
+	return names
+}
+
 // lintEmpty finds comparisons of a fact with "": what is not known is absent, never empty.
 func (sc *scope) lintEmpty(r *ast.Rule) (out []Finding) {
 	ast.WalkExprs(r, func(e *ast.Expr) bool {

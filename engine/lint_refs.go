@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -81,13 +82,10 @@ func (s *sources) missing(c *ast.Compiler, data *store, node *ast.TreeNode, ref 
 	if i > 0 {
 		prefix += "." + strings.Join(path[:i], ".")
 	}
-	hint := ""
-	if near := nearest(path[i], names); near != "" {
-		hint = "did you mean " + prefix + "." + near + "?"
-	}
+	hint := suggestIn(path[i], prefix+".", names)
 	packages := node != nil && i > 0 // the part before it is all rules and packages
 	if path[0] == "postern" && len(path) > 1 || packages && (hint != "" || !data.has(path[:i])) {
-		return []Finding{s.at(codeMissingRule, ref[0].Loc(), hint, "%s.%s does not exist: the expression would always be undefined", prefix, path[i])}
+		return []Finding{s.at(codeMissingRule, ref[0].Loc(), cmp.Or(hint, oneOf(path[i], prefix+".", names)), "%s.%s does not exist: the expression would always be undefined", prefix, path[i])}
 	}
 	if i > 0 {
 		return nil // below a data document anything may come and go

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"maps"
-	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
@@ -35,6 +34,7 @@ func lintTests(b *bundle.Bundle, rules *sources, data *store) []Finding {
 		for _, r := range m.Rules {
 			sc.enter(r)
 			findings = append(findings, sc.lintWith(r)...)
+			findings = append(findings, sc.lintLocals(r)...)
 		}
 		if c.Failed() {
 			continue
@@ -107,9 +107,5 @@ func (sc *scope) lintFacts(t *ast.Term, at string, f *fact) (out []Finding) {
 
 // noFact words a fact that does not exist.
 func (sc *scope) noFact(loc *ast.Location, at, key string, f *fact) Finding {
-	var names []string
-	for i := range f.fields {
-		names = append(names, f.fields[i].name)
-	}
-	return sc.src.at(codeUnknownFact, loc, oneOf(key, at+".", slices.Clip(names)), "%s has no %q: `with` sets what no message has", at, key)
+	return sc.src.at(codeUnknownFact, loc, oneOf(key, at+".", f.names()), "%s has no %q: `with` sets what no message has", at, key)
 }

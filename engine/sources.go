@@ -107,6 +107,16 @@ func (s *sources) at(code string, loc *ast.Location, hint, format string, args .
 	return f
 }
 
+// quote puts the source line into findings that have none.
+func (s *sources) quote(findings []Finding) []Finding {
+	for i := range findings {
+		if f := &findings[i]; f.Text == "" && f.Line > 0 {
+			f.Text = s.line(f.File, f.Line)
+		}
+	}
+	return findings
+}
+
 // line n of a file, without white space at its end and at most 200 octets; "" where it is not known.
 func (s *sources) line(file string, n int) string {
 	lines, ok := s.lines[file]

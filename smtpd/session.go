@@ -116,6 +116,9 @@ func orFailure(r message.Reply) message.Reply {
 	return r
 }
 
+// NeverKnown names the facts that this front end cannot know, by their dotted paths in input: it asks no DNS.
+func NeverKnown() []string { return []string{"client.name"} }
+
 // decide completes t with what the connection knows, and asks policy.
 func (s *session) decide(t *engine.Transaction) engine.Decision {
 	t.Now = s.srv.now()
@@ -124,7 +127,7 @@ func (s *session) decide(t *engine.Transaction) engine.Decision {
 	t.Client.EHLO = s.helo
 	t.TLS, t.Auth = s.tls, s.auth
 	t.Failure = s.ln.Failure
-	t.Unknown = []string{"client.name"}
+	t.Unknown = NeverKnown()
 	d := s.srv.Engine.Decide(s.ctx, t)
 	if d.Err != nil {
 		s.log.Error("policy could not decide", "id", t.ID, "error", d.Err)
