@@ -1,8 +1,12 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -89,6 +93,15 @@ func said(f engine.Finding) string {
 // TestBroken runs every broken bundle through `postern check` and through activation. Those named warn-* are taken, with
 // a warning; all others are refused by both, and both name the place.
 func TestBroken(t *testing.T) {
+	seen := map[string]bool{}
+	defer func() {
+		for _, r := range engine.Rules() {
+			// These two are not about files of a bundle.
+			if !seen[r.Code] && r.Code != "policy" && r.Code != "unknown-builtin" {
+				t.Errorf("no broken bundle shows %s", r.Code)
+			}
+		}
+	}()
 	for _, c := range brokenCases(t) {
 		t.Run(c.name, func(t *testing.T) {
 			args := []string{"check", "--json", c.dir}
@@ -105,6 +118,7 @@ func TestBroken(t *testing.T) {
 			for _, f := range r.Policy {
 				f.File = strings.ReplaceAll(f.File, c.dir, "BUNDLE")
 				got = append(got, said(f))
+				seen[f.Code] = true
 				if f.Severity == engine.Fault {
 					faults++
 				}
@@ -131,8 +145,8 @@ func TestBroken(t *testing.T) {
 	}
 }
 
-// activate hands the bundle to the gate, as the daemon does.
-func (c *brokenCase) activate(t *testing.T, found []engine.Finding, faults int) {
+// gate hands the bundle to the daemon's gate.
+func (c *brokenCase) gate(t *testing.T) (*engine.Engine, error) {
 	cfg := config.Default(t.TempDir())
 	cfg.Policy.Bundle = c.dir
 	if c.door == "both" {
@@ -140,7 +154,19 @@ func (c *brokenCase) activate(t *testing.T, found []engine.Finding, faults int) 
 	}
 	var eng engine.Engine
 	feed := newPolicyFeed(cfg, &eng, slog.New(slog.NewTextHandler(io.Discard, nil)), prometheus.NewRegistry())
-	err := feed.start(context.Background())
+	return &eng, feed.start(context.Background())
+}
+
+// refused says that the gate refuses it.
+func (c *brokenCase) refused(t *testing.T) {
+	if eng, err := c.gate(t); err == nil || eng.Policy() != nil {
+		t.Errorf("activated")
+	}
+}
+
+// activate says that the gate does with the bundle what check says.
+func (c *brokenCase) activate(t *testing.T, found []engine.Finding, faults int) {
+	eng, err := c.gate(t)
 	if faults == 0 {
 		if err != nil || eng.Policy() == nil || len(eng.Policy().Warnings()) < len(found) {
 			t.Errorf("activation: %v; wanted the policy and its warnings", err)
@@ -170,5 +196,49 @@ func (c *brokenCase) update(t *testing.T, got []string) {
 	}
 	if err := os.WriteFile(c.file, txtar.Format(c.archive), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestBrokenArchives does the same with tarballs that only a program can make.
+func TestBrokenArchives(t *testing.T) {
+	const rego = "package postern.mail\n\nreject contains \"x\" if input.envelope.from.null\n"
+	file := func(name, text string) tar.Header { return tar.Header{Name: name, Mode: 0o644, Size: int64(len(text))} }
+	for name, c := range map[string]struct {
+		header tar.Header
+		text   string
+		cut    int // octets left out at the end
+		want   string
+	}{
+		"leads out":     {file("../x.rego", rego), rego, 0, "leads out"},
+		"link":          {tar.Header{Name: "x.rego", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}, "", 0, "x.rego: is a link"},
+		"device":        {tar.Header{Name: "x.rego", Typeflag: tar.TypeChar}, "", 0, "x.rego"},
+		"bomb":          {file("data.json", strings.Repeat(" ", 129<<20)), strings.Repeat(" ", 129<<20), 0, "data.json: "},
+		"truncated":     {file("x.rego", rego), rego, 40, "truncated"},
+		"broken inside": {file("postern/mail/x.rego", "package postern.mail\nx {"), "package postern.mail\nx {", 0, "postern/mail/x.rego:2:"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var packed bytes.Buffer
+			zip := gzip.NewWriter(&packed)
+			archive := tar.NewWriter(zip)
+			if err := archive.WriteHeader(&c.header); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(archive, c.text); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(archive.Close(), zip.Close()); err != nil {
+				t.Fatal(err)
+			}
+			bundle := filepath.Join(t.TempDir(), "bundle.tar.gz")
+			if err := os.WriteFile(bundle, packed.Bytes()[:packed.Len()-c.cut], 0o644); err != nil {
+				t.Fatal(err)
+			}
+			code, _, stderr := call("", "check", bundle)
+			if code != exitFailed || !strings.Contains(stderr, c.want) || !strings.Contains(stderr, "[load]") && !strings.Contains(stderr, "[rego_parse_error]") {
+				t.Errorf("exit code %d\n%s\nwant %q", code, stderr, c.want)
+			}
+			broken := &brokenCase{dir: bundle}
+			broken.refused(t)
+		})
 	}
 }
