@@ -167,6 +167,9 @@ func (sc *scope) neededBy(e *ast.Expr, seen map[*ast.Rule]bool) (out []use) {
 		for _, t := range operands {
 			out = append(out, sc.within(t, picks)...)
 		}
+		if rules, _, rest := sc.rulesOf(terms[0]); len(rules) > 0 && len(rest) == 0 {
+			out = append(out, sc.neededByAll(rules, seen)...)
+		}
 	}
 	return out
 }

@@ -43,13 +43,13 @@ func (s *sources) moduleScope(m *ast.Module) *scope {
 // enter makes the scope that of a rule.
 func (sc *scope) enter(r *ast.Rule) {
 	sc.locals = map[ast.Var]origin{}
-	for _, arg := range r.Head.Args {
-		ast.WalkTerms(arg, func(t *ast.Term) bool {
-			if v, ok := t.Value.(ast.Var); ok {
-				sc.locals[v] = origin{}
-			}
-			return false
-		})
+	given := sc.src.params[r]
+	for i, arg := range r.Head.Args {
+		if v, ok := arg.Value.(ast.Var); ok && i < len(given) {
+			sc.locals[v] = given[i]
+			continue
+		}
+		sc.bind(arg, origin{})
 	}
 	ast.NewGenericVisitor(func(x any) bool {
 		switch x := x.(type) {
@@ -68,6 +68,53 @@ func (sc *scope) enter(r *ast.Rule) {
 		}
 		return false
 	}).Walk(r)
+}
+
+// learnParams finds what the calls of each function give it: an argument that is the same part of the input in all of
+// them has that as its origin.
+func (s *sources) learnParams() {
+	for _, name := range s.names {
+		m := s.modules[name]
+		sc := s.moduleScope(m)
+		for _, r := range m.Rules {
+			sc.enter(r)
+			ast.NewGenericVisitor(func(x any) bool {
+				switch x := x.(type) {
+				case *ast.Expr:
+					if terms, ok := x.Terms.([]*ast.Term); ok {
+						sc.learn(terms)
+					}
+				case ast.Call:
+					sc.learn(x)
+				}
+				return false
+			}).Walk(r)
+		}
+	}
+}
+
+// learn from one call.
+func (sc *scope) learn(call []*ast.Term) {
+	rules, _, rest := sc.rulesOf(call[0])
+	if len(rest) > 0 {
+		return
+	}
+	for _, r := range rules {
+		given, called := sc.src.params[r]
+		if !called {
+			given = make([]origin, len(r.Head.Args))
+			sc.src.params[r] = given
+		}
+		for i, arg := range call[1:] {
+			switch o := sc.origin(arg); {
+			case i >= len(given):
+			case !called:
+				given[i] = origin{path: o.path, fact: o.fact}
+			case given[i].fact != o.fact:
+				given[i] = origin{}
+			}
+		}
+	}
 }
 
 // declare binds the variables of `some`.
@@ -207,7 +254,7 @@ func (sc *scope) rulesOf(t *ast.Term) (rules []*ast.Rule, pkg string, rest ast.R
 // told it says yes: lint speaks where it is sure.
 func (sc *scope) certain(t *ast.Term) bool {
 	if rules, _, rest := sc.rulesOf(t); rules != nil {
-		return len(rest) == 0 && sc.always(rules)
+		return sc.always(rules) && (len(rest) == 0 || writtenOut(rules, rest))
 	}
 	rest, o, ok := sc.resolve(t)
 	switch {
@@ -226,6 +273,23 @@ func (sc *scope) certain(t *ast.Term) bool {
 		return len(path) == 0 || o.fact.below(path, sc.stage, sc.inStage)
 	}
 	return o.fact.certain(path, sc.stage, sc.inStage)
+}
+
+// writtenOut says whether all values of a rule are objects in which the path is written out.
+func writtenOut(rules []*ast.Rule, path ast.Ref) bool {
+	for _, r := range rules {
+		t := r.Head.Value
+		for _, key := range path {
+			obj, ok := t.Value.(ast.Object)
+			if !ok || r.Else != nil || r.Head.RuleKind() == ast.MultiValue || len(r.Head.Ref()) > 1 {
+				return false
+			}
+			if t = obj.Get(key); t == nil {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func headVar(t *ast.Term) ast.Var {

@@ -23,7 +23,9 @@ type sources struct {
 	lines map[string][][]byte               // of the files that a finding was about
 	rules map[string]map[string][]*ast.Rule // by package, as a reference, and name
 	facts *fact
-	total map[*ast.Rule]truth // whether a rule always has a value, as far as lint has asked
+	// params are the origins of the arguments of functions, by rule, where all calls agree.
+	params map[*ast.Rule][]origin
+	total  map[*ast.Rule]truth // whether a rule always has a value, as far as lint has asked
 }
 
 // parse reads every module of the bundle but the tests.
@@ -37,7 +39,7 @@ func isTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
 // parseModules reads the modules whose name is wanted.
 func parseModules(b *bundle.Bundle, caps *ast.Capabilities, wanted func(name string) bool) (*sources, []Finding) {
 	s := &sources{modules: map[string]*ast.Module{}, raw: map[string][]byte{}, facts: contract(),
-		total: map[*ast.Rule]truth{}}
+		total: map[*ast.Rule]truth{}, params: map[*ast.Rule][]origin{}}
 	var findings []Finding
 	for _, m := range b.Modules {
 		name := strings.TrimPrefix(m.Path, "/")
@@ -67,6 +69,7 @@ func parseModules(b *bundle.Bundle, caps *ast.Capabilities, wanted func(name str
 	}
 	slices.Sort(s.names)
 	s.index()
+	s.learnParams()
 	h := sha256.New()
 	for _, name := range s.names {
 		fmt.Fprintf(h, "%q %d\n", name, len(s.raw[name]))
