@@ -71,15 +71,17 @@ func BenchmarkCheck(b *testing.B) {
 				}
 			}
 		})
-		b.Run(fmt.Sprintf("rules=%d/ten-a-file", n), func(b *testing.B) {
-			scattered := manyRules(n, 10)
-			b.ReportAllocs()
-			for b.Loop() {
-				if found := Check(ctx, scattered, Options{Timeout: time.Minute, Tests: true}); len(found) > 0 {
-					b.Fatal(found[0])
+		if n < 10_000 { // minutes of OPA's compiler otherwise
+			b.Run(fmt.Sprintf("rules=%d/ten-a-file", n), func(b *testing.B) {
+				scattered := manyRules(n, 10)
+				b.ReportAllocs()
+				for b.Loop() {
+					if found := Check(ctx, scattered, Options{Timeout: time.Minute, Tests: true}); len(found) > 0 {
+						b.Fatal(found[0])
+					}
 				}
-			}
-		})
+			})
+		}
 		b.Run(fmt.Sprintf("rules=%d/live", n), func(b *testing.B) {
 			var p *Policy
 			before := heap()
