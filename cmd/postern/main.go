@@ -32,6 +32,7 @@ func commands(p *program) []*cobra.Command {
 		newCheckCmd(p),   // configuration and policy, for CI
 		newTestCmd(p),    // a policy's own tests, Rego and messages
 		newEvalCmd(p),    // what would happen to a message, and why
+		newInitCmd(p),    // a policy repository to start from
 		newPasswdCmd(p),  // a line for the users file
 		newVersionCmd(p), // what this is made of
 	}
