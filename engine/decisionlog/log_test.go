@@ -321,10 +321,12 @@ func TestEncoderPanic(t *testing.T) {
 	}
 }
 
-// BenchmarkRecord is what the live path pays; BenchmarkLine is what the writer pays later.
+// BenchmarkRecord is what the live path pays, with a whole message as input, everything masked and the file rotated;
+// BenchmarkLine and BenchmarkMaskedLine are what the writer pays later.
 func BenchmarkRecord(b *testing.B) {
-	l := open(b, Options{Wait: time.Second})
-	r := record("id")
+	l := open(b, Options{Wait: time.Second, Rotate: Rotate{Size: 10 << 20, Keep: 1},
+		Mask: Mask{Addresses: HashedAddresses, ClientIP: HashedClientIP, EraseSubject: true, Key: testKey}})
+	r := recordOf(b, ordinary)
 	b.ReportAllocs()
 	for n := 1; b.Loop(); n++ {
 		if err := l.Record(context.Background(), r); err != nil {
@@ -342,11 +344,15 @@ func BenchmarkRecord(b *testing.B) {
 }
 
 func BenchmarkLine(b *testing.B) {
+	enc, err := newEncoder(Mask{}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
 	e := NewEntry(record("id"))
 	var buf []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		buf = e.AppendJSON(buf[:0])
+		buf = enc.line(buf[:0], e)
 	}
 }
 

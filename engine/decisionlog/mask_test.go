@@ -40,6 +40,14 @@ edit contains {"op": "change_sender", "address": input.envelope.from.address}
 edit contains {"op": "add_recipient", "address": "archive@example.com"}
 `
 
+// ordinary is a policy that reads the header and says little.
+const ordinary = `package postern.message
+note contains input.auth.login
+note contains input.envelope.from.address
+note contains input.message.headers
+note contains input.message.from
+reject contains {"rule": "x", "message": sprintf("%s may not", [input.auth.login])}`
+
 const letter = "Received: from laptop.home (laptop.home [192.0.2.77]) by mail.example.com; Thu, 1 Jan 2026 00:00:00 +0000\r\n" +
 	"From: Alice Liddell <Alice@example.com>\r\nTo: \"Bob Builder\" <bob@example.net>, \"odd one\"@example.org\r\n" +
 	"Subject: Quarterly figures\r\nMessage-ID: <alice.17@example.com>\r\nX-Campaign: spring\r\n\r\n"
@@ -328,12 +336,7 @@ func TestKey(t *testing.T) {
 
 // BenchmarkMaskedLine is what the writer pays for a message that policy has read whole but for its body, by mask.
 func BenchmarkMaskedLine(b *testing.B) {
-	r := recordOf(b, `package postern.message
-note contains input.auth.login
-note contains input.envelope.from.address
-note contains input.message.headers
-note contains input.message.from
-reject contains {"rule": "x", "message": sprintf("%s may not", [input.auth.login])}`)
+	r := recordOf(b, ordinary)
 	e := NewEntry(r)
 	for name, m := range map[string]Mask{"default": {}, "all": {Addresses: HashedAddresses, ClientIP: HashedClientIP, EraseSubject: true, Key: testKey}} {
 		b.Run(name, func(b *testing.B) {

@@ -176,12 +176,13 @@ func (w *writer) follow() error {
 
 // turn rotates. A failure costs no line: the file only grows, and it is tried again after a while.
 func (w *writer) turn(now time.Time) {
-	if w.file.gone() { // somebody has just rotated for us
-		if err := w.renew(); err == nil {
-			return
-		}
+	var next *file
+	var err error
+	if w.file.gone() { // somebody has rotated for us; what has the name now is not ours to rename
+		next, err = openFile(w.log.o.File)
+	} else {
+		next, err = w.file.rotate(now)
 	}
-	next, err := w.file.rotate(now)
 	if err != nil {
 		w.rotate = now.Add(rotateAgain)
 		w.log.o.Logger.Error("decision log: cannot rotate; the file grows", "file", w.log.o.File, "err", err)
