@@ -30,6 +30,7 @@ func TestScript(t *testing.T) {
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": cmdServe, "smtp": cmdSMTP, "sink": cmdSink, "signal": cmdSignal, "stop": cmdStop, "until": cmdUntil,
+			"collect": cmdCollect,
 		},
 		Setup: func(e *testscript.Env) error {
 			opa, err := stockOPA()
