@@ -2,6 +2,7 @@ package bundles
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"path"
 	"slices"
@@ -111,4 +112,23 @@ func outside(roots []string, data map[string]any) string {
 		return ""
 	}
 	return look(nil, data)
+}
+
+// WithDocument is the candidate's data with one more document, YAML or JSON, merged over it as extra documents are; the
+// candidate itself stays as it is. name stands for the document in errors, which are *LoadError.
+func (c *Candidate) WithDocument(name string, text []byte) (map[string]any, error) {
+	value, err := parseDocument(name, text, Limits{}.orDefault().Depth)
+	if err != nil {
+		var load *LoadError
+		if errors.As(err, &load) {
+			load.File = ""
+		}
+		return nil, from(name, err)
+	}
+	object, ok := value.(map[string]any)
+	if !ok {
+		return nil, &LoadError{Source: name, Line: 1, Text: lineOf(text, 1), Message: "a data document must hold an object",
+			Hint: "for example: senders: {alice: [alice@example.com]}"}
+	}
+	return overlay(c.Bundle.Data, object), nil
 }

@@ -27,6 +27,7 @@
 // # Goroutines
 //
 // [Watcher.Run] is the watcher's only goroutine; the caller owns it, and it ends with its context. Under it fsnotify
-// runs one of its own, which ends before Run returns. Loading parses modules on as many goroutines as there are
+// runs one of its own, which ends before Run returns. [PathWatcher.Run] is the same. [Tests] run on goroutines of OPA's
+// tester, which end before Run returns. Loading parses modules on as many goroutines as there are
 // processors and waits for all of them.
 package bundles

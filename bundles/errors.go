@@ -29,6 +29,8 @@ type LoadError struct {
 	Hint string
 	// Err is the cause, for errors.Is; may be nil.
 	Err error
+	// about is a text of the file at which the fault is.
+	about string
 	// More holds further faults that were found in the same candidate, at most nine.
 	More []*LoadError
 }
@@ -81,6 +83,11 @@ func fault(file, format string, args ...any) *LoadError {
 
 func (e *LoadError) hint(format string, args ...any) *LoadError {
 	e.Hint = fmt.Sprintf(format, args...)
+	return e
+}
+
+func (e *LoadError) found(text string) *LoadError {
+	e.about = text
 	return e
 }
 
@@ -140,14 +147,25 @@ func join(faults []*LoadError) error {
 // parseFaults turns the errors of OPA's parser into faults.
 func parseFaults(file string, content []byte, err error) []*LoadError {
 	var list ast.Errors
-	if !errors.As(err, &list) {
+	var single *ast.Error
+	switch {
+	case errors.As(err, &list):
+	case errors.As(err, &single):
+		list = ast.Errors{single}
+	default:
 		return []*LoadError{fault(file, "%v", err).because(err)}
 	}
 	faults := make([]*LoadError, 0, len(list))
 	for _, one := range list {
 		f := fault(file, "%s: %s", one.Code, one.Message).because(one)
-		if one.Location != nil {
+		switch {
+		case one.Message == "empty module":
+			f.Message = "is empty"
+			f.hint("begin it with: package NAME").at(content, 1, 1)
+		case one.Location != nil && one.Location.Col > 0:
 			f.at(content, one.Location.Row, one.Location.Col)
+		default: // OPA is behind the end
+			f.atOffset(content, len(bytes.TrimRight(content, " \t\r\n")))
 		}
 		faults = append(faults, f)
 	}

@@ -164,8 +164,8 @@ func (p *parse) bundle(ctx context.Context, tree *Tree) error {
 		}
 	}
 	if at := outside(*manifest.Roots, b.Data); at != "" {
-		return fault(".manifest", "the roots %q do not permit the data at %s", *manifest.Roots, at).
-			hint("add it to the roots, or move the data file")
+		return inManifest(tree.Files, fault(".manifest", "the roots %q do not permit the data at %s", *manifest.Roots, at).
+			hint("add it to the roots, or move the data file"), `"roots"`)
 	}
 	if len(modules) == 0 {
 		return fault("", "no .rego file in it").hint("is this the right place?")

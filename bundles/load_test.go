@@ -138,9 +138,9 @@ func TestLoadErrors(t *testing.T) {
 		want  string // place and message; DIR/ stands before
 		text  string
 	}{
-		{"syntax", map[string]string{"a/x.rego": "package a\n\nx := {\n"}, "a/x.rego:4: rego_parse_error: unexpected eof", ""},
+		{"syntax", map[string]string{"a/x.rego": "package a\n\nx := {\n"}, "a/x.rego:3:7: rego_parse_error: unexpected eof", ""},
 		{"version 0", map[string]string{"x.rego": "package a\n\nx { true }\n"}, "x.rego:3:1: rego_parse_error: `if` keyword", "x { true }"},
-		{"empty module", map[string]string{"x.rego": ""}, "x.rego: ", ""},
+		{"empty module", map[string]string{"x.rego": ""}, "x.rego:1:1: is empty", ""},
 		{"no module", map[string]string{"data.json": "{}"}, ": no .rego file", ""},
 		{"JSON", map[string]string{"data.json": "{\n \"a\": 1,\n}"}, "data.json:3:1: ", "}"},
 		{"JSON cut", map[string]string{"data.json": `{"a": `}, "data.json:1:6: the document ends too early", ""},
@@ -159,12 +159,12 @@ func TestLoadErrors(t *testing.T) {
 		{"root is a list", map[string]string{"data.json": "[1]"}, "data.json: a data file at the root must hold an object", ""},
 		{"two data files", map[string]string{"data.json": `{"a": {"b": 1}}`, "a/data.json": `{"b": 2}`}, "data.json: data.a.b is defined", ""},
 		{"manifest", map[string]string{".manifest": "{"}, ".manifest:1:1: the document ends", ""},
-		{"manifest type", map[string]string{".manifest": `{"roots": 1}`}, ".manifest: ", ""},
+		{"manifest type", map[string]string{".manifest": `{"roots": 1}`}, ".manifest:1:11: roots is not a list", ""},
 		{"nested manifest", map[string]string{"a/.manifest": "{}"}, "a/.manifest: a manifest must be at the root", ""},
-		{"overlapping roots", map[string]string{".manifest": `{"roots": ["a", "a/b"]}`}, ".manifest: the roots", ""},
+		{"overlapping roots", map[string]string{".manifest": `{"roots": ["a", "a/b"]}`}, ".manifest:1:17: the roots", ""},
 		{"module outside", map[string]string{".manifest": `{"roots": ["b"]}`, "x.rego": module}, "x.rego:1:1: the roots", "package postern.mail"},
-		{"data outside", map[string]string{".manifest": `{"roots": ["a"]}`, "data.json": `{"c": 1}`}, ".manifest: the roots [\"a\"] do not permit the data at /c", ""},
-		{"unknown version", map[string]string{".manifest": `{"rego_version": 9}`}, ".manifest: unknown rego_version 9", ""},
+		{"data outside", map[string]string{".manifest": `{"roots": ["a"]}`, "data.json": `{"c": 1}`}, ".manifest:1:2: the roots [\"a\"] do not permit the data at /c", ""},
+		{"unknown version", map[string]string{".manifest": `{"rego_version": 9}`}, ".manifest:1:2: unknown rego_version 9", ""},
 		{"wasm", map[string]string{"policy.wasm": "x"}, "policy.wasm: this kind of bundle", ""},
 		{"delta", map[string]string{"patch.json": "{}"}, "patch.json: this kind of bundle", ""},
 	}

@@ -3,7 +3,10 @@ package bundles
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"path"
+	"reflect"
+	"strconv"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -28,27 +31,62 @@ func readManifest(files []File, depth int) (bundle.Manifest, error) {
 		d := json.NewDecoder(bytes.NewReader(f.Data))
 		d.UseNumber() // as OPA
 		if err := d.Decode(&m); err != nil {
-			return m, fault(f.Path, "%s", strings.TrimPrefix(err.Error(), "json: ")).because(err)
+			return m, manifestFault(f, err)
 		}
 	}
 	m.Init()
-	return m, checkManifest(&m)
+	if wrong := checkManifest(&m); wrong != nil {
+		return m, inManifest(files, wrong, wrong.about)
+	}
+	return m, nil
 }
 
-func checkManifest(m *bundle.Manifest) error {
+// manifestFault words what the decoder says.
+func manifestFault(f File, err error) *LoadError {
+	var kind *json.UnmarshalTypeError
+	if !errors.As(err, &kind) {
+		return fault(f.Path, "%s", strings.TrimPrefix(err.Error(), "json: ")).because(err)
+	}
+	want := "an object"
+	switch kind.Type.Kind() {
+	case reflect.String:
+		want = "a string"
+	case reflect.Slice:
+		want = "a list"
+	case reflect.Int:
+		want = "a number"
+	}
+	return fault(f.Path, "%s is not %s but of type %s", kind.Field, want, kind.Value).because(err).atOffset(f.Data, int(kind.Offset)-1)
+}
+
+// inManifest sets the place of a fault to where the manifest has a text, if it has.
+func inManifest(files []File, wrong *LoadError, text string) *LoadError {
+	for _, f := range files {
+		if f.Path != ".manifest" {
+			continue
+		}
+		if i := bytes.Index(f.Data, []byte(text)); i >= 0 && text != "" {
+			return wrong.atOffset(f.Data, i)
+		}
+	}
+	return wrong
+}
+
+func checkManifest(m *bundle.Manifest) *LoadError {
 	const file = ".manifest"
 	if len(m.WasmResolvers) > 0 {
-		return fault(file, "compiled (wasm) bundles are not supported").hint("build it with the target rego")
+		return fault(file, "compiled (wasm) bundles are not supported").hint("build it with the target rego").found(`"wasm"`)
 	}
 	if len(m.Revision) > 256 {
-		return fault(file, "the revision is longer than 256 octets")
+		return fault(file, "the revision is longer than 256 octets").found(`"revision"`)
 	}
 	roots := *m.Roots
 	for i := range roots {
 		roots[i] = strings.Trim(roots[i], "/")
 		for _, other := range roots[:i] {
 			if bundle.RootPathsOverlap(other, roots[i]) {
-				return fault(file, "the roots %q and %q overlap", other, roots[i]).hint("keep the shorter one")
+				return fault(file, "the roots %q and %q overlap", other, roots[i]).hint("keep the shorter one").
+					found(strconv.Quote(roots[i]))
 			}
 		}
 	}
@@ -61,7 +99,7 @@ func checkManifest(m *bundle.Manifest) error {
 	}
 	for _, v := range versions {
 		if _, err := ast.RegoVersionFromIntStrict(v); err != nil {
-			return fault(file, "unknown rego_version %d", v).because(err).hint("use 1")
+			return fault(file, "unknown rego_version %d", v).because(err).hint("use 1").found(`"rego_version"`)
 		}
 	}
 	return nil

@@ -3,8 +3,11 @@ package bundles
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -12,6 +15,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
+	"github.com/open-policy-agent/opa/v1/version"
 )
 
 // TestResult is the outcome of one test rule of a bundle.
@@ -24,6 +28,23 @@ type TestResult struct {
 	Err           error         // it could not be evaluated, a time-out included; nil: it could
 	Output        string        // what it printed
 	Duration      time.Duration // of the evaluation
+	Cases         []TestCase    // of a test with several, test_x[name]
+	Stopped       *TestPlace    // where a failed test without cases stopped; nil where nobody looked (see Tests.Explain)
+}
+
+// TestCase is one case of a test rule that has several.
+type TestCase struct {
+	Name    string // of nested ones all names, with slashes between
+	Passed  bool
+	Stopped *TestPlace // as in TestResult
+}
+
+// TestPlace is the expression that did not hold.
+type TestPlace struct {
+	File         string // relative to the bundle
+	Line, Column int
+	Text         string // the expression as it is written
+	Detail       string // the same with the values of its variables under it, several lines
 }
 
 // String is one line for a log: file:line, name and outcome.
@@ -40,31 +61,117 @@ func (r TestResult) String() string {
 	return fmt.Sprintf("%s:%d: %s.%s %s", r.File, r.Line, r.Package, r.Name, outcome)
 }
 
-// Bounds of a test run: of one test as with stock `opa test`, and of the whole where ctx sets no deadline.
+// Bounds of a test run: of one test as with stock `opa test`, and of the whole by RunTests where ctx sets no deadline.
 const (
 	testTimeout  = 5 * time.Second
 	testsTimeout = time.Minute
 )
 
+// Tests runs the test rules of a bundle with the verdicts of stock `opa test`. Set the fields first; the zero value of all
+// but Bundle is useful. Tests have all of OPA's builtins, as with stock OPA: run them after the bundle has compiled
+// against the allowed ones.
+type Tests struct {
+	Bundle *bundle.Bundle
+	// Filter picks tests by their full name, data.postern.mail_test.test_allowed; nil: all.
+	Filter *regexp.Regexp
+	// Timeout of one test; 0: 5 s.
+	Timeout time.Duration
+	// Parallel is how many run at a time; 0: one a processor.
+	Parallel int
+	// Coverage notes which rules the tests reach; nil: nobody wants to know.
+	Coverage *Coverage
+	// Explain looks for the expression on which a failed test stopped. For that, failed tests run once more, traced.
+	Explain bool
+	// Each is called with every result as it comes, never twice at once; nil: nothing is.
+	Each func(TestResult)
+}
+
 // RunTests runs the test rules (test_*) of a bundle as stock `opa test` does, and returns their results sorted by place.
 // The error says why no verdict could be reached: the bundle does not compile, or time ran out. That a test failed is no
-// error. Tests have all of OPA's builtins, as with stock OPA: run them after the bundle has compiled against the allowed
-// ones.
+// error.
 func RunTests(ctx context.Context, b *bundle.Bundle) ([]TestResult, error) {
 	if _, set := ctx.Deadline(); !set {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, testsTimeout)
 		defer cancel()
 	}
-	modules := make(map[string]*ast.Module, len(b.Modules))
-	for _, m := range b.Modules {
+	results, err := (&Tests{Bundle: b}).Run(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("running the bundle's tests: %w", err)
+	}
+	return results, nil
+}
+
+// Run runs them all and returns the results sorted by place. The error is a *LoadError where the bundle, or a test in it,
+// does not compile, or that of ctx where time ran out.
+func (t *Tests) Run(ctx context.Context) ([]TestResult, error) {
+	var results []TestResult
+	err := t.run(ctx, pass{filter: t.filter(), coverage: t.Coverage}, func(o *tester.Result) {
+		r := testResult(o)
+		results = append(results, r)
+		if t.Each != nil {
+			t.Each(r)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(results, func(a, b TestResult) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Name, b.Name))
+	})
+	if t.Explain {
+		if err := t.explain(ctx, results); err != nil {
+			return nil, err
+		}
+	}
+	return results, nil
+}
+
+// Count is how many results Run will have, as far as can be told without compiling.
+func (t *Tests) Count() int {
+	n := 0
+	for _, m := range t.Bundle.Modules {
+		for _, r := range m.Parsed.Rules {
+			ref := r.Head.Ref().GroundPrefix()
+			for i, term := range ref {
+				name := strings.Trim(term.String(), `"`)
+				if !strings.HasPrefix(name, tester.TestPrefix) && !strings.HasPrefix(name, tester.SkipTestPrefix) {
+					continue
+				}
+				if t.Filter == nil || t.Filter.MatchString(m.Parsed.Package.Path.Extend(ref[:i+1]).String()) {
+					n++
+				}
+				break
+			}
+		}
+	}
+	return n
+}
+
+func (t *Tests) filter() string {
+	if t.Filter == nil {
+		return ""
+	}
+	return t.Filter.String()
+}
+
+// pass is one run over the tests.
+type pass struct {
+	filter   string
+	coverage *Coverage
+	trace    bool
+}
+
+func (t *Tests) run(ctx context.Context, p pass, each func(*tester.Result)) error {
+	modules := make(map[string]*ast.Module, len(t.Bundle.Modules))
+	for _, m := range t.Bundle.Modules {
 		modules[m.Path] = m.Parsed
 	}
 	// Without the round trip the store shares the bundle's data. Tests only read it.
-	store := inmem.NewFromObjectWithOpts(b.Data, inmem.OptRoundTripOnWrite(false))
+	store := inmem.NewFromObjectWithOpts(t.Bundle.Data, inmem.OptRoundTripOnWrite(false))
 	txn, err := store.NewTransaction(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("running the bundle's tests: %w", err)
+		return err
 	}
 	defer store.Abort(ctx, txn)
 	compiler := ast.NewCompiler().
@@ -72,29 +179,62 @@ func RunTests(ctx context.Context, b *bundle.Bundle) ([]TestResult, error) {
 		WithPathConflictsCheck(storage.NonEmpty(ctx, store, txn)).
 		WithEnablePrintStatements(true).
 		WithCapabilities(ast.CapabilitiesForThisVersion()).
-		WithUseTypeCheckAnnotations(true)
-	outcomes, err := tester.NewRunner().
+		WithUseTypeCheckAnnotations(true).
+		WithRewriteTestRules(p.trace)
+	runner := tester.NewRunner().
 		SetCompiler(compiler).
 		SetStore(store).
 		SetModules(modules).
-		SetTimeout(testTimeout).
-		RunTests(ctx, txn)
-	if err != nil {
-		return nil, fmt.Errorf("running the bundle's tests: %w", err)
+		SetRuntime(runtimeFacts()).
+		SetTimeout(cmp.Or(t.Timeout, testTimeout)).
+		SetParallel(t.Parallel).
+		SetCoverageRuns(nil). // the further passes only say why a line was not reached
+		EnableTracing(p.trace).
+		Filter(p.filter)
+	if p.coverage != nil {
+		runner.SetCoverageQueryTracer(p.coverage.cover)
 	}
-	var results []TestResult
+	outcomes, err := runner.RunTests(ctx, txn)
+	if err != nil {
+		return t.broken(err)
+	}
 	for outcome := range outcomes {
 		if outcome != nil {
-			results = append(results, testResult(outcome))
+			each(outcome)
 		}
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("running the bundle's tests: %w", err)
+	return ctx.Err()
+}
+
+// runtimeFacts are what opa.runtime tells a test: as with stock OPA, but for the environment of this process, which may hold
+// secrets and is nothing to a bundle from elsewhere.
+func runtimeFacts() *ast.Term {
+	return ast.ObjectTerm(
+		[2]*ast.Term{ast.StringTerm("version"), ast.StringTerm(version.Version)},
+		[2]*ast.Term{ast.StringTerm("commit"), ast.StringTerm(version.Vcs)},
+		[2]*ast.Term{ast.StringTerm("env"), ast.ObjectTerm()},
+	)
+}
+
+// broken names the places of what the compiler found.
+func (t *Tests) broken(err error) error {
+	var list ast.Errors
+	if !errors.As(err, &list) {
+		return err
 	}
-	slices.SortFunc(results, func(a, b TestResult) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Name, b.Name))
-	})
-	return results, nil
+	raw := map[string][]byte{}
+	for _, m := range t.Bundle.Modules {
+		raw[m.Path] = m.Raw
+	}
+	var faults []*LoadError
+	for _, one := range list {
+		file := ""
+		if one.Location != nil {
+			file = one.Location.File
+		}
+		faults = append(faults, parseFaults(file, raw[file], ast.Errors{one})...)
+	}
+	return join(faults)
 }
 
 func testResult(o *tester.Result) TestResult {
@@ -102,6 +242,11 @@ func testResult(o *tester.Result) TestResult {
 		Output: string(o.Output), Duration: o.Duration}
 	if o.Location != nil {
 		r.File, r.Line = o.Location.File, o.Location.Row
+	}
+	for name, sub := range o.SubResults.Iter {
+		if len(sub.SubResults) == 0 {
+			r.Cases = append(r.Cases, TestCase{Name: strings.Join(name, "/"), Passed: !sub.Fail})
+		}
 	}
 	return r
 }

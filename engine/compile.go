@@ -30,20 +30,24 @@ type Options struct {
 	// FullInput builds every part of the input but the body, read or not, so that a logged input can be asked other policies
 	// too. It costs what the parts cost.
 	FullInput bool
+	// Doors are the front ends that the bundle is for: lint warns of facts that one of them never knows.
+	Doors []Door
+	// Tests has lint look at the modules whose file name ends in _test.rego, too.
+	Tests bool
 }
 
 // Compile builds a Policy: strict compile against the input schema and the allowed capabilities, contract check, read
 // analysis, prepared queries, and one smoke transaction a stage. Errors about the bundle are *CompileError with file, line
-// and column. Modules whose file name ends in _test.rego are left out: they are for the tester. The Policy takes
+// and column. Modules whose file name ends in _test.rego do not become part of it: they are for the tester. The Policy takes
 // ownership of b.Data, which must not change afterwards.
 func Compile(ctx context.Context, b *bundle.Bundle, o Options) (*Policy, error) {
-	p, findings := build(b, o)
+	p, src, findings := build(b, o)
 	if err := faults(findings); err != nil {
 		return nil, err
 	}
 	p.warnings = findings // faults has left only those
 	if err := p.smoke(ctx); err != nil {
-		return nil, err
+		return nil, faults(src.quote(asFindings(err)))
 	}
 	return p, nil
 }
@@ -51,23 +55,22 @@ func Compile(ctx context.Context, b *bundle.Bundle, o Options) (*Policy, error) 
 // Check says everything that is wrong with a bundle, faults and warnings, in the order of files and lines; nil where
 // nothing is. A bundle without faults compiles.
 func Check(ctx context.Context, b *bundle.Bundle, o Options) []Finding {
-	p, findings := build(b, o)
+	p, src, findings := build(b, o)
 	if faults(findings) == nil {
 		if err := p.smoke(ctx); err != nil {
-			findings = append(findings, asFindings(err)...)
+			findings = append(findings, src.quote(asFindings(err))...)
 		}
 	}
 	return findings
 }
 
 // build does all of Compile but the smoke transactions. The Policy is usable only if no finding is a Fault.
-func build(b *bundle.Bundle, o Options) (*Policy, []Finding) {
+func build(b *bundle.Bundle, o Options) (*Policy, *sources, []Finding) {
 	unknown := unknownBuiltins(o.AllowBuiltins)
 	caps := capabilities(o.AllowBuiltins)
 	src, findings := parse(b, caps)
-	findings = append(unknown, findings...)
 	if len(findings) > 0 {
-		return nil, sortFindings(findings)
+		return nil, src, sortFindings(append(unknown, findings...))
 	}
 	data := newStore(b.Data)
 	c := ast.NewCompiler().
@@ -78,11 +81,14 @@ func build(b *bundle.Bundle, o Options) (*Policy, []Finding) {
 		WithSchemas(schemas()).
 		WithPathConflictsCheck(storage.NonEmpty(context.Background(), data, nil))
 	c.Compile(src.modules)
-	lint := src.lint()
+	lint := append(unknown, src.lint(o.Doors)...)
 	if c.Failed() {
-		return nil, sortFindings(append(lint, src.compilerFindings(c.Errors)...))
+		return nil, src, sortFindings(src.silence(append(lint, src.compilerFindings(c.Errors)...), false))
 	}
-	lint = append(lint, src.lintCompiled(c, data)...)
+	lint = src.silence(append(lint, src.lintCompiled(c, data)...), true)
+	if o.Tests {
+		lint = append(lint, lintTests(b, src, data)...)
+	}
 	p := &Policy{
 		compiler: c,
 		full:     o.FullInput,
@@ -100,7 +106,7 @@ func build(b *bundle.Bundle, o Options) (*Policy, []Finding) {
 	if err := p.prepare(src); err != nil {
 		lint = append(lint, asFindings(err)...)
 	}
-	return p, sortFindings(lint)
+	return p, src, sortFindings(lint)
 }
 
 // schemas for the type checker: the input contract for every module, and under the name schema.input for those
@@ -121,7 +127,7 @@ func unknownBuiltins(allow []string) []Finding {
 	var out []Finding
 	for _, name := range allow {
 		if _, ok := ast.BuiltinMap[name]; !ok {
-			out = append(out, Finding{Severity: Fault, Code: "unknown-builtin", Message: fmt.Sprintf("allowed builtin %q does not exist", name),
+			out = append(out, Finding{Severity: Fault, Code: codeUnknownBuiltin, Message: fmt.Sprintf("allowed builtin %q does not exist", name),
 				Hint: suggest(name, slices.Collect(maps.Keys(ast.BuiltinMap)))})
 		}
 	}
@@ -143,5 +149,5 @@ func asFindings(err error) []Finding {
 	if c, ok := err.(*CompileError); ok {
 		return c.Findings
 	}
-	return []Finding{{Severity: Fault, Code: "policy", Message: err.Error()}}
+	return []Finding{{Severity: Fault, Code: codePolicy, Message: err.Error()}}
 }

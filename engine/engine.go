@@ -3,25 +3,111 @@ package engine
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Engine holds the active Policy. Its zero value defers everything.
+// Engine holds the active Policy, and candidates beside it. Its zero value defers everything.
 type Engine struct {
 	// Recorder receives every decision; nil: none does. Set before the first Decide.
 	Recorder Recorder
 	// Metrics count decisions; nil: none are. Set before the first Decide.
 	Metrics *Metrics
+	// Shadow evaluates the shadow candidate; nil: there can be none. Set before the first Decide.
+	Shadow *Shadow
 
-	active atomic.Pointer[Policy]
+	active atomic.Pointer[Policy] // with the shadow candidate in it
+	canary atomic.Pointer[Canary]
+
+	mu     sync.Mutex // for those who swap
+	shadow *Policy
 }
 
 // Policy returns the active snapshot; nil before the first Swap.
 func (e *Engine) Policy() *Policy { return e.active.Load() }
 
+// Pin returns the snapshot by which a transaction of an identity (its login, or else its client's address) is decided from
+// MAIL to its end: the canary candidate where the identity is on it, and otherwise the active one.
+func (e *Engine) Pin(identity string) *Policy {
+	if c := e.canary.Load(); c != nil && c.takes(identity) {
+		return c.Policy
+	}
+	return e.Policy()
+}
+
+// Needs are those of the active snapshot and of the candidates together: what a front end has to be ready for before it knows
+// whose transaction comes. Nothing is active: false.
+func (e *Engine) Needs() (Needs, bool) {
+	p := e.Policy()
+	if p == nil {
+		return Needs{}, false
+	}
+	n := p.Needs()
+	if c := e.canary.Load(); c != nil {
+		n = n.and(c.Policy.needs)
+	}
+	return n, true
+}
+
 // Swap makes p the active snapshot and returns the one before.
-func (e *Engine) Swap(p *Policy) *Policy { return e.active.Swap(p) }
+func (e *Engine) Swap(p *Policy) *Policy {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.active.Swap(p.beside(e.shadow))
+}
+
+// SwapShadow makes p the candidate that decides beside the active policy without effect; nil: none. It needs Engine.Shadow.
+func (e *Engine) SwapShadow(p *Policy) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.shadow = p
+	if now := e.active.Load(); now != nil {
+		e.active.Store(now.beside(p))
+	}
+}
+
+// SwapCanary puts a candidate in charge of a share of identities; nil: takes it off. It is taken off by itself where it fails
+// or refuses too much.
+func (e *Engine) SwapCanary(c *Canary) {
+	old := e.canary.Swap(c)
+	switch {
+	case c != nil:
+		c.Metrics.setShare(c.Share)
+	case old != nil:
+		old.Metrics.setShare(0)
+	}
+}
+
+// lacks says whether a front end has left out of t what p reads, because nothing needed it when that was settled.
+func (p *Policy) lacks(t *Transaction) bool {
+	if t.Stage != StageMessage || p.stages[StageMessage] == nil {
+		return false
+	}
+	m, n := t.Message, p.own
+	return m == nil || n.Header && m.Header == nil || n.Size && m.Size < 0 || n.Body && m.Body == nil
+}
+
+// beside is p with a shadow candidate: the same decisions, on an input that has what either of the two reads.
+func (p *Policy) beside(shadow *Policy) *Policy {
+	if p == nil || p.shadow == shadow {
+		return p
+	}
+	out := *p
+	out.shadow, out.needs = shadow, p.own
+	out.also = [StageMessage + 1]parts{}
+	if shadow != nil {
+		facts := shadow.own // its actions are never carried out
+		facts.Edits, facts.Quarantine, facts.Discard = nil, false, false
+		out.needs = p.own.and(facts)
+		for s, st := range shadow.stages {
+			if st != nil {
+				out.also[s] = st.reads
+			}
+		}
+	}
+	return &out
+}
 
 // Decide asks policy about t. It never fails: whatever goes wrong is the failure verdict of t with Err set.
 // A stage that the bundle does not define is accepted with no reasons and no evaluation.
@@ -39,6 +125,7 @@ func (e *Engine) Decide(ctx context.Context, t *Transaction) Decision {
 	} else {
 		var asked bool
 		if d, in, asked = p.decide(ctx, t); !asked {
+			e.beside(p, t, in, &d)
 			return d
 		}
 	}
@@ -51,7 +138,32 @@ func (e *Engine) Decide(ctx context.Context, t *Transaction) Decision {
 		}
 	}
 	e.Metrics.observe(&d)
+	e.beside(p, t, in, &d)
 	return d
+}
+
+// beside tells the candidates of a decision that was taken.
+func (e *Engine) beside(p *Policy, t *Transaction, in *Input, d *Decision) {
+	if p == nil {
+		return
+	}
+	if p.shadow != nil && e.Shadow != nil && in != nil {
+		if p.shadow.lacks(t) {
+			e.Shadow.Metrics.drop("facts")
+		} else {
+			e.Shadow.offer(p.shadow, t, in, d)
+		}
+	}
+	c := e.canary.Load()
+	if c == nil || t.Stage == StageConnect { // nobody is on a candidate before MAIL
+		return
+	}
+	if reason := c.observe(d, p == c.Policy); reason != "" && e.canary.CompareAndSwap(c, nil) {
+		c.Metrics.fellBack()
+		if c.Fallback != nil {
+			c.Fallback(reason)
+		}
+	}
 }
 
 // decide is Decide by one snapshot. asked is false where the bundle does not define the stage.
@@ -61,9 +173,12 @@ func (p *Policy) decide(ctx context.Context, t *Transaction) (d Decision, in *In
 	}
 	st := p.stages[t.Stage]
 	if st == nil {
-		return Decision{Verdict: Accept, Stage: t.Stage, Revision: p.revision}, nil, false
+		if p.shadow != nil && p.shadow.stages[t.Stage] != nil {
+			in, _ = p.input(t, p.also[t.Stage])
+		}
+		return Decision{Verdict: Accept, Stage: t.Stage, Revision: p.revision}, in, false
 	}
-	in, fail := p.input(t, st.build)
+	in, fail := p.input(t, st.build|p.also[t.Stage])
 	if fail != nil {
 		return failure(t, p.revision, fail), in, true
 	}

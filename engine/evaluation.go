@@ -82,7 +82,7 @@ func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel top
 			out, fail = nil, failf(kindPanic, "%v\n%s", r, debug.Stack())
 		}
 	}()
-	err := topdown.NewQuery(st.query).
+	query := topdown.NewQuery(st.query).
 		WithQueryCompiler(st.qc).
 		WithCompiler(p.compiler).
 		WithStore(p.data).
@@ -92,11 +92,14 @@ func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel top
 		WithMetrics(metrics.NoOp()).
 		WithCancel(cancel).
 		WithInterQueryBuiltinValueCache(p.values).
-		WithStrictBuiltinErrors(true).
-		Iter(ctx, func(qr topdown.QueryResult) error {
-			out = answer(qr)
-			return nil
-		})
+		WithStrictBuiltinErrors(true)
+	if p.tracer != nil {
+		query = query.WithQueryTracer(p.tracer)
+	}
+	err := query.Iter(ctx, func(qr topdown.QueryResult) error {
+		out = answer(qr)
+		return nil
+	})
 	if err != nil {
 		return nil, p.classify(err)
 	}

@@ -1,8 +1,6 @@
 package engine
 
 import (
-	"slices"
-
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
@@ -11,90 +9,112 @@ import (
 //
 //	reject contains "not yours" if not input.envelope.from.key in data.senders[input.auth.login]
 //
-// rejects nothing from a login without an entry. lintNegations finds them in rules as they were written. References to facts
-// that every transaction carries are fine, and so are comprehensions, which are never undefined.
-func (s *sources) lintNegations(m *ast.Module, r *ast.Rule) (out []Finding) {
-	roots := refRoots(m)
-	facts := contract()
-	stage, inStage := stageOf(m.Package)
+// rejects nothing from a login without an entry. The same goes for a reference within another's brackets, for calls within
+// calls, for array, object and set literals, and for the values of `with`. It does not go for what stands alone on
+// either side of == or =, for comprehensions, which are never undefined, and for template strings. A test holds this
+// against OPA's own evaluation. lintNegations finds them in rules as they were written.
+func (sc *scope) lintNegations(r *ast.Rule) (out []Finding) {
 	ast.WalkExprs(r, func(e *ast.Expr) bool {
-		if !e.Negated || !e.IsCall() {
+		if !e.Negated {
 			return false
 		}
-		for _, operand := range e.Operands() {
-			ref := mayBeAbsent(operand, roots, func(path []string, whole bool) bool {
-				return whole && facts.certain(path, stage, inStage)
-			})
-			if ref == nil {
-				continue
-			}
-			out = append(out, s.at(Fault, "negated-call", e.Loc(),
-				"put the call into a helper rule and negate that: `_ok if <call>`, then `not _ok`",
-				"`not` over a call with %s in it is undefined, not true, where that does not exist: the rule fails open", ref))
-			return false
+		if t := sc.negated(e); t != nil {
+			out = append(out, sc.src.at(codeNegatedCall, e.Loc(),
+				"put it into a helper rule and negate that: `_ok if <expression>`, then `not _ok`",
+				"`not` over an expression with %s in it is undefined, not true, where that does not exist: the rule fails open", t))
 		}
 		return false
 	})
 	return out
 }
 
-// refRoots are the names in a module that stand for documents: input and data themselves, and what it imports from them.
-// The value is the reference the name stands for.
-func refRoots(m *ast.Module) map[ast.Var]ast.Ref {
-	roots := map[ast.Var]ast.Ref{"input": ast.InputRootRef, "data": ast.DefaultRootRef}
-	for _, imp := range m.Imports {
-		ref, ok := imp.Path.Value.(ast.Ref)
-		if !ok || len(ref) < 2 {
-			continue
-		}
-		if ref.HasPrefix(ast.InputRootRef) || ref.HasPrefix(ast.DefaultRootRef) {
-			roots[imp.Name()] = ref
+// negated is the first term of a negated expression that the compiler takes out of it and that may be undefined.
+func (sc *scope) negated(e *ast.Expr) *ast.Term {
+	var found *ast.Term
+	look := func(t *ast.Term, f func(*ast.Term) *ast.Term) {
+		if found == nil {
+			found = f(t)
 		}
 	}
-	return roots
+	switch terms := e.Terms.(type) {
+	case *ast.Term:
+		look(terms, sc.operand)
+	case []*ast.Term:
+		f := sc.hoisted
+		if e.IsEquality() || e.Operator().Equal(ast.Equal.Ref()) {
+			f = sc.operand
+		}
+		for _, t := range terms[1:] {
+			look(t, f)
+		}
+	}
+	for _, w := range e.With {
+		look(w.Value, sc.hoisted)
+	}
+	return found
 }
 
-// mayBeAbsent is the first reference in a term, outside comprehensions and nested calls' names, that may be undefined.
-func mayBeAbsent(term *ast.Term, roots map[ast.Var]ast.Ref, certain func(path []string, whole bool) bool) (found ast.Ref) {
-	var visit func(any) bool
+// operand of an expression that is evaluated where it stands: of a reference only what is in its brackets is taken out.
+func (sc *scope) operand(t *ast.Term) *ast.Term {
+	ref, ok := t.Value.(ast.Ref)
+	if !ok {
+		if _, variable := t.Value.(ast.Var); variable {
+			return nil
+		}
+		return sc.hoisted(t)
+	}
+	return sc.brackets(ref)
+}
+
+func (sc *scope) brackets(ref ast.Ref) *ast.Term {
+	for i, el := range ref {
+		if _, variable := el.Value.(ast.Var); i == 0 && variable {
+			continue
+		}
+		if found := sc.hoisted(el); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
+// hoisted is the first term within one that is taken out of its expression, and that may be undefined.
+func (sc *scope) hoisted(t *ast.Term) (found *ast.Term) {
+	var visit func(x any) bool
 	visit = func(x any) bool {
 		if found != nil {
 			return true
 		}
-		switch x := x.(type) {
-		case *ast.ArrayComprehension, *ast.SetComprehension, *ast.ObjectComprehension:
-			return true
-		case ast.Call:
-			for _, t := range x[1:] {
-				ast.NewGenericVisitor(visit).Walk(t)
-			}
+		term, ok := x.(*ast.Term)
+		if !ok {
+			return false
+		}
+		switch v := term.Value.(type) {
+		case *ast.ArrayComprehension, *ast.SetComprehension, *ast.ObjectComprehension, *ast.TemplateString:
 			return true
 		case ast.Var:
-			if root, ok := roots[x]; ok && len(root) > 1 {
-				ref := root
-				if !ref.HasPrefix(ast.InputRootRef) || !certain(constantPath(ref[1:]), true) {
-					found = ref
-				}
+			if !sc.certain(term) {
+				found = term
 			}
 			return true
 		case ast.Ref:
-			head, _ := x[0].Value.(ast.Var)
-			if root, ok := roots[head]; ok {
-				ref := append(slices.Clone(root), x[1:]...)
-				path := constantPath(ref[1:])
-				if !ref.HasPrefix(ast.InputRootRef) || !certain(path, len(path) == len(ref)-1) {
-					found = ref
-					return true
-				}
+			if found = sc.brackets(v); found == nil && !sc.certain(term) {
+				found = term
 			}
-			for _, t := range x[1:] {
-				ast.NewGenericVisitor(visit).Walk(t)
+			return true
+		case ast.Call:
+			if rules, _, _ := sc.rulesOf(v[0]); rules != nil && !sc.always(rules) {
+				found = term
+				return true
+			}
+			for _, arg := range v[1:] {
+				ast.NewGenericVisitor(visit).Walk(arg)
 			}
 			return true
 		}
 		return false
 	}
-	ast.NewGenericVisitor(visit).Walk(term)
+	ast.NewGenericVisitor(visit).Walk(t)
 	return found
 }
 
@@ -106,16 +126,14 @@ func (f *fact) certain(path []string, stage Stage, inStage bool) bool {
 	if inStage && !f.at(stage) || !inStage && (f.from != 0 || f.only != 0) {
 		return false
 	}
-	if len(path) == 0 {
-		return true
-	}
+	return len(path) == 0 || f.below(path, stage, inStage)
+}
+
+// below says whether an object that is there has the fact at a path in it.
+func (f *fact) below(path []string, stage Stage, inStage bool) bool {
 	if f.kind != closed {
 		return false
 	}
-	for i := range f.fields {
-		if f.fields[i].name == path[0] {
-			return f.fields[i].certain(path[1:], stage, inStage)
-		}
-	}
-	return false
+	next := f.field(path[0])
+	return next != nil && next.certain(path[1:], stage, inStage)
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -15,15 +16,26 @@ import (
 func (s *sources) lintCompiled(c *ast.Compiler, data *store) (out []Finding) {
 	for _, name := range slices.Sorted(maps.Keys(c.Modules)) {
 		for _, r := range c.Modules[name].Rules {
-			ast.WalkRefs(r, func(ref ast.Ref) bool {
-				if ref.HasPrefix(ast.DefaultRootRef) {
-					out = append(out, s.lintDataRef(c, data, ref)...)
-				}
-				return false
-			})
+			out = append(out, s.lintData(c, data, r, func(Finding) bool { return true })...)
 		}
 	}
 	return append(out, s.lintStageFacts(c)...)
+}
+
+// lintData checks all references of a rule into data, and keeps the findings that are wanted.
+func (s *sources) lintData(c *ast.Compiler, data *store, r *ast.Rule, wanted func(Finding) bool) (out []Finding) {
+	ast.WalkRefs(r, func(ref ast.Ref) bool {
+		if !ref.HasPrefix(ast.DefaultRootRef) {
+			return false
+		}
+		for _, f := range s.lintDataRef(c, data, ref) {
+			if wanted(f) {
+				out = append(out, f)
+			}
+		}
+		return false
+	})
+	return out
 }
 
 // lintDataRef follows a reference through rules and data as far as it is constant.
@@ -70,17 +82,15 @@ func (s *sources) missing(c *ast.Compiler, data *store, node *ast.TreeNode, ref 
 	if i > 0 {
 		prefix += "." + strings.Join(path[:i], ".")
 	}
-	hint := ""
-	if near := nearest(path[i], names); near != "" {
-		hint = "did you mean " + prefix + "." + near + "?"
-	}
-	if path[0] == "postern" && len(path) > 1 {
-		return []Finding{s.at(Fault, "missing-rule", ref[0].Loc(), hint, "%s.%s does not exist: the expression would always be undefined", prefix, path[i])}
+	hint := suggestIn(path[i], prefix+".", names)
+	packages := node != nil && i > 0 // the part before it is all rules and packages
+	if path[0] == "postern" && len(path) > 1 || packages && (hint != "" || !data.has(path[:i])) {
+		return []Finding{s.at(codeMissingRule, ref[0].Loc(), cmp.Or(hint, oneOf(path[i], prefix+".", names)), "%s.%s does not exist: the expression would always be undefined", prefix, path[i])}
 	}
 	if i > 0 {
 		return nil // below a data document anything may come and go
 	}
-	return []Finding{s.at(Warning, "missing-data", ref[0].Loc(), hint, "data.%s is in no data document of the bundle", path[0])}
+	return []Finding{s.at(codeMissingData, ref[0].Loc(), hint, "data.%s is in no data document of the bundle", path[0])}
 }
 
 // has and names look into the data.
@@ -112,7 +122,7 @@ func (s *store) names(path []string) []string {
 
 // lintStageFacts warns of facts that are never there at the stage whose package reads them.
 func (s *sources) lintStageFacts(c *ast.Compiler) (out []Finding) {
-	facts := contract()
+	facts := s.facts
 	for _, name := range slices.Sorted(maps.Keys(c.Modules)) {
 		m := c.Modules[name]
 		stage, ok := stageOf(m.Package)
@@ -130,7 +140,7 @@ func (s *sources) lintStageFacts(c *ast.Compiler) (out []Finding) {
 					return false
 				}
 				if !at.at(stage) {
-					out = append(out, s.at(Warning, "fact-of-other-stage", ref[0].Loc(), "", "%s is never known at stage %s", ref[:i+2], stage))
+					out = append(out, s.at(codeStageFact, ref[0].Loc(), "", "%s is never known at stage %s", ref[:i+2], stage))
 					return false
 				}
 			}

@@ -18,7 +18,8 @@ type Policy struct {
 	full     bool // Options.FullInput
 	data     *store
 	stages   [StageMessage + 1]*stage // by Stage; nil: the bundle does not define it
-	needs    Needs
+	needs    Needs                    // own, and those of the shadow candidate
+	own      Needs
 	timeout  time.Duration
 	revision string
 	code     string // hash of the modules
@@ -26,6 +27,10 @@ type Policy struct {
 	values   cache.InterQueryValueCache // compiled regular expressions and globs
 	keys     *keys
 	crew     *crew
+	tracer   topdown.QueryTracer // nil but for tests: see Traced
+
+	shadow *Policy                 // decides beside it, without effect; see Engine.SwapShadow
+	also   [StageMessage + 1]parts // what shadow reads
 }
 
 // stage is one package of the contract, ready to be asked.
@@ -54,11 +59,29 @@ type Needs struct {
 	Quarantine, Discard bool
 }
 
-// Needs of the snapshot.
+// OwnNeeds are the snapshot's without those of the shadow candidate beside it: what a decision cannot do without.
+func (p *Policy) OwnNeeds() Needs {
+	n := p.own
+	n.Edits = slices.Clone(n.Edits)
+	return n
+}
+
+// Needs of the snapshot, and of the shadow candidate beside it.
 func (p *Policy) Needs() Needs {
 	n := p.needs
 	n.Edits = slices.Clone(n.Edits)
 	return n
+}
+
+// and is what either needs.
+func (n Needs) and(o Needs) Needs {
+	edits := append(slices.Clone(n.Edits), o.Edits...)
+	slices.Sort(edits)
+	return Needs{
+		Connect: n.Connect || o.Connect, Mail: n.Mail || o.Mail, Rcpt: n.Rcpt || o.Rcpt, Message: n.Message || o.Message,
+		Header: n.Header || o.Header, Size: n.Size || o.Size, Body: n.Body || o.Body,
+		Edits: slices.Compact(edits), Quarantine: n.Quarantine || o.Quarantine, Discard: n.Discard || o.Discard,
+	}
 }
 
 // Revision of the snapshot: the manifest's, or a hash of the content.
@@ -85,6 +108,14 @@ func (p *Policy) WithData(ctx context.Context, data map[string]any, revision str
 		return nil, err
 	}
 	return &out, nil
+}
+
+// Traced returns the same snapshot with every evaluation reported to tracer, which any number of goroutines may call: tests
+// measure by it which rules they reach. It is slow; live traffic is decided without.
+func (p *Policy) Traced(tracer topdown.QueryTracer) *Policy {
+	out := *p
+	out.tracer = tracer
+	return &out
 }
 
 // newValueCache holds compiled patterns from one evaluation to the next. Without a bound of our own OPA keeps a hundred,
@@ -162,7 +193,8 @@ func (p *Policy) prepare(src *sources) error {
 
 // setNeeds sums up the stages.
 func (p *Policy) setNeeds(src *sources) {
-	n := &p.needs
+	n := &p.own
+	defer func() { p.needs = p.own }()
 	n.Connect, n.Mail = p.stages[StageConnect] != nil, p.stages[StageMail] != nil
 	n.Rcpt, n.Message = p.stages[StageRcpt] != nil, p.stages[StageMessage] != nil
 	m := p.stages[StageMessage]

@@ -38,6 +38,15 @@ func (in *Input) Octets() int {
 	return in.octets
 }
 
+// Value is the document as OPA holds it, for who encodes it otherwise (masked, say); nil where nothing was evaluated. It is
+// only to be read.
+func (in *Input) Value() ast.Value {
+	if in == nil {
+		return nil
+	}
+	return in.value
+}
+
 // AppendJSON appends the document, keys in order.
 func (in *Input) AppendJSON(dst []byte) []byte {
 	if in == nil || in.value == nil {
@@ -45,6 +54,9 @@ func (in *Input) AppendJSON(dst []byte) []byte {
 	}
 	return appendValue(dst, in.value)
 }
+
+// AppendValue appends a ground value as JSON, object keys in order.
+func AppendValue(dst []byte, v ast.Value) []byte { return appendValue(dst, v) }
 
 // record of a decision.
 func record(t *Transaction, d *Decision, in *Input) Record {

@@ -2,9 +2,16 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/postern-mail/postern/internal/message"
 )
@@ -28,13 +35,31 @@ func (p *Policy) smoke(ctx context.Context) error {
 			}
 		}
 		if d.Err != nil {
-			found.Findings = append(found.Findings, Finding{Severity: Fault, Code: "smoke",
-				Message: fmt.Sprintf("package postern.%s does not decide a plain transaction: %v", s, d.Err),
-				Hint:    "see what it does with the input of a plain message in `postern eval`"})
+			f := Finding{Severity: Fault, Code: codeSmoke, Hint: "see what it does with the input of a plain message in `postern eval`"}
+			why := strings.Join(strings.Fields(d.Err.Error()), " ")
+			f.Message = fmt.Sprintf("package postern.%s does not decide a plain transaction: %s", s, why)
+			if loc := p.blame(s, d.Err); loc != nil {
+				f.File, f.Line, f.Column = strings.TrimPrefix(loc.File, "/"), loc.Row, loc.Col
+			}
+			found.Findings = append(found.Findings, f)
 		}
 	}
 	if found.Findings != nil {
 		return &found
+	}
+	return nil
+}
+
+// blame is the place of an evaluation's error, or else the stage's package.
+func (p *Policy) blame(s Stage, err error) *ast.Location {
+	var e *topdown.Error
+	if errors.As(err, &e) && e.Location != nil && e.Location.File != "" {
+		return e.Location
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.compiler.Modules)) {
+		if m := p.compiler.Modules[name]; m.Package.Path.Equal(stagePackage(s)) {
+			return m.Package.Location
+		}
 	}
 	return nil
 }

@@ -19,15 +19,31 @@ type sources struct {
 	raw     map[string][]byte
 	names   []string // of modules, sorted
 	hash    string   // of names and contents
+
+	lines map[string][][]byte               // of the files that a finding was about
+	rules map[string]map[string][]*ast.Rule // by package, as a reference, and name
+	facts *fact
+	// params are the origins of the arguments of functions, by rule, where all calls agree.
+	params map[*ast.Rule][]origin
+	total  map[*ast.Rule]truth // whether a rule always has a value, as far as lint has asked
 }
 
 // parse reads every module of the bundle but the tests.
 func parse(b *bundle.Bundle, caps *ast.Capabilities) (*sources, []Finding) {
-	s := &sources{modules: map[string]*ast.Module{}, raw: map[string][]byte{}}
+	return parseModules(b, caps, func(name string) bool { return !isTest(name) })
+}
+
+// isTest says whether a module holds tests, by the name of its file.
+func isTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
+
+// parseModules reads the modules whose name is wanted.
+func parseModules(b *bundle.Bundle, caps *ast.Capabilities, wanted func(name string) bool) (*sources, []Finding) {
+	s := &sources{modules: map[string]*ast.Module{}, raw: map[string][]byte{}, facts: contract(),
+		total: map[*ast.Rule]truth{}, params: map[*ast.Rule][]origin{}}
 	var findings []Finding
 	for _, m := range b.Modules {
 		name := strings.TrimPrefix(m.Path, "/")
-		if strings.HasSuffix(name, "_test.rego") {
+		if !wanted(name) {
 			continue
 		}
 		s.raw[name] = m.Raw
@@ -52,6 +68,8 @@ func parse(b *bundle.Bundle, caps *ast.Capabilities) (*sources, []Finding) {
 		s.names = append(s.names, name)
 	}
 	slices.Sort(s.names)
+	s.index()
+	s.learnParams()
 	h := sha256.New()
 	for _, name := range s.names {
 		fmt.Fprintf(h, "%q %d\n", name, len(s.raw[name]))
@@ -65,9 +83,26 @@ func parse(b *bundle.Bundle, caps *ast.Capabilities) (*sources, []Finding) {
 	return s, findings
 }
 
+// index finds rules by package and name.
+func (s *sources) index() {
+	s.rules = map[string]map[string][]*ast.Rule{}
+	for _, name := range s.names {
+		m := s.modules[name]
+		pkg := m.Package.Path.String()
+		if s.rules[pkg] == nil {
+			s.rules[pkg] = map[string][]*ast.Rule{}
+		}
+		for _, r := range m.Rules {
+			head := headName(r.Head)
+			s.rules[pkg][head] = append(s.rules[pkg][head], r)
+		}
+	}
+}
+
 // at makes a finding about a place.
-func (s *sources) at(severity Severity, code string, loc *ast.Location, hint, format string, args ...any) Finding {
-	f := Finding{Severity: severity, Code: code, Hint: hint, Message: fmt.Sprintf(format, args...)}
+func (s *sources) at(code string, loc *ast.Location, hint, format string, args ...any) Finding {
+	rule, _ := ruleOf(code)
+	f := Finding{Severity: rule.Severity, Code: code, Hint: hint, Message: fmt.Sprintf(format, args...)}
 	if loc != nil {
 		f.File, f.Line, f.Column = strings.TrimPrefix(loc.File, "/"), loc.Row, loc.Col
 		f.Text = s.line(f.File, f.Line)
@@ -75,67 +110,28 @@ func (s *sources) at(severity Severity, code string, loc *ast.Location, hint, fo
 	return f
 }
 
-// line n of a file, without indentation and at most 200 octets; "" where it is not known.
+// quote puts the source line into findings that have none.
+func (s *sources) quote(findings []Finding) []Finding {
+	for i := range findings {
+		if f := &findings[i]; f.Text == "" && f.Line > 0 {
+			f.Text = s.line(f.File, f.Line)
+		}
+	}
+	return findings
+}
+
+// line n of a file, without white space at its end and at most 200 octets; "" where it is not known.
 func (s *sources) line(file string, n int) string {
-	raw := s.raw[file]
-	for ; n > 1 && raw != nil; n-- {
-		i := bytes.IndexByte(raw, '\n')
-		if i < 0 {
-			return ""
-		}
-		raw = raw[i+1:]
-	}
-	line, _, _ := bytes.Cut(raw, []byte("\n"))
-	text := strings.TrimSpace(string(line))
-	return cut(text, 200)
-}
-
-// compilerFindings translates what OPA says.
-func (s *sources) compilerFindings(errs ast.Errors) []Finding {
-	var out []Finding
-	for _, e := range errs {
-		msg, hint := explain(e)
-		out = append(out, s.at(Fault, e.Code, e.Location, hint, "%s", msg))
-	}
-	return out
-}
-
-// explain words an error of OPA's compiler for a policy author.
-func explain(e *ast.Error) (msg, hint string) {
-	msg, _, _ = strings.Cut(e.Message, "\n")
-	if name, ok := strings.CutPrefix(msg, "undefined function "); ok {
-		if why, bad := denied()[name]; bad {
-			return "builtin " + name + " is not allowed: " + why, ""
-		}
-	}
-	d, ok := e.Details.(*ast.RefErrInvalidDetail)
-	if !ok && e.Details != nil {
-		for _, line := range e.Details.Lines() { // types on both sides, mostly
-			hint += "; " + strings.Join(strings.Fields(line), " ")
-		}
-		return msg, strings.TrimPrefix(hint, "; ")
-	}
-	if !ok || d.Pos >= len(d.Ref) {
-		return msg, ""
-	}
-	have, ok := d.Ref[d.Pos].Value.(ast.String)
+	lines, ok := s.lines[file]
 	if !ok {
-		return msg, ""
-	}
-	var names []string
-	for _, v := range d.OneOf {
-		if str, ok := v.(ast.String); ok {
-			names = append(names, string(str))
+		lines = bytes.Split(s.raw[file], []byte("\n"))
+		if s.lines == nil {
+			s.lines = map[string][][]byte{}
 		}
+		s.lines[file] = lines
 	}
-	prefix := d.Ref[:d.Pos].String()
-	msg = fmt.Sprintf("%s has no %q", prefix, string(have))
-	if near := nearest(string(have), names); near != "" {
-		return msg, fmt.Sprintf("did you mean %s.%s?", prefix, near)
+	if n < 1 || n > len(lines) {
+		return ""
 	}
-	if len(names) > 0 {
-		slices.Sort(names)
-		hint = "there are: " + strings.Join(names, ", ")
-	}
-	return msg, hint
+	return strings.TrimRight(cut(strings.ToValidUTF8(string(lines[n-1]), "\uFFFD"), 200), " \t\r")
 }

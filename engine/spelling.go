@@ -3,15 +3,27 @@ package engine
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
 // suggest is a hint for a misspelt name, or "".
-func suggest(have string, names []string) string {
+func suggest(have string, names []string) string { return suggestIn(have, "", names) }
+
+// suggestIn is suggest with what stands before the name.
+func suggestIn(have, prefix string, names []string) string {
 	if near := nearest(have, names); near != "" {
-		return fmt.Sprintf("did you mean %s?", near)
+		return fmt.Sprintf("did you mean %s%s?", prefix, near)
 	}
 	return ""
+}
+
+// oneOf is a hint: the name that was meant, or else all there are, where they are few.
+func oneOf(have, prefix string, names []string) string {
+	if hint := suggestIn(have, prefix, names); hint != "" || len(names) == 0 || len(names) > 30 {
+		return hint
+	}
+	return "there are: " + strings.Join(slices.Sorted(slices.Values(names)), ", ")
 }
 
 // nearest is the name most like have, if one is near enough to be meant: at most a third of its letters differ.
@@ -26,28 +38,31 @@ func nearest(have string, names []string) string {
 	return best
 }
 
-// distance of Levenshtein between two names; names longer than 64 octets are never near.
+// distance between two names: letters added, left out, changed, or swapped with their neighbour (optimal string
+// alignment). Names longer than 64 octets are never near.
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return 64
 	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
 	}
-	for i := range len(a) {
-		left := row[0]
-		row[0]++
-		for j := range len(b) {
-			d := left
-			if a[i] != b[j] {
+	for i := 1; i <= len(a); i++ {
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			d := last[j-1]
+			if a[i-1] != b[j-1] {
 				d++
 			}
-			left = row[j+1]
-			row[j+1] = min(d, row[j]+1, left+1)
+			row[j] = min(d, last[j]+1, row[j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
 		}
+		before, last, row = last, row, before
 	}
-	return row[len(b)]
+	return last[len(b)]
 }
 
 // cut shortens s to at most n octets without cutting a character in two.

@@ -39,6 +39,7 @@ type conn struct {
 	msg     incoming // header and body of the open transaction
 	session *session
 
+	refused bool   // the sender of the open transaction was refused, and the MTA told so: nothing is at stake any more
 	up      []byte // what the library has yet to read
 	due     bool   // the MTA waits for the answer to event
 	out     []byte // operations that go out with the next answer
@@ -112,7 +113,7 @@ func (c *conn) advance() error {
 // next reads a frame: the wait for its beginning is bounded by Idle, the rest by Frame.
 func (c *conn) next() (command, []byte, error) {
 	c.source.until = time.Now().Add(c.server.limits().Idle)
-	c.source.resting = c.phase != phaseOpen
+	c.source.resting = c.phase != phaseOpen || c.refused
 	if _, err := c.in.Peek(1); err != nil {
 		return 0, nil, err
 	}
@@ -163,7 +164,7 @@ func (c *conn) handUp(ev event) {
 		c.phase = phaseOpen
 		c.macros.mail()
 	}
-	c.event, c.due = ev, c.terms.answered(ev.cmd)
+	c.event, c.due, c.refused = ev, c.terms.answered(ev.cmd), false
 	var data string
 	if ev.cmd == cmdConnect {
 		data = "\x00U\x00"
@@ -237,6 +238,7 @@ func (c *conn) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	c.due = false
+	c.refused = c.event.cmd == cmdMail && answer[frameHeadSize] != ansContinue
 	c.out = append(c.out, answer...)
 	err := c.write(c.out)
 	c.out = c.out[:0]
@@ -298,7 +300,11 @@ func (c *conn) negotiate(data []byte) error {
 		return err
 	}
 	policy := c.server.Engine.Policy()
-	answer, missing := agree(offer, needsOf(policy))
+	needs, some := c.server.Engine.Needs() // of the candidates beside the policy, too: whose transactions come is not known yet
+	if !some {
+		needs = needsOf(nil)
+	}
+	answer, missing := agree(offer, needs)
 	c.terms, c.phase = answer, phaseIdle
 	if policy != nil {
 		c.listener.sayMissing(policy, missing)

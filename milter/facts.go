@@ -120,6 +120,17 @@ func (s *session) auth() *engine.Auth {
 	return &engine.Auth{Login: login, Mechanism: strings.ToUpper(m.get("auth_type"))}
 }
 
+// NeverKnown names the facts that no MTA tells, by their dotted paths in input, sorted.
+func NeverKnown() []string { return append(untoldAuth(), untoldTLS()...) }
+
+func untoldAuth() []string {
+	return []string{"auth.attributes", "auth.authzid", "auth.backend", "auth.groups"}
+}
+
+func untoldTLS() []string {
+	return []string{"tls.certificate.sans", "tls.certificate.sha256", "tls.sni"}
+}
+
 // unknown names the facts that this MTA did not tell, sorted.
 func (s *session) unknown(t *engine.Transaction) []string {
 	var u []string
@@ -127,7 +138,7 @@ func (s *session) unknown(t *engine.Transaction) []string {
 	switch {
 	case t.Stage < engine.StageMail:
 	case t.Auth != nil:
-		u = append(u, "auth.attributes", "auth.authzid", "auth.backend", "auth.groups")
+		u = append(u, untoldAuth()...)
 	case s.simulated() || !told && s.conn.macros.get("auth_type") == "":
 		u = append(u, "auth")
 	}
@@ -144,7 +155,7 @@ func (s *session) unknown(t *engine.Transaction) []string {
 	}
 	switch {
 	case t.TLS != nil:
-		u = append(u, "tls.certificate.sans", "tls.certificate.sha256", "tls.sni")
+		u = append(u, untoldTLS()...)
 	case s.simulated(), !told:
 		u = append(u, "tls")
 	}

@@ -123,6 +123,21 @@ func TestShutdownFinishesTransactions(t *testing.T) {
 	}
 }
 
+// TestShutdownAfterRefusedSender: an MTA whose client stays connected after a refused MAIL holds nothing up.
+func TestShutdownAfterRefusedSender(t *testing.T) {
+	r := serve(t, rego(t, "1", map[string]string{"mail": `reject contains "no"`}), nil)
+	m := r.dial(t, testmilter.Options{})
+	greet(t, m)
+	if res, err := m.Mail("<a@example.com>"); err != nil || res.Code != 'y' {
+		t.Fatalf("MAIL was answered %+v, %v", res, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := r.Shutdown(ctx); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+}
+
 func TestShutdownCutsWhatDoesNotEnd(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{"mail": "note contains 1", "message": stamp}), nil)
 	m := r.dial(t, testmilter.Options{})

@@ -14,8 +14,9 @@ import (
 // transaction is one message: its facts, and what has been decided about it.
 type transaction struct {
 	facts    engine.Transaction
-	needs    engine.Needs
-	rawTo    []string // accepted recipients as the MTA wrote them, which is how they are removed
+	needs    engine.Needs // of the snapshot
+	wants    engine.Needs // and of the candidate that only looks on
+	rawTo    []string     // accepted recipients as the MTA wrote them, which is how they are removed
 	refusal  message.Reply
 	header   *message.Header
 	decision *engine.Decision // of the message stage
@@ -41,8 +42,11 @@ func (s *session) connect(ctx context.Context) verdict {
 
 // mail opens a transaction and pins the newest snapshot to it.
 func (s *session) mail(ctx context.Context) verdict {
-	policy := s.conn.server.Engine.Policy()
-	tx := &transaction{needs: needsOf(policy), refusal: s.refused}
+	policy := s.conn.server.Engine.Pin(s.identity())
+	tx := &transaction{needs: needsOf(policy), wants: needsOf(policy), refusal: s.refused}
+	if policy != nil {
+		tx.needs = policy.OwnNeeds()
+	}
 	s.tx = tx
 	tx.facts.Policy, tx.facts.ID = policy, s.newID()
 	args := s.conn.event.args
@@ -61,6 +65,14 @@ func (s *session) mail(ctx context.Context) verdict {
 		return verdict{}
 	}
 	return s.refuse(s.decide(ctx, &tx.facts).Reply)
+}
+
+// identity is whose transaction it is, for what is tried on some before it comes to all.
+func (s *session) identity() string {
+	if a := s.auth(); a != nil {
+		return a.Login
+	}
+	return s.client.IP.String()
 }
 
 // rcpt asks about one recipient. A refusal that the MTA cannot be told now holds for the whole message.
@@ -104,7 +116,7 @@ func (s *session) endOfHeader(ctx context.Context) verdict {
 	switch {
 	case !tx.refusal.IsZero():
 		return s.refuse(tx.refusal)
-	case tx.needs.Body, tx.needs.Size, s.simulated(), !s.conn.due:
+	case tx.wants.Body && !s.conn.terms.noBody(), tx.wants.Size && !s.conn.terms.noBody(), tx.needs.Body, tx.needs.Size, s.simulated(), !s.conn.due:
 		return verdict{}
 	}
 	return s.refuse(s.decideMessage(ctx))

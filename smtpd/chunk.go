@@ -43,11 +43,11 @@ func (g *guard) bdat(arg string) {
 	}
 	switch {
 	case tx.refused != nil:
-		r := refusal(tx.refused, g.s.limits.MessageBytes)
-		g.s.outcome("", r, tx.refused)
-		g.hangUp(r)
+		g.s.cut(tx.refused)
 	case tx.chunks > 1000+int(tx.sink.size/1024): // tiny chunks cost as much as large ones
-		g.hangUp(say(554, "5.5.0", "Too many small chunks"))
+		r := say(554, "5.5.0", "Too many small chunks")
+		g.s.outcome("", r, nil)
+		g.hangUp(r)
 	case last:
 		tx.endLine()
 		g.hand(verbDATA, "DATA")
@@ -70,10 +70,15 @@ func (g *guard) chunk(size int64, tx *transaction) bool {
 	} else {
 		tx.refused, err = g.readChunk(size, tx.sink, &tx.ends, &p)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		return true
+	case tx == nil:
 		g.broken(err)
+	default:
+		g.s.cut(err)
 	}
-	return err == nil
+	return false
 }
 
 func chunkSize(arg string) (size int64, last, ok bool) {

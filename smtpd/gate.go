@@ -21,10 +21,13 @@ func (l *gate) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		if !l.srv.admit() {
+			l.turnAway(conn, replyStopping(), "stopping")
+			continue
+		}
 		s := l.srv.session(l.ctx, l.Listener, conn)
-		l.srv.open.Add(1)
 		if !l.srv.door.enter(s, l.srv.Limits.Connections) {
-			l.turnAway(conn, say(421, "4.3.2", "Too many connections, try again later"))
+			l.turnAway(conn, say(421, "4.3.2", "Too many connections, try again later"), "limit")
 			s.cancel()
 			l.srv.open.Done()
 			continue
@@ -37,9 +40,9 @@ func (l *gate) Accept() (net.Conn, error) {
 	}
 }
 
-// turnAway closes a connection for which there is no room. It never waits: one line fits into a socket's buffer.
-func (l *gate) turnAway(conn net.Conn, r message.Reply) {
-	l.srv.Metrics.connection("limit")
+// turnAway closes a connection for which there is no room, or no time. It never waits: one line fits into a socket's buffer.
+func (l *gate) turnAway(conn net.Conn, r message.Reply, result string) {
+	l.srv.Metrics.connection(result)
 	if !l.TLS {
 		conn.SetWriteDeadline(time.Now().Add(time.Second))
 		conn.Write(r.AppendTo(nil))

@@ -148,11 +148,14 @@ func (g *guard) settle() {
 	}
 	good := code/100 == 2
 	switch {
-	case code == 421: // the last word, or the library caught a panic
-		if override.IsZero() {
-			override = replyInternal()
+	case code == 421: // the last word of whoever answered, or the library caught a panic
+		switch {
+		case !override.IsZero():
+			reply = override
+		case reply.Code() != 421:
+			reply = replyInternal()
 		}
-		g.hangUp(override)
+		g.hangUp(reply)
 		return
 	case reply.IsZero() && good:
 		reply = g.accepted(v)

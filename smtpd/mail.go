@@ -46,12 +46,9 @@ func (t *transaction) facts(stage engine.Stage) *engine.Transaction {
 	}
 }
 
-// close frees what the transaction holds. The next hop delivers nothing, unless it has said that it did.
+// close frees what the transaction holds, the next hop last: that is somebody else's code. It delivers nothing, unless it
+// has said that it did.
 func (t *transaction) close(s *session) {
-	if t.hop != nil {
-		t.hop.Abort()
-		t.hop = nil
-	}
 	if t.spool != nil {
 		t.spool.Close()
 		t.spool = nil
@@ -59,12 +56,16 @@ func (t *transaction) close(s *session) {
 	s.srv.release(t.memory)
 	t.memory = 0
 	s.srv.Metrics.transaction(-1)
+	if t.hop != nil {
+		t.hop.Abort()
+		t.hop = nil
+	}
 }
 
 // MAIL opens a transaction (RFC 5321 §4.1.1.2) and pins the policy for the whole of it.
 func (s *session) MAIL(from message.Path, params message.Params) message.Reply {
 	now := s.srv.now()
-	t := &transaction{id: s.srv.ids.next(now), start: now, policy: s.srv.Engine.Policy(), from: from, params: params}
+	t := &transaction{id: s.srv.ids.next(now), start: now, policy: s.srv.Engine.Pin(s.identity()), from: from, params: params}
 	t.log = s.log.With("id", t.id)
 	d := s.decide(t.facts(engine.StageMail))
 	if d.Verdict == engine.Reject || d.Verdict == engine.Defer {
@@ -149,4 +150,12 @@ func (s *session) login() string {
 		return ""
 	}
 	return s.auth.Login
+}
+
+// identity is whose transaction it is, for what is tried on some before it comes to all.
+func (s *session) identity() string {
+	if s.auth != nil {
+		return s.auth.Login
+	}
+	return s.client.IP.String()
 }

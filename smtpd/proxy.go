@@ -101,6 +101,14 @@ func parseProxy1(line string) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, errProxy
 	}
+	// Our own address is of no use here, but a header in which it is wrong is not one (§2.1).
+	to, err := netip.ParseAddr(f[3])
+	if err != nil || to.Zone() != "" || to.Is4() != ip.Is4() {
+		return netip.AddrPort{}, errProxy
+	}
+	if _, err := strconv.ParseUint(f[5], 10, 16); err != nil {
+		return netip.AddrPort{}, errProxy
+	}
 	return netip.AddrPortFrom(ip, uint16(port)), nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/emersion/go-smtp"
 
@@ -159,6 +158,12 @@ var errLoginForm = errors.New("malformed login or password")
 
 // AUTH checks a password (RFC 4954 §4). The password is not kept, and nothing of it is logged.
 func (s *session) AUTH(mechanism, authzid, login, password string) message.Reply {
+	if s.srv.Throttle.Refused(s.client.IP, login) {
+		s.srv.Metrics.auth(mechanism, "throttled")
+		s.log.Warn("authentication refused unchecked: too many failures before", "login", login, "mechanism", mechanism, "client", s.client.IP)
+		return say(421, "4.7.0", "Too many authentication failures")
+	}
+	s.pause(s.srv.Throttle.Delay(s.client.IP, login))
 	id, err := s.prove(login, password)
 	if err == nil && authzid != "" && authzid != login && authzid != id.Login {
 		// Speaking for somebody else (RFC 4616 §2) is not offered: what one may send as is policy.
@@ -171,6 +176,7 @@ func (s *session) AUTH(mechanism, authzid, login, password string) message.Reply
 			Groups: id.Groups, Attributes: id.Attributes,
 		}
 		s.failures = 0
+		s.srv.Throttle.Succeeded(s.client.IP, login)
 		s.srv.Metrics.auth(mechanism, "success")
 		s.log.Info("authenticated", "login", id.Login, "mechanism", mechanism, "backend", id.Backend)
 		return say(235, "2.7.0", "Authentication successful")
@@ -183,46 +189,39 @@ func (s *session) AUTH(mechanism, authzid, login, password string) message.Reply
 	return say(454, "4.7.0", "Temporary authentication failure, try again later")
 }
 
-// prove asks the backends in order. One that does not know the login, or not this password for it, passes it on; so does
-// one that cannot tell now, but then nobody's "no" is final.
+// prove asks the backends about what can be a login at all.
 func (s *session) prove(login, password string) (auth.Identity, error) {
-	if login == "" || password == "" || len(login) > 255 || len(password) > 1024 ||
-		!utf8.ValidString(login) || strings.ContainsFunc(login, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+	if _, ok := auth.Login(login); !ok || password == "" || len(password) > auth.MaxPassword {
 		return auth.Identity{}, errors.Join(auth.ErrCredentials, errLoginForm)
 	}
-	var unsure error
-	for _, b := range s.srv.Auth {
-		id, err := b.Password(s.ctx, login, password)
-		if err == nil {
-			return id, nil
-		}
-		if !errors.Is(err, auth.ErrCredentials) {
-			unsure = err
-		}
-	}
-	if unsure != nil {
-		return auth.Identity{}, unsure
-	}
-	return auth.Identity{}, auth.ErrCredentials
+	return auth.Chain(s.srv.Auth).Password(s.ctx, login, password)
 }
 
 // failed slows down who guesses, and then closes the connection.
 func (s *session) failed(mechanism, login string) message.Reply {
 	s.failures++
+	s.srv.Throttle.Failed(s.client.IP, login)
 	s.srv.Metrics.auth(mechanism, "failure")
 	s.log.Warn("authentication failed", "login", login, "mechanism", mechanism, "client", s.client.IP, "failures", s.failures)
 	if s.limits.AuthDelay > 0 {
-		d := s.limits.AuthDelay << min(s.failures-1, 4)
-		timer := time.NewTimer(d + rand.N(d/4+1))
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-s.ctx.Done():
-		case <-s.srv.stopping():
-		}
+		s.pause(s.limits.AuthDelay << min(s.failures-1, 4))
 	}
 	if s.failures >= s.limits.AuthFailures {
 		return say(421, "4.7.0", "Too many authentication failures")
 	}
 	return say(535, "5.7.8", "Authentication credentials invalid")
+}
+
+// pause holds the client up for d and up to a quarter more, so that the time tells nothing.
+func (s *session) pause(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d + rand.N(d/4+1))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.ctx.Done():
+	case <-s.srv.stopping():
+	}
 }

@@ -30,6 +30,8 @@ type Server struct {
 	Quarantine relay.Hop
 	// Auth backends, tried in order; none: AUTH is not offered.
 	Auth []auth.Backend
+	// Throttle counts failed logins by address and login over all connections; nil: each connection is on its own.
+	Throttle *auth.Throttle
 	// Anonymous lets clients send without authentication.
 	Anonymous bool
 	// TLS gives the configuration for each handshake; nil, or a nil configuration: no TLS, and so no AUTH.
@@ -185,12 +187,29 @@ func (s *Server) isStopping() bool {
 	}
 }
 
-func (s *Server) keep(l net.Listener) bool {
-	if s.isStopping() {
-		return false
-	}
+// admit counts a connection that was just accepted among those that Shutdown waits for, unless that has begun. It has begun
+// under the same lock, so that none is counted when the waiting has.
+func (s *Server) admit() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	select {
+	case <-s.stopChan():
+		return false
+	default:
+		s.open.Add(1)
+		return true
+	}
+}
+
+// keep remembers a listener for Shutdown to close, unless that has begun.
+func (s *Server) keep(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.stopChan():
+		return false
+	default:
+	}
 	if s.listeners == nil {
 		s.listeners = map[net.Listener]struct{}{}
 	}

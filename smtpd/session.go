@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
@@ -115,6 +116,9 @@ func orFailure(r message.Reply) message.Reply {
 	return r
 }
 
+// NeverKnown names the facts that this front end cannot know, by their dotted paths in input: it asks no DNS.
+func NeverKnown() []string { return []string{"client.name"} }
+
 // decide completes t with what the connection knows, and asks policy.
 func (s *session) decide(t *engine.Transaction) engine.Decision {
 	t.Now = s.srv.now()
@@ -123,7 +127,7 @@ func (s *session) decide(t *engine.Transaction) engine.Decision {
 	t.Client.EHLO = s.helo
 	t.TLS, t.Auth = s.tls, s.auth
 	t.Failure = s.ln.Failure
-	t.Unknown = []string{"client.name"}
+	t.Unknown = NeverKnown()
 	d := s.srv.Engine.Decide(s.ctx, t)
 	if d.Err != nil {
 		s.log.Error("policy could not decide", "id", t.ID, "error", d.Err)
@@ -138,12 +142,20 @@ func (s *session) answer(r message.Reply) error {
 	return libraryError(r)
 }
 
-// drop ends the transaction under way, if there is one.
+// drop ends the transaction under way, if there is one. It does not panic, whatever the next hop does: the library calls it
+// while it cleans up after another panic, where one more would end the whole process.
 func (s *session) drop() {
-	if s.tx != nil {
-		s.tx.close(s)
-		s.tx = nil
+	t := s.tx
+	if t == nil {
+		return
 	}
+	s.tx = nil
+	defer func() {
+		if r := recover(); r != nil {
+			s.srv.panicked(s, r, debug.Stack())
+		}
+	}()
+	t.close(s)
 }
 
 // end is called once, when the connection is closed.

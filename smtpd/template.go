@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -19,7 +20,7 @@ func checkBraces(template string) error {
 			break
 		}
 		place, next, ok := strings.Cut(after, "}")
-		if !ok || place == "" || !strings.Contains(places, " "+place+" ") {
+		if !ok || !slices.Contains(strings.Fields(places), place) {
 			return fmt.Errorf("received template: unknown place {%s}; there are%s", place, strings.TrimRight(places, " "))
 		}
 		rest = next

@@ -6,8 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -82,20 +80,6 @@ func (d *daemon) build(ctx context.Context, notice io.Writer) error {
 		d.milter = &milter.Server{Engine: d.engine, Hostname: d.cfg.Hostname, Log: d.log, Metrics: d.metrics}
 	}
 	return nil
-}
-
-func (d *daemon) openDecisions() (err error) {
-	if d.cfg.DecisionLog.File == "" {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(d.cfg.DecisionLog.File), 0o700); err != nil {
-		return err
-	}
-	d.decisions, err = decisionlog.Open(decisionlog.Options{File: d.cfg.DecisionLog.File, Strict: d.cfg.DecisionLog.Strict, Logger: d.log, Metrics: d.metrics})
-	if err == nil {
-		d.engine.Recorder = d.decisions
-	}
-	return err
 }
 
 // bind opens all sockets, or none.

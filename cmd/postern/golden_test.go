@@ -81,7 +81,11 @@ func TestGoldenEngine(t *testing.T) {
 			t.Fatal(err)
 		}
 		if *update {
-			if err := os.WriteFile(file, c.Update(r.Describe(), r.Bytes()), 0o644); err != nil {
+			text, err := c.Update(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, text, 0o644); err != nil {
 				t.Fatal(err)
 			}
 			return

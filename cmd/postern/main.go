@@ -30,9 +30,11 @@ func commands(p *program) []*cobra.Command {
 	return []*cobra.Command{
 		newServeCmd(p),   // the servers
 		newCheckCmd(p),   // configuration and policy, for CI
+		newTestCmd(p),    // a policy's own tests, Rego and messages
 		newEvalCmd(p),    // what would happen to a message, and why
 		newExplainCmd(p), // why a logged decision came out as it did
 		newReplayCmd(p),  // what another policy would have decided
+		newInitCmd(p),    // a policy repository to start from
 		newPasswdCmd(p),  // a line for the users file
 		newVersionCmd(p), // what this is made of
 	}

@@ -14,7 +14,9 @@ import (
 	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/config"
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/milter"
 	"github.com/postern-mail/postern/policies"
+	"github.com/postern-mail/postern/smtpd"
 )
 
 // policyFeed brings bundles into the engine: it loads, compiles, swaps, and keeps the last good copy.
@@ -30,6 +32,7 @@ type policyFeed struct {
 
 func newPolicyFeed(cfg *config.Config, eng *engine.Engine, log *slog.Logger, metrics prometheus.Registerer) *policyFeed {
 	f := &policyFeed{engine: eng, options: compileOptions(cfg), keep: filepath.Join(cfg.StateDir, "lastgood"), log: log}
+	f.options.Tests = true
 	f.watcher = &bundles.Watcher{Source: bundleSource(cfg.Policy.Bundle), Data: cfg.Policy.Data, Activate: f.activate, Log: log, Metrics: metrics}
 	if cfg.Policy.Bundle == "" && len(cfg.Policy.Data) == 0 {
 		f.keep = "" // the embedded bundle is its own copy
@@ -38,7 +41,20 @@ func newPolicyFeed(cfg *config.Config, eng *engine.Engine, log *slog.Logger, met
 }
 
 func compileOptions(cfg *config.Config) engine.Options {
-	return engine.Options{Timeout: cfg.Policy.Timeout, AllowBuiltins: cfg.Policy.AllowBuiltins, FullInput: cfg.DecisionLog.File != "" && cfg.DecisionLog.Input == "full"}
+	return engine.Options{Timeout: cfg.Policy.Timeout, AllowBuiltins: cfg.Policy.AllowBuiltins, Doors: doors(cfg),
+		FullInput: cfg.DecisionLog.File != "" && cfg.DecisionLog.Input == "full"}
+}
+
+// doors are the front ends that a configuration opens.
+func doors(cfg *config.Config) []engine.Door {
+	var in []engine.Door
+	if cfg.Submission.Enabled() {
+		in = append(in, engine.Door{Name: "submission", Unknown: smtpd.NeverKnown()})
+	}
+	if len(cfg.Milter.Listen) > 0 {
+		in = append(in, engine.Door{Name: "milter", Unknown: milter.NeverKnown()})
+	}
+	return in
 }
 
 // bundleSource of a configured name; "" is the bundle inside the program.

@@ -88,7 +88,7 @@ func thousands(n int64) string {
 // open a file whose reading counts; "-" is stdin, which is not closed.
 func (p *progress) open(name string, stdin io.Reader) (io.ReadCloser, error) {
 	if name == "-" {
-		return io.NopCloser(counted{stdin, &p.octets}), nil
+		return io.NopCloser(countingReader{stdin, &p.octets}), nil
 	}
 	f, err := os.Open(name)
 	if err != nil {
@@ -97,16 +97,16 @@ func (p *progress) open(name string, stdin io.Reader) (io.ReadCloser, error) {
 	return struct {
 		io.Reader
 		io.Closer
-	}{counted{f, &p.octets}, f}, nil
+	}{countingReader{f, &p.octets}, f}, nil
 }
 
-// counted counts what is read.
-type counted struct {
+// countingReader counts what is read.
+type countingReader struct {
 	r io.Reader
 	n *atomic.Int64
 }
 
-func (c counted) Read(b []byte) (int, error) {
+func (c countingReader) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b)
 	c.n.Add(int64(n))
 	return n, err

@@ -29,7 +29,7 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": cmdServe, "smtp": cmdSMTP, "sink": cmdSink, "signal": cmdSignal, "stop": cmdStop, "end": cmdStop, "until": cmdUntil,
+			"serve": cmdServe, "smtp": cmdSMTP, "sink": cmdSink, "signal": cmdSignal, "end": cmdStop, "until": cmdUntil, "collect": cmdCollect,
 		},
 		Setup: func(e *testscript.Env) error {
 			policies, err := filepath.Abs("../../policies")
@@ -37,20 +37,37 @@ func TestScript(t *testing.T) {
 				return err
 			}
 			e.Setenv("POLICIES", policies) // the default bundle, to copy and change
-			if p := os.Getenv("POSTERN_BINARY"); p != "" {
-				dir := filepath.Join(e.WorkDir, ".bin")
-				if err := os.MkdirAll(dir, 0o700); err != nil {
-					return err
-				}
-				if err := os.Symlink(p, filepath.Join(dir, "postern")); err != nil {
-					return err
-				}
-				e.Setenv("PATH", dir+":"+e.Getenv("PATH"))
+			opa, err := stockOPA()
+			if err != nil {
+				return err
 			}
+			programs := map[string]string{"opa": opa}
+			if p := os.Getenv("POSTERN_BINARY"); p != "" {
+				programs["postern"] = p
+			}
+			dir := filepath.Join(e.WorkDir, ".bin")
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return err
+			}
+			for name, path := range programs {
+				if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+					return err
+				}
+			}
+			e.Setenv("PATH", dir+":"+e.Getenv("PATH"))
 			return nil
 		},
 	})
 }
+
+// stockOPA is OPA's own program, in the version that go.mod names.
+var stockOPA = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("go", "tool", "-n", "opa").Output()
+	if err != nil {
+		return "", fmt.Errorf("go tool -n opa: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+})
 
 // running is a `postern serve` that a script started.
 type running struct {

@@ -98,7 +98,9 @@ func (s *site) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.run, s.admin = r, ready.Admin
-	s.addr = ready.Submission[0]
+	if len(ready.Submission) > 0 {
+		s.addr = ready.Submission[0]
+	}
 	if len(ready.Submission) > 1 {
 		s.tls = ready.Submission[1]
 	}

@@ -33,7 +33,7 @@ func (d *daemon) buildSubmission(_ context.Context, notice io.Writer) error {
 	}
 	c := d.cfg.Submission
 	d.smtp = &smtpd.Server{
-		Hostname: d.cfg.Hostname, Engine: d.engine, Relay: d.hop, Quarantine: d.held, Auth: backends, Anonymous: !c.RequireAuth,
+		Hostname: d.cfg.Hostname, Engine: d.engine, Relay: d.hop, Quarantine: d.held, Auth: backends, Throttle: new(auth.Throttle), Anonymous: !c.RequireAuth,
 		TLS: d.tlsConfig(), Received: c.Received, Log: d.log, Metrics: smtpd.NewMetrics(d.metrics),
 		Limits: smtpd.Limits{
 			MessageBytes: c.Limits.MessageBytes, Recipients: c.Limits.Recipients, Connections: c.Limits.Connections,

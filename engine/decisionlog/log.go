@@ -6,7 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
+	"maps"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,95 +30,116 @@ const (
 // ErrClosed is what Record and Reopen return after Close.
 var ErrClosed = errors.New("decision log is closed")
 
+// Sync says when the file is forced to disk. It always is when it is closed.
+type Sync uint8
+
+// When the file is synced.
+const (
+	SyncNever    Sync = iota // when the system likes
+	SyncInterval             // once a second
+	SyncEach                 // with every write, and before a strict Record returns
+)
+
 // Options of Open.
 type Options struct {
-	File string // appended to; created with mode 0600. Required
-	// Strict makes Record return only when its line is written, and fail where it cannot be.
+	File string // appended to; created with mode 0600; "": Upload alone
+	// Strict makes Record return only when its line is in File, and fail where it cannot be.
 	Strict bool
-	Queue  int           // entries that may wait; 0: 4096
-	Wait   time.Duration // how long Record waits for room before it gives a line up, when not strict; 0: 10 ms
+	Sync   Sync
+	Rotate Rotate
+	Mask   Mask
+	Upload *Upload // nil: none
+	// Labels are in every line, beside "id", which is another at each start, so that lines of several instances can be told apart.
+	Labels map[string]string
+
+	Queue int           // entries that may wait; 0: 4096
+	Wait  time.Duration // how long Record waits for room before it gives a line up, when not strict; 0: 10 ms
 
 	Logger  *slog.Logger          // told when writing fails and when it works again; nil: nobody is
 	Metrics prometheus.Registerer // nil: none
 }
 
-// Log is an engine.Recorder that appends to a file. It is safe for concurrent use.
+// Log is an engine.Recorder that appends to a file and uploads. It is safe for concurrent use.
 type Log struct {
 	o       Options
 	queue   chan *Entry
 	reopen  chan chan error
 	ended   chan struct{} // closed when the writer has ended
 	endErr  error         // of the last write, sync and close; read after ended
+	number  atomic.Uint64 // req_id of the last line
 	queued  atomic.Int64  // octets
-	lost    atomic.Uint64
-	metrics prometheus.Counter
+	losses  *losses
+	archive *archive  // nil: no rotation
+	upload  *uploader // nil: none
 
 	mu     sync.RWMutex // held for reading while sending to queue
 	closed bool
 }
 
-// Open opens the file and starts the writer. Errors name the file.
+// Open opens the file and starts the goroutines. Errors name what could not be opened.
 func Open(o Options) (*Log, error) {
 	o.Queue = cmp.Or(max(o.Queue, 0), defaultQueue)
 	o.Wait = cmp.Or(max(o.Wait, 0), defaultWait)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	f, err := openFile(o.File)
+	if o.File == "" && (o.Upload == nil || o.Strict) {
+		return nil, errors.New("decision log: no file named")
+	}
+	labels := map[string]string{"id": newUUID()}
+	maps.Copy(labels, o.Labels)
+	enc, err := newEncoder(o.Mask, labels)
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{
-		o:      o,
-		queue:  make(chan *Entry, o.Queue),
-		reopen: make(chan chan error),
-		ended:  make(chan struct{}),
-		metrics: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "postern_decision_log_lost_total", Help: "Decisions that could not be written to the decision log.",
-		}),
+	l := &Log{o: o, queue: make(chan *Entry, o.Queue), reopen: make(chan chan error), ended: make(chan struct{})}
+	if l.losses, err = newLosses(o.Metrics); err != nil {
+		return nil, err
 	}
-	if o.Metrics != nil {
-		if err := o.Metrics.Register(l.metrics); err != nil {
-			return nil, errors.Join(fmt.Errorf("decision log: %w", err), f.Close())
+	if o.Upload != nil {
+		if l.upload, err = newUploader(*o.Upload, o.Logger, l.losses); err != nil {
+			return nil, err
 		}
 	}
-	go (&writer{log: l, file: f}).run()
+	w := &writer{log: l, encoder: enc}
+	if o.File != "" {
+		if w.file, err = openFile(o.File); err != nil {
+			return nil, err
+		}
+		if o.Rotate.Size > 0 {
+			// It is the file that is renamed, not a link to it.
+			if real, err := filepath.EvalSymlinks(o.File); err == nil {
+				o.File, l.o.File, w.file.name = real, real, real
+			}
+			l.archive = newArchive(o.File, o.Rotate, o.Logger)
+			go l.archive.run()
+		}
+	}
+	if l.upload != nil {
+		go l.upload.run()
+	}
+	go w.run()
 	return l, nil
 }
 
-// openFile for appending. Decisions hold addresses and subjects: nobody else may read them.
-func openFile(name string) (*os.File, error) {
-	if name == "" {
-		return nil, errors.New("decision log: no file named")
-	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("decision log: %w", err)
-	}
-	return f, nil
-}
-
-// Lost is the number of decisions that could not be written.
-func (l *Log) Lost() uint64 { return l.lost.Load() }
-
-// lose counts n lines.
-func (l *Log) lose(n int) {
-	l.lost.Add(uint64(n))
-	l.metrics.Add(float64(n))
-}
+// Lost is the number of decisions that are not in the file, or for want of one were not uploaded.
+func (l *Log) Lost() uint64 { return l.losses.total(l.o.File == "") }
 
 // Record queues a decision; see Options.Strict for what it waits for and when it fails.
 func (l *Log) Record(ctx context.Context, r engine.Record) error {
 	e := NewEntry(r)
+	e.number = l.number.Add(1)
 	if !l.o.Strict {
-		if l.send(ctx, e, l.o.Wait) != nil {
-			l.lose(1)
+		if err := l.send(ctx, e, l.o.Wait); errors.Is(err, ErrClosed) {
+			l.losses.add(lostClosed, 1)
+		} else if err != nil {
+			l.losses.add(lostQueue, 1)
 		}
 		return nil
 	}
 	e.done = make(chan error, 1)
 	if err := l.send(ctx, e, strictTimeout); err != nil {
-		l.lose(1)
+		l.losses.add(lostQueue, 1)
 		return err
 	}
 	timer := time.NewTimer(strictTimeout)
@@ -176,7 +198,8 @@ func (l *Log) await(ctx context.Context, e *Entry, wait time.Duration) error {
 	}
 }
 
-// Reopen closes the file and opens its name anew, for after a rotation; where that fails, the old file stays in use.
+// Reopen closes the file and opens its name anew, for after a rotation by somebody else; where that fails, the old file stays
+// in use.
 func (l *Log) Reopen() error {
 	answer := make(chan error, 1)
 	select {
@@ -187,8 +210,8 @@ func (l *Log) Reopen() error {
 	}
 }
 
-// Close writes what is queued, syncs and closes the file. Decisions recorded after it are lost. Calling it again is
-// harmless.
+// Close writes what is queued, syncs and closes the file, and uploads what it can within Upload.Drain. Decisions recorded
+// after it are lost. Calling it again is harmless.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	if !l.closed {
@@ -197,5 +220,11 @@ func (l *Log) Close() error {
 	}
 	l.mu.Unlock()
 	<-l.ended
+	if l.archive != nil {
+		l.archive.close()
+	}
+	if l.upload != nil {
+		l.upload.close()
+	}
 	return l.endErr
 }

@@ -3,37 +3,63 @@ package decisionlog
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
+)
+
+// How often the writer looks after its file where nothing else makes it.
+const (
+	checkEvery  = time.Second
+	rotateAgain = time.Minute // after a rotation that failed
 )
 
 // writer is the goroutine that owns the file.
 type writer struct {
 	log     *Log
-	file    *os.File
+	encoder *encoder
+	file    *file // nil: upload alone
 	buf     []byte
 	waiting []chan error // of the lines in buf that somebody waits for
 	lines   int          // in buf
-	torn    bool         // the last write may have left half a line
 	failing error        // of the last write
+
+	checked time.Time // when the name was last held against the file
+	rotate  time.Time // not before, after a failure
 }
 
 // run until the queue is closed and empty.
 func (w *writer) run() {
 	defer close(w.log.ended)
+	var tick <-chan time.Time
+	if w.file != nil && w.log.o.Sync == SyncInterval {
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		tick = t.C
+	}
 	for {
 		select {
 		case e, ok := <-w.log.queue:
 			if !ok {
-				w.log.endErr = errors.Join(w.failing, w.file.Sync(), w.file.Close())
+				w.end()
 				return
 			}
 			w.collect(e)
 			w.flush()
+		case <-tick:
+			if err := w.file.sync(); err != nil {
+				w.report(err, 0)
+			}
 		case answer := <-w.log.reopen:
 			answer <- w.renew()
 		}
 	}
+}
+
+func (w *writer) end() {
+	err := w.failing
+	if w.file != nil {
+		err = errors.Join(err, w.file.close())
+	}
+	w.log.endErr = err
 }
 
 // collect encodes e and what else is ready. When nobody waits it lets a few more come, which saves waking up and writing
@@ -63,29 +89,49 @@ func (w *writer) encode(e *Entry) {
 	defer func() {
 		if r := recover(); r != nil {
 			w.buf = w.buf[:before]
-			w.log.lose(1)
+			w.log.losses.add(lostEncode, 1)
 			w.log.o.Logger.Error("decision log: a decision cannot be encoded", "id", e.id, "panic", r)
 			if e.done != nil {
 				e.done <- fmt.Errorf("decision log: encode: %v", r)
 			}
 		}
 	}()
-	w.buf = append(e.AppendJSON(w.buf), '\n')
+	w.buf = append(w.encoder.line(w.buf, e), '\n')
 	w.lines++
 	if e.done != nil {
 		w.waiting = append(w.waiting, e.done)
 	}
 }
 
-// flush writes buf and tells those who wait.
+// flush writes buf, tells those who wait, and hands the lines on for upload. What a strict Record was refused is not
+// uploaded: that decision was not carried out.
 func (w *writer) flush() {
 	if w.lines == 0 {
 		return
 	}
-	err := w.write()
+	var err error
+	if w.file != nil {
+		err = w.write()
+		w.report(err, w.lines)
+	}
+	for _, done := range w.waiting {
+		done <- err
+	}
+	if w.log.upload != nil && (err == nil || !w.log.o.Strict) {
+		w.log.upload.offer(w.buf)
+	}
+	clear(w.waiting)
+	w.waiting, w.lines, w.buf = w.waiting[:0], 0, w.buf[:0]
+	if cap(w.buf) > 4*batch {
+		w.buf = nil // one huge header must not stay for ever
+	}
+}
+
+// report counts lines that err lost, and tells of the first and of the end of a series of failures.
+func (w *writer) report(err error, lines int) {
 	switch {
 	case err != nil:
-		w.log.lose(w.lines)
+		w.log.losses.add(lostWrite, lines)
 		if w.failing == nil {
 			w.log.o.Logger.Error("decision log: cannot write; decisions are not logged", "file", w.log.o.File, "err", err)
 		}
@@ -93,38 +139,72 @@ func (w *writer) flush() {
 		w.log.o.Logger.Info("decision log: writing again", "file", w.log.o.File, "lost", w.log.Lost())
 	}
 	w.failing = err
-	for _, done := range w.waiting {
-		done <- err
-	}
-	clear(w.waiting)
-	w.waiting, w.lines, w.buf = w.waiting[:0], 0, w.buf[:0]
-	if cap(w.buf) > 4*batch {
-		w.buf = nil // one huge body must not stay for ever
-	}
 }
 
-// write in one go. After a failure the next line starts on a line of its own.
+// write buf to the file that has the name now, a new one where this one is full.
 func (w *writer) write() error {
-	if w.torn {
-		if _, err := w.file.Write([]byte{'\n'}); err != nil {
-			return fmt.Errorf("decision log: %w", err)
+	now := time.Now()
+	if w.log.o.Strict || now.Sub(w.checked) >= checkEvery {
+		w.checked = now
+		if err := w.follow(); err != nil {
+			return err
 		}
-		w.torn = false
 	}
-	if n, err := w.file.Write(w.buf); err != nil {
-		w.torn = n > 0
-		return fmt.Errorf("decision log: %w", err)
+	if limit := w.log.o.Rotate.Size; limit > 0 && w.file.regular && w.file.size > 0 && w.file.size+int64(len(w.buf)) > limit && now.After(w.rotate) {
+		w.turn(now)
+	}
+	if err := w.file.write(w.buf); err != nil {
+		return err
+	}
+	if w.log.o.Sync == SyncEach {
+		return w.file.sync()
 	}
 	return nil
 }
 
-// renew the file.
+// follow opens the name anew where it is no more our file. That failing, the old file serves as long as it has any name:
+// somebody may still read it.
+func (w *writer) follow() error {
+	if !w.file.gone() {
+		return nil
+	}
+	if err := w.renew(); err != nil && w.file.unlinked() {
+		return err
+	}
+	return nil
+}
+
+// turn rotates. A failure costs no line: the file only grows, and it is tried again after a while.
+func (w *writer) turn(now time.Time) {
+	var next *file
+	var err error
+	if w.file.gone() { // somebody has rotated for us; what has the name now is not ours to rename
+		next, err = openFile(w.log.o.File)
+	} else {
+		next, err = w.file.rotate(now)
+	}
+	if err != nil {
+		w.rotate = now.Add(rotateAgain)
+		w.log.o.Logger.Error("decision log: cannot rotate; the file grows", "file", w.log.o.File, "err", err)
+		return
+	}
+	if err := w.file.close(); err != nil {
+		w.log.o.Logger.Error("decision log: closing the file that was rotated", "file", w.log.o.File, "err", err)
+	}
+	w.file = next
+	w.log.archive.wake()
+}
+
+// renew opens the name anew.
 func (w *writer) renew() error {
+	if w.file == nil {
+		return nil
+	}
 	f, err := openFile(w.log.o.File)
 	if err != nil {
 		return err
 	}
-	err = w.file.Close()
-	w.file, w.torn = f, false
+	err = w.file.close()
+	w.file = f
 	return err
 }

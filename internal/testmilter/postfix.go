@@ -15,9 +15,10 @@ import (
 
 // Postfix is a real Postfix in a directory of its own, with a milter, STARTTLS and Dovecot SASL, that relays to a Sink.
 type Postfix struct {
-	Addr string // of smtpd
-	dir  string
-	t    testing.TB
+	Addr  string // of smtpd
+	dir   string
+	queue string
+	t     testing.TB
 }
 
 // PostfixOptions are what differs between tests.
@@ -27,6 +28,8 @@ type PostfixOptions struct {
 	Relay     string // host:port that mail goes to
 	SASL      string // host:port of a Dovecot auth service; "": no AUTH
 	Main      string // further lines of main.cf
+	Master    string // further lines of master.cf
+	Queue     string // its queue directory; "": in a directory of its own
 	NoMilters bool
 }
 
@@ -39,8 +42,12 @@ func StartPostfix(t testing.TB, o PostfixOptions) *Postfix {
 		t.Fatalf("a Postfix of our own needs root and Debian's postfix installed: uid %d, %v", os.Getuid(), err)
 	}
 	p := &Postfix{dir: workDir(t), t: t}
-	for _, d := range []string{"conf", "queue", "data"} {
+	for _, d := range []string{"conf", "data"} {
 		must(t, os.Mkdir(filepath.Join(p.dir, d), 0o755))
+	}
+	if p.queue = o.Queue; p.queue == "" {
+		p.queue = filepath.Join(p.dir, "queue")
+		must(t, os.Mkdir(p.queue, 0o755))
 	}
 	uid, _ := strconv.Atoi(owner.Uid)
 	must(t, os.Chown(filepath.Join(p.dir, "data"), uid, -1))
@@ -60,6 +67,9 @@ func StartPostfix(t testing.TB, o PostfixOptions) *Postfix {
 	waitPort(t, p.Addr, p.Log)
 	return p
 }
+
+// ConfigDir is its configuration directory.
+func (p *Postfix) ConfigDir() string { return p.conf() }
 
 func (p *Postfix) conf() string { return filepath.Join(p.dir, "conf") }
 
@@ -82,8 +92,8 @@ func (p *Postfix) configure(o PostfixOptions, port int) {
 		sasl = "smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = inet:" + o.SASL + "\nsmtpd_sasl_security_options = noanonymous\n"
 	}
 	host, relayPort, _ := strings.Cut(o.Relay, ":")
-	write(p.t, filepath.Join(p.conf(), "main.cf"), fmt.Sprintf(`compatibility_level = 3.6
-queue_directory = %[1]s/queue
+	write(p.t, filepath.Join(p.conf(), "main.cf"), lastOfEach(fmt.Sprintf(`compatibility_level = 3.6
+queue_directory = %[10]s
 data_directory = %[1]s/data
 command_directory = /usr/sbin
 daemon_directory = /usr/lib/postfix/sbin
@@ -116,7 +126,7 @@ milter_connect_timeout = 10s
 milter_command_timeout = 20s
 milter_content_timeout = 60s
 %[8]s%[9]s
-`, p.dir, host, relayPort, cert, key, o.Milter, o.NonSMTPD, sasl, o.Main), 0o644)
+`, p.dir, host, relayPort, cert, key, o.Milter, o.NonSMTPD, sasl, o.Main, p.queue)), 0o644)
 	write(p.t, filepath.Join(p.conf(), "master.cf"), fmt.Sprintf(`127.0.0.1:%d inet n - n - - smtpd
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
@@ -141,7 +151,25 @@ virtual unix - n n - - virtual
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
-`, port), 0o644)
+%s`, port, o.Master), 0o644)
+}
+
+// lastOfEach leaves out the settings that a later line overrides. Postfix would warn of each, every daemon of it, and
+// postlogd too: it then waits for itself once its socket's short queue is full.
+func lastOfEach(main string) string {
+	lines := strings.SplitAfter(main, "\n")
+	last := map[string]int{}
+	key := func(line string) string { k, _, _ := strings.Cut(line, "="); return strings.TrimSpace(k) }
+	for i, l := range lines {
+		last[key(l)] = i
+	}
+	var b strings.Builder
+	for i, l := range lines {
+		if last[key(l)] == i {
+			b.WriteString(l)
+		}
+	}
+	return b.String()
 }
 
 // Sendmail hands a message to sendmail(1), and so to pickup and non_smtpd_milters.

@@ -50,15 +50,25 @@ func Miltertest(t testing.TB, script string, define ...string) (string, error) {
 	return string(out), err
 }
 
-// StartSendmail needs root: it gives Sendmail a host name with a domain, without which it sleeps a minute at its start.
+// StartSendmail runs a Sendmail whose only daemon has a milter.
 func StartSendmail(t testing.TB, milter, relay string) *Sendmail {
+	t.Helper()
+	port := freePort(t)
+	return StartSendmailWith(t, relay, loopback(port), fmt.Sprintf(`FEATURE(%[3]cno_default_msa')dnl
+DAEMON_OPTIONS(%[3]cName=MTA, Family=inet, Addr=127.0.0.1, Port=%[1]d')dnl
+INPUT_MAIL_FILTER(%[3]cpostern', %[3]cS=%[2]s, F=T, T=C:10s;S:10s;R:20s;E:60s')dnl
+`, port, milter, '`'))
+}
+
+// StartSendmailWith runs a Sendmail with the daemons and filters that mc, a part of sendmail.mc, says; one of the daemons
+// listens at addr. It needs root: it gives Sendmail a host name with a domain, without which it sleeps a minute at its start.
+func StartSendmailWith(t testing.TB, relay, addr, mc string) *Sendmail {
 	t.Helper()
 	// Sendmail trusts no certificate below a directory that everybody may write to, such as /tmp.
 	s := &Sendmail{dir: workDirIn(t, filepath.Dir(sendmailRoot()))}
 	must(t, os.Mkdir(filepath.Join(s.dir, "mqueue"), 0o700))
-	port := freePort(t)
-	s.Addr = loopback(port)
-	conf := s.configure(t, milter, relay, port)
+	s.Addr = addr
+	conf := s.configure(t, relay, mc)
 	daemon := unpacked(t, "sendmail-bin", "usr/libexec/sendmail/sendmail")
 	cmd := exec.Command("/bin/sh", "-c", `hostname mta.example.com && exec "$@"`, "sh", daemon.Path, "-bD", "-C", conf, "-X", filepath.Join(s.dir, "traffic"))
 	cmd.Env = daemon.Env
@@ -75,7 +85,7 @@ func StartSendmail(t testing.TB, milter, relay string) *Sendmail {
 }
 
 // configure makes sendmail.cf with m4, as an administrator would.
-func (s *Sendmail) configure(t testing.TB, milter, relay string, port int) string {
+func (s *Sendmail) configure(t testing.TB, relay, own string) string {
 	t.Helper()
 	cf := filepath.Join(sendmailRoot(), "usr/share/sendmail/cf")
 	host, relayPort, _ := strings.Cut(relay, ":")
@@ -99,16 +109,13 @@ define(^confSERVER_CERT', ^%[2]s')dnl
 define(^confSERVER_KEY', ^%[3]s')dnl
 define(^SMART_HOST', ^relay:[%[4]s]')dnl
 define(^RELAY_MAILER_ARGS', ^TCP $h %[5]s')dnl
-FEATURE(^no_default_msa')dnl
 FEATURE(^nocanonify')dnl
 FEATURE(^accept_unresolvable_domains')dnl
 FEATURE(^accept_unqualified_senders')dnl
 FEATURE(^promiscuous_relay')dnl
-DAEMON_OPTIONS(^Name=MTA, Family=inet, Addr=127.0.0.1, Port=%[6]d')dnl
-INPUT_MAIL_FILTER(^postern', ^S=%[7]s, F=T, T=C:10s;S:10s;R:20s;E:60s')dnl
-MAILER(^local')dnl
+%[6]sMAILER(^local')dnl
 MAILER(^smtp')dnl
-`, "^", "`"), s.dir, cert, key, host, relayPort, port, milter), 0o644)
+`, "^", "`"), s.dir, cert, key, host, relayPort, own), 0o644)
 	m4 := unpacked(t, "m4", "usr/bin/m4", "-D_CF_DIR_="+cf+"/", filepath.Join(cf, "m4/cf.m4"), mc)
 	out, err := m4.Output()
 	must(t, err)

@@ -79,3 +79,6 @@ func parseSize(s string) (int64, bool) {
 	}
 	return n * factor, true
 }
+
+// Nearest is the word of known that word was most likely meant to be, or "" where none is near.
+func Nearest(word string, known []string) string { return nearest(word, known) }

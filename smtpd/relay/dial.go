@@ -175,7 +175,7 @@ func (h *SMTP) authenticate(ctx context.Context, c *conn) error {
 		if response, err = mech.Next(challenge); err != nil {
 			break
 		}
-		r, err = c.ask(ctx, encode(response))
+		r, err = c.ask(ctx, base64.StdEncoding.EncodeToString(response))
 	}
 	if err != nil {
 		c.doubt = true
@@ -188,7 +188,7 @@ func (h *SMTP) authenticate(ctx context.Context, c *conn) error {
 	return nil
 }
 
-// encode a SASL response; "=" is the empty one (RFC 4954 §4).
+// encode an initial SASL response; "=" is the empty one, in the AUTH command only (RFC 4954 §4).
 func encode(b []byte) string {
 	if len(b) == 0 {
 		return "="

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -63,12 +64,30 @@ func newMaildir(path string, o Options, fsys fileSystem) (*Maildir, error) {
 func (m *Maildir) path(sub, name string) string { return filepath.Join(m.dir, sub, name) }
 
 func (m *Maildir) mkdirs() error {
+	missing := missingDirs(m.dir)
 	for _, sub := range []string{"tmp", "new", "cur"} {
 		if err := m.fs.MkdirAll(m.path(sub, "")); err != nil {
 			return err
 		}
 	}
+	// A crash must not take a new directory away with all that was stored below it. One whose parent we may write to but not read
+	// cannot be synced.
+	for _, dir := range missing {
+		if err := m.fs.SyncDir(filepath.Dir(dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
 	return m.fs.SyncDir(m.dir)
+}
+
+// missingDirs are dir and those above it that are not there.
+func missingDirs(dir string) (missing []string) {
+	for dir = filepath.Clean(dir); ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
+			return missing
+		}
+		missing = append(missing, dir)
+	}
 }
 
 // String is the target.
@@ -104,6 +123,9 @@ type maildirTx struct {
 
 // Rcpt takes every recipient.
 func (t *maildirTx) Rcpt(_ context.Context, to message.Path, params message.Params) error {
+	if t.ended {
+		return &Error{Reply: local(), Hop: t.m.String(), Stage: stageRcpt, Cause: errEnded, over: true}
+	}
 	if no := checkPath(to.String()); no.code != 0 {
 		return &Error{Reply: no.reply(), Hop: t.m.String(), Stage: stageRcpt}
 	}
@@ -117,12 +139,12 @@ func (t *maildirTx) Abort() { t.ended = true }
 // Data stores the message.
 func (t *maildirTx) Data(ctx context.Context, size int64, body func() io.Reader) (message.Reply, error) {
 	if t.ended {
-		return message.Reply{}, t.error(errEnded)
-	}
-	if len(t.to) == 0 {
-		return message.Reply{}, t.error(errEnded)
+		return message.Reply{}, &Error{Reply: local(), Hop: t.m.String(), Stage: stageData, Cause: errEnded, over: true}
 	}
 	t.ended = true
+	if len(t.to) == 0 {
+		return message.Reply{}, noRecipients(t.m.String())
+	}
 	name, err := t.m.store(ctx, t.envelope(), size, body())
 	if err != nil {
 		return message.Reply{}, t.error(err)

@@ -25,7 +25,7 @@ func Open(o Options, targets ...string) (Hop, error) {
 	for _, target := range targets {
 		h, err := open(target, o)
 		if err != nil {
-			return nil, fmt.Errorf("next hop %q: %w", target, err)
+			return nil, fmt.Errorf("next hop %q: %w", shown(target), err)
 		}
 		hops = append(hops, h)
 	}
@@ -39,6 +39,15 @@ func Open(o Options, targets ...string) (Hop, error) {
 		o.Metrics.setUp(hopName(h), true)
 	}
 	return &Failover{Hops: hops, Log: o.Log, Metrics: o.Metrics, Now: o.Now}, nil
+}
+
+// shown is target for an error, without a password that has been put into it by mistake.
+func shown(target string) string {
+	scheme, rest, _ := strings.Cut(target, ":")
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 && scheme != "maildir" {
+		return scheme + "://...@" + rest[at+1:]
+	}
+	return target
 }
 
 func (o Options) check() error {

@@ -76,6 +76,11 @@ func (m *Maildir) store(ctx context.Context, envelope []byte, size int64, body i
 	}
 	if err == nil {
 		err = m.fs.Rename(tmp, final)
+		if errors.Is(err, fs.ErrNotExist) { // new may be away, and tmp not
+			if err = m.mkdirs(); err == nil {
+				err = m.fs.Rename(tmp, final)
+			}
+		}
 	}
 	if err != nil {
 		if rm := m.fs.Remove(tmp); rm != nil {

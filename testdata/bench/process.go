@@ -15,16 +15,18 @@ import (
 
 // process is a server under measurement; it is stopped by its pid.
 type process struct {
-	name string
-	cmd  *exec.Cmd
-	log  bytes.Buffer
+	name  string
+	cmd   *exec.Cmd
+	log   bytes.Buffer
+	ready time.Duration // from its start to its first answer
 }
 
-// start runs a program and waits until addr answers with a greeting (wait: "" waits for nothing).
+// start runs a program and waits until addr (host:port or unix:/path) accepts connections.
 func start(name, addr, dir string, arg ...string) (*process, error) {
 	p := &process{name: name, cmd: exec.Command(arg[0], arg[1:]...)}
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, &p.log, &p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	begin := time.Now()
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -32,18 +34,23 @@ func start(name, addr, dir string, arg ...string) (*process, error) {
 		p.stop()
 		return nil, fmt.Errorf("%s: %w\n%s", name, err, p.log.String())
 	}
+	p.ready = time.Since(begin)
 	return p, nil
 }
 
 func await(addr string) error {
+	network, path, ok := strings.Cut(addr, ":")
+	if !ok || network != "unix" {
+		network, path = "tcp", addr
+	}
 	var err error
-	for range 200 {
+	for range 6000 {
 		var c net.Conn
-		if c, err = net.Dial("tcp", addr); err == nil {
+		if c, err = net.Dial(network, path); err == nil {
 			c.Close()
 			return nil
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 	}
 	return err
 }
@@ -63,8 +70,18 @@ func (p *process) stop() {
 	}
 }
 
-// cpu is user and system time of a process and all that descend from it, reaped children included.
-func (p *process) cpu() time.Duration { return treeCPU(p.cmd.Process.Pid) }
+// cpu is user and system time of a process and all that descend from it, reaped children included; 0 of no process.
+func (p *process) cpu() time.Duration {
+	if p == nil {
+		return 0
+	}
+	return treeCPU(p.cmd.Process.Pid)
+}
+
+// resetPeak forgets the peak of the resident memory.
+func (p *process) resetPeak() {
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.cmd.Process.Pid), []byte("5"), 0)
+}
 
 // rss is the peak resident memory in MiB.
 func (p *process) rss() float64 {
@@ -123,4 +140,12 @@ func freeAddr() string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// sinkCommand is Postfix's smtp-sink at addr, which does not want to be root.
+func sinkCommand(addr string) []string {
+	if os.Getuid() == 0 {
+		return []string{tool("smtp-sink"), "-u", "postfix", "-c", addr, "1000"}
+	}
+	return []string{tool("smtp-sink"), "-c", addr, "1000"}
 }

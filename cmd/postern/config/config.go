@@ -21,8 +21,8 @@ type Config struct {
 
 	// Hostname is the name that we greet with, put into Received and use towards next hops. Default: the system's.
 	Hostname string
-	// StateDir holds what is written without being told where: outbox, quarantine, tls, users.yaml, decisions.jsonl, and the
-	// last good bundle. Default: the directory of the file.
+	// StateDir holds what is written without being told where: outbox, quarantine, tls, users.yaml, decisions.jsonl, the key of
+	// its hashes, and the last good bundle. Default: the directory of the file.
 	StateDir string
 
 	Submission  Submission
@@ -129,6 +129,41 @@ type DecisionLog struct {
 	File   string // "": none is written
 	Strict bool   // what cannot be logged is deferred; otherwise it is counted
 	Input  string // "read": the facts that the policy reads; "full": all but the body, for replaying other policies
+	Sync   string // to disk: "none", "interval", "each"
+	Rotate DecisionRotate
+	Mask   DecisionMask
+	Upload DecisionUpload
+	Labels map[string]string // in every line
+}
+
+// DecisionRotate says when the file is full and what becomes of it.
+type DecisionRotate struct {
+	Size     int64 // 0: the file grows
+	Keep     int
+	Compress bool
+}
+
+// DecisionMask says what the lines do not tell. Bodies never are in them.
+type DecisionMask struct {
+	Addresses                 string // "plain", "hash", "domain"
+	Subject                   string // "keep", "erase"
+	ClientIP                  string // "keep", "hash", "network"
+	KeepHeaders, EraseHeaders []string
+	KeyFile                   string // of hashes; default: one that is made in StateDir
+}
+
+// Hashes says that a key is needed.
+func (m DecisionMask) Hashes() bool { return m.Addresses != "plain" || m.ClientIP == "hash" }
+
+// DecisionUpload is the service that lines are sent to.
+type DecisionUpload struct {
+	URL       string // "": none
+	TokenFile string // its first line is the bearer token; "": none
+	CA        string // PEM file of authorities; "": the system's
+	Buffer    int64  // octets that may wait
+	Batch     int64  // octets of a request, before compression
+	Interval  time.Duration
+	Timeout   time.Duration
 }
 
 // Admin serves /metrics and /healthz.
@@ -164,8 +199,11 @@ func defaults(dir string) *Config {
 			Limits:   Limits{MessageBytes: 25 << 20, Recipients: 100, Connections: 1000, ConnectionsPerIP: 50, Errors: 20, Idle: 5 * time.Minute},
 			Received: "full", RequireAuth: true,
 		},
-		Policy:      Policy{OnError: "defer", Timeout: 100 * time.Millisecond},
-		DecisionLog: DecisionLog{Input: "read"},
-		Log:         Log{Level: slog.LevelInfo, Format: "auto"},
+		Policy: Policy{OnError: "defer", Timeout: 100 * time.Millisecond},
+		DecisionLog: DecisionLog{
+			Input: "read", Sync: "none", Rotate: DecisionRotate{Keep: 10, Compress: true}, Mask: DecisionMask{Addresses: "plain", Subject: "keep", ClientIP: "keep"},
+			Upload: DecisionUpload{Buffer: 16 << 20, Batch: 256 << 10, Interval: 5 * time.Second, Timeout: 30 * time.Second},
+		},
+		Log: Log{Level: slog.LevelInfo, Format: "auto"},
 	}
 }

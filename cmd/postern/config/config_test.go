@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,12 @@ func TestLong(t *testing.T) {
 	if s.RequireAuth || s.TLS.SessionTickets || s.Received != "private" || s.Limits.MessageBytes != 50<<20 || s.Limits.Idle != 90*time.Second || s.Enabled() == false || len(s.Listen) != 1 {
 		t.Errorf("submission: %+v", s)
 	}
+	d := c.DecisionLog
+	if d.Sync != "each" || d.Rotate != (DecisionRotate{50 << 20, 3, false}) || d.Labels["site"] != "north" ||
+		d.Upload != (DecisionUpload{"https://logs.example.com/v1", filepath.Join(dir, "relay.pass"), filepath.Join(dir, "tls/cert.pem"), 64 << 20, 1 << 20, time.Second, 10 * time.Second}) ||
+		!reflect.DeepEqual(d.Mask, DecisionMask{"domain", "erase", "network", []string{"From", "To", "Date"}, nil, filepath.Join(dir, "mask.key")}) {
+		t.Errorf("decision log: %+v", d)
+	}
 	if c.Log != (Log{slog.LevelDebug, "json"}) || !c.DecisionLog.Strict || c.Policy.AllowBuiltins[0] != "http.send" {
 		t.Errorf("%+v %+v %+v", c.Log, c.DecisionLog, c.Policy)
 	}
@@ -95,6 +102,9 @@ func TestDefaults(t *testing.T) {
 			c.Relay.Quarantine != filepath.Join(dir, "quarantine") || c.DecisionLog.File != filepath.Join(dir, "decisions.jsonl") || c.Policy.Bundle != "" {
 			t.Errorf("%+v", c)
 		}
+		if d := c.DecisionLog; d.Rotate.Size != 0 || d.Mask.Hashes() || d.Mask.KeyFile != filepath.Join(dir, "decision-mask.key") || d.Upload.URL != "" || d.Sync != "none" {
+			t.Errorf("decision log: %+v", d)
+		}
 		if found := c.Validate(); found != nil {
 			t.Error(found)
 		}
@@ -104,6 +114,11 @@ func TestDefaults(t *testing.T) {
 	}
 	if moved, found := Check(empty, filepath.Join(dir, "state")); found.Err() == nil || moved.Relay.To[0].URL != "maildir:"+filepath.Join(dir, "state/outbox") {
 		t.Errorf("with another state directory, which has no users yet: %+v, %v", moved, found)
+	}
+	rotated := filepath.Join(dir, "rotated.yaml")
+	write(t, rotated, "decision_log: {file: d.jsonl, rotate: {}}\n")
+	if c, _ := Check(rotated, ""); c.DecisionLog.Rotate != (DecisionRotate{100 << 20, 10, true}) {
+		t.Errorf("rotate without more: %+v", c.DecisionLog.Rotate)
 	}
 	only := filepath.Join(dir, "milter.yaml")
 	write(t, only, "milter: {listen: 'tcp:127.0.0.1:8891'}\n")
@@ -213,6 +228,7 @@ func furnish(t *testing.T) string {
 	write(t, filepath.Join(dir, "bad-users.yaml"), "users:\n  alice: secret\n")
 	write(t, filepath.Join(dir, "senders.yaml"), "senders: {}\n")
 	write(t, filepath.Join(dir, "relay.pass"), "hunter2\n")
+	write(t, filepath.Join(dir, "mask.key"), "0123456789abcdef\n")
 	for _, d := range []string{"policies", "state"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
 			t.Fatal(err)

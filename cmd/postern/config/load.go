@@ -73,6 +73,12 @@ func (c *Config) fill() {
 	if !c.written("decision_log") {
 		c.DecisionLog.File = filepath.Join(c.StateDir, "decisions.jsonl")
 	}
+	if c.DecisionLog.Mask.KeyFile == "" {
+		c.DecisionLog.Mask.KeyFile = filepath.Join(c.StateDir, "decision-mask.key")
+	}
+	if c.written("decision_log.rotate") && c.DecisionLog.Rotate.Size == 0 {
+		c.DecisionLog.Rotate.Size = 100 << 20
+	}
 	for i := range c.Milter.Listen {
 		if !c.written(milterKey(i) + ".on_error") {
 			c.Milter.Listen[i].OnError = c.Policy.OnError

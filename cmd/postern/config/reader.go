@@ -161,7 +161,48 @@ func (r *reader) decisionLog(n yamldoc.Node) {
 		"file":   func(n yamldoc.Node) { r.path(n, &d.File) },
 		"strict": func(n yamldoc.Node) { set(&d.Strict)(n.Bool()) },
 		"input":  func(n yamldoc.Node) { set(&d.Input)(n.Choice("read", "full")) },
+		"sync":   func(n yamldoc.Node) { set(&d.Sync)(n.Choice("none", "interval", "each")) },
+		"rotate": func(n yamldoc.Node) {
+			r.section(n, yamldoc.Keys{
+				"size":     func(n yamldoc.Node) { set(&d.Rotate.Size)(n.Size(64<<10, 1<<40)) },
+				"keep":     func(n yamldoc.Node) { set(&d.Rotate.Keep)(n.Int(1, 100_000)) },
+				"compress": func(n yamldoc.Node) { set(&d.Rotate.Compress)(n.Bool()) },
+			})
+		},
+		"mask":   func(n yamldoc.Node) { r.decisionMask(n, &d.Mask) },
+		"upload": func(n yamldoc.Node) { r.decisionUpload(n, &d.Upload) },
+		"labels": func(n yamldoc.Node) { r.labels(n, &d.Labels) },
 	})
+}
+
+func (r *reader) decisionMask(n yamldoc.Node, m *DecisionMask) {
+	r.section(n, yamldoc.Keys{
+		"addresses": func(n yamldoc.Node) { set(&m.Addresses)(n.Choice("plain", "hash", "domain")) },
+		"subject":   func(n yamldoc.Node) { set(&m.Subject)(n.Choice("keep", "erase")) },
+		"client_ip": func(n yamldoc.Node) { set(&m.ClientIP)(n.Choice("keep", "hash", "network")) },
+		"key_file":  func(n yamldoc.Node) { r.path(n, &m.KeyFile) },
+		"headers": func(n yamldoc.Node) {
+			r.section(n, yamldoc.Keys{
+				"keep":  func(n yamldoc.Node) { r.fieldNames(n, &m.KeepHeaders) },
+				"erase": func(n yamldoc.Node) { r.fieldNames(n, &m.EraseHeaders) },
+			})
+		},
+	})
+}
+
+func (r *reader) decisionUpload(n yamldoc.Node, u *DecisionUpload) {
+	r.section(n, yamldoc.Keys{
+		"url":        func(n yamldoc.Node) { r.serviceURL(n, &u.URL) },
+		"token_file": func(n yamldoc.Node) { r.path(n, &u.TokenFile) },
+		"ca":         func(n yamldoc.Node) { r.path(n, &u.CA) },
+		"buffer":     func(n yamldoc.Node) { set(&u.Buffer)(n.Size(64<<10, 1<<30)) },
+		"batch":      func(n yamldoc.Node) { set(&u.Batch)(n.Size(1<<10, 64<<20)) },
+		"interval":   func(n yamldoc.Node) { set(&u.Interval)(n.Duration(100*time.Millisecond, time.Hour)) },
+		"timeout":    func(n yamldoc.Node) { set(&u.Timeout)(n.Duration(time.Second, 10*time.Minute)) },
+	})
+	if u.URL == "" && !r.failed(n) {
+		n.Fail("has no url", "add url: https://logs.example.com, to which /logs is added")
+	}
 }
 
 func (r *reader) log(n yamldoc.Node) {

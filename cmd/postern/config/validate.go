@@ -39,6 +39,7 @@ func (c *Config) Validate() yamldoc.Findings {
 	v.relay()
 	v.milter()
 	v.policy()
+	v.decisionLog()
 	v.places()
 	return v.found.Sorted()
 }
@@ -254,9 +255,6 @@ func (v *validator) policy() {
 	}
 	if p.OnError == "accept" {
 		v.warn("policy.on_error", "mail passes unchecked whenever policy fails", "write defer: clients try again")
-	}
-	if v.c.DecisionLog.Strict && v.c.DecisionLog.File == "" {
-		v.add("decision_log.strict", "there is no file to be strict about", "add file: decisions.jsonl")
 	}
 }
 

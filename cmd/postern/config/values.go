@@ -270,3 +270,55 @@ func badURL(u *url.URL) (problem, mend string) {
 	}
 	return "", ""
 }
+
+// fieldNames reads names of header fields (RFC 5322 §2.2).
+func (r *reader) fieldNames(n yamldoc.Node, to *[]string) {
+	r.list(n, func(n yamldoc.Node, s string) {
+		if strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || c == ':' }) {
+			n.Fail(fmt.Sprintf("%q is no name of a header field", s), "write it without colon and spaces: X-Originating-IP")
+			return
+		}
+		*to = append(*to, s)
+	})
+}
+
+// labels reads any names with texts.
+func (r *reader) labels(n yamldoc.Node, to *map[string]string) {
+	r.mark(n)
+	*to = map[string]string{}
+	n.Each(func(name string, n yamldoc.Node) {
+		r.mark(n)
+		s, ok := n.Text(maxText)
+		switch {
+		case !ok:
+		case name == "id" || name == "version":
+			n.Fail("is a label of our own", "give it another name")
+		case len(*to) == maxList:
+			n.Fail("one too many", fmt.Sprintf("at most %d are read", maxList))
+		default:
+			(*to)[name] = s
+		}
+	})
+}
+
+// serviceURL reads the URL of an HTTP service.
+func (r *reader) serviceURL(n yamldoc.Node, to *string) {
+	s, ok := n.Text(maxText)
+	if !ok {
+		return
+	}
+	const mend = "write https://logs.example.com/v1, to which /logs is added"
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		n.Fail("this is no URL of an HTTP service", mend)
+	case u.User != nil:
+		n.Fail("a login stands in the URL", "write token_file: beside url:, so that no secret is in this file")
+	case u.RawQuery != "" || u.Fragment != "":
+		n.Fail("a service takes no ? or #", mend)
+	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/logs"):
+		n.Fail(fmt.Sprintf("%q ends in /logs, which is added", s), "take /logs off its end")
+	default:
+		*to = s
+	}
+}

@@ -6,10 +6,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -47,12 +45,11 @@ type Service struct {
 	Options map[string]string // -o name=value
 }
 
-var ownAction = regexp.MustCompile(`(?m)^milter_default_action\s*=`)
-
 var parameters = []string{
-	"config_directory", "milter_command_timeout", "milter_connect_timeout", "milter_content_timeout", "milter_default_action", "milter_header_checks",
-	"milter_protocol", "non_smtpd_milters", "queue_directory", "receive_override_options", "smtpd_milter_maps", "smtpd_milters",
-	"smtpd_sasl_auth_enable", "smtpd_tls_security_level", "smtpd_tls_wrappermode",
+	"compatibility_level", "config_directory", "content_filter", "internal_mail_filter_classes", "mail_owner", "mail_version", "milter_command_timeout",
+	"milter_connect_macros", "milter_connect_timeout", "milter_content_timeout", "milter_default_action", "milter_header_checks", "milter_helo_macros",
+	"milter_macro_v", "milter_mail_macros", "milter_protocol", "non_smtpd_milters", "queue_directory", "receive_override_options", "smtpd_milter_maps",
+	"smtpd_milters", "smtpd_proxy_filter", "smtpd_sasl_auth_enable", "smtpd_tls_security_level", "smtpd_tls_wrappermode",
 }
 
 // Read asks postconf. configDir "" is Postfix's default. It gives up after 10 seconds.
@@ -66,12 +63,12 @@ func Read(ctx context.Context, configDir string) (*Setup, error) {
 		return nil, err
 	}
 	s.Main = assignments(all)
-	// main.cf is plain enough to read for this one question.
-	main, err := os.ReadFile(filepath.Join(s.Main["config_directory"], "main.cf"))
+	// -n leaves out what main.cf does not set.
+	own, err := postconf(ctx, configDir, "-n", "milter_default_action")
 	if err != nil {
 		return nil, err
 	}
-	s.ActionSet = ownAction.Match(main)
+	s.ActionSet = len(assignments(own)) > 0
 	services, err := postconf(ctx, configDir, "-F", "-x")
 	if err != nil {
 		return nil, err
@@ -126,7 +123,9 @@ func (s *Setup) services(fields, options map[string]string) {
 		}
 		switch field {
 		case "chroot":
-			s.Services[i].Chroot = value == "y"
+			// "-" is the default: yes, until compatibility_level 1.
+			level, _, _ := strings.Cut(s.Main["compatibility_level"], ".")
+			s.Services[i].Chroot = value == "y" || value == "-" && (level == "" || level == "0")
 		case "command":
 			if words := strings.Fields(value); len(words) > 0 {
 				s.Services[i].Command = words[0]

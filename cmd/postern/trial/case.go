@@ -1,10 +1,10 @@
 package trial
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
-	"net/netip"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,111 +12,175 @@ import (
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
-// Case is a golden transaction: one txtar file with the sections session, envelope, message.eml and want, and where they
-// matter data.yaml (the data document), policy/... (a bundle in place of the default one) and want.eml (the exact bytes
-// that leave, Received apart; DATE and MESSAGE-ID stand for the generated values).
+// Case is a message test, and a golden transaction of ours: one txtar file with the sections session, envelope, message.eml
+// and want, and where they matter data.yaml (one more data document), policy/... (a bundle in place of the one under
+// test) and want.eml (the exact bytes that leave). docs/testing.md has the format.
 type Case struct {
 	Name        string
 	Transaction Transaction
 	Data        []byte
+	DataLine    int // where Data begins in the file
 	Policy      map[string][]byte
 	Want        string
-	WantMessage []byte
-	archive     *txtar.Archive
+	WantMessage []byte // nil: any will do
+
+	wants    []want
+	archive  *txtar.Archive
+	lines    []string
+	findings yamldoc.Findings
 }
 
-// CaseTime is the time at which golden transactions are decided: 2026-06-01T12:00:00Z.
+// CaseTime is the time at which a case is decided that names none: 2026-06-01T12:00:00Z.
 var CaseTime = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
-// ParseCase reads a case. Errors name the section and the line in it.
+// caseID is the transaction id of a case that names none.
+const caseID = "golden"
+
+// section is one part of a case and where its text begins.
+type section struct {
+	name string
+	data []byte
+	line int
+}
+
+// ParseCase reads a case; name stands for the file in errors, which are yamldoc.Findings: everything that is wrong in it,
+// with line, column and how to mend it.
 func ParseCase(name string, text []byte) (*Case, error) {
-	a := txtar.Parse(text)
-	c := &Case{Name: name, archive: a, Policy: map[string][]byte{}}
-	c.Transaction.Now, c.Transaction.ID = CaseTime, "golden"
-	for _, f := range a.Files {
-		var err error
+	c := &Case{Name: name, archive: txtar.Parse(text), Policy: map[string][]byte{},
+		lines: strings.Split(strings.ReplaceAll(string(text), "\r\n", "\n"), "\n")}
+	c.Transaction.Now, c.Transaction.ID = CaseTime, caseID
+	readers := map[string]func(section){
+		"session": c.session, "envelope": c.envelope, "want": c.want,
+		"message.eml": func(s section) { c.Transaction.Message = CRLF(s.data) },
+		"data.yaml":   func(s section) { c.Data, c.DataLine = s.data, s.line },
+		"want.eml":    func(s section) { c.WantMessage = CRLF(s.data) },
+	}
+	line, seen := 1+bytes.Count(c.archive.Comment, []byte("\n")), map[string]int{}
+	for _, f := range c.archive.Files {
+		s := section{f.Name, f.Data, line + 1}
+		read := readers[f.Name]
+		file, policy := strings.CutPrefix(f.Name, "policy/")
 		switch {
-		case f.Name == "session":
-			err = lines(f.Data, c.session)
-		case f.Name == "envelope":
-			err = lines(f.Data, c.envelope)
-		case f.Name == "message.eml":
-			c.Transaction.Message = CRLF(f.Data)
-		case f.Name == "data.yaml":
-			c.Data = f.Data
-		case f.Name == "want":
-			c.Want = string(f.Data)
-		case f.Name == "want.eml":
-			c.WantMessage = CRLF(f.Data)
-		case strings.HasPrefix(f.Name, "policy/"):
-			c.Policy[strings.TrimPrefix(f.Name, "policy/")] = f.Data
+		case seen[f.Name] > 0:
+			c.find(line, 1, fmt.Sprintf("section %s stands here a second time", f.Name), fmt.Sprintf("keep one of the two; the first is in line %d", seen[f.Name]))
+		case policy:
+			c.Policy[file] = f.Data
+		case read == nil:
+			c.find(line, 1, fmt.Sprintf("unknown section %q", f.Name), near(f.Name, append(slices.Sorted(maps.Keys(readers)), "policy/FILE")))
 		default:
-			err = fmt.Errorf("unknown section; there are session, envelope, message.eml, data.yaml, policy/FILE, want, want.eml")
+			read(s)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: section %s: %w", name, f.Name, err)
-		}
+		seen[f.Name] = line
+		line = s.line + bytes.Count(f.Data, []byte("\n"))
+	}
+	c.whole(seen)
+	if err := c.findings.Sorted().Err(); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
 
-// Update returns the file with want and want.eml replaced by what came.
-func (c *Case) Update(want string, msg []byte) []byte {
-	files := c.archive.Files[:0:0]
-	for _, f := range c.archive.Files {
-		if f.Name != "want" && f.Name != "want.eml" {
-			files = append(files, f)
+// whole checks that the sections make a transaction together, and sets where it ends.
+func (c *Case) whole(seen map[string]int) {
+	tx := &c.Transaction
+	if len(c.archive.Files) == 0 {
+		c.find(1, 1, "there is no section in it", "begin one with a line like -- session --")
+	}
+	_, broken := seen["envelope"]
+	broken = broken && len(c.findings) > 0
+	switch at := seen["message.eml"]; {
+	case broken:
+	case seen["envelope"] == 0:
+		tx.Last = engine.StageConnect
+		if at > 0 {
+			c.find(at, 1, "a message without an envelope", "add a section envelope with MAIL FROM:<...> and RCPT TO:<...>")
+		}
+	case len(tx.To) == 0:
+		tx.Last = engine.StageMail
+		if at > 0 {
+			c.find(at, 1, "a message without a recipient", "add a line RCPT TO:<...> to the envelope, or take message.eml out")
+		}
+	case at == 0:
+		tx.Last = engine.StageRcpt
+	}
+	if at := seen["want.eml"]; at > 0 && len(c.WantMessage) == 0 {
+		c.find(at, 1, "want.eml is empty", "put the message there as it should leave, or take the section out")
+	}
+}
+
+// Wants says whether the case wants anything.
+func (c *Case) Wants() bool { return len(c.wants) > 0 || c.WantMessage != nil }
+
+// find records what is wrong at a line of the file.
+func (c *Case) find(line, column int, problem, mend string) {
+	f := yamldoc.Finding{File: c.Name, Line: line, Column: column, Problem: problem, Mend: mend}
+	if line >= 1 && line <= len(c.lines) {
+		f.Source = cut(c.lines[line-1], 160)
+	}
+	c.findings = append(c.findings, f)
+}
+
+// near is how to mend a word that is not known.
+func near(word string, known []string) string {
+	if n := yamldoc.Nearest(word, known); n != "" {
+		return fmt.Sprintf("did you mean %s?", n)
+	}
+	return "there are " + strings.Join(known, ", ")
+}
+
+func cut(s string, most int) string {
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	return s
+}
+
+// each calls read for every line of a section that is neither empty nor a comment. column is where its text begins.
+func (s section) each(read func(line, column int, text string)) {
+	for i, raw := range strings.Split(strings.TrimSuffix(string(s.data), "\n"), "\n") {
+		text := strings.TrimSpace(raw)
+		if text != "" && !strings.HasPrefix(text, "#") {
+			read(s.line+i, 1+strings.Index(raw, text), text)
 		}
 	}
-	files = append(files, txtar.File{Name: "want", Data: []byte(want)})
-	if msg != nil {
-		files = append(files, txtar.File{Name: "want.eml", Data: bytes.ReplaceAll(msg, []byte("\r\n"), []byte("\n"))})
-	}
-	return txtar.Format(&txtar.Archive{Comment: c.archive.Comment, Files: files})
 }
 
-func (c *Case) session(line string) error {
-	key, value, _ := strings.Cut(line, ":")
-	value = strings.TrimSpace(value)
-	s := &c.Transaction.Session
-	switch strings.TrimSpace(key) {
-	case "login":
-		s.Login = value
-	case "client":
-		var err error
-		s.Client, err = netip.ParseAddr(value)
-		return err
-	case "ehlo":
-		s.EHLO = value
-	case "tls":
-		s.TLS = value
-	default:
-		return fmt.Errorf("unknown key %q; there are login, client, ehlo, tls", key)
+// envelope reads the commands as a client says them.
+func (c *Case) envelope(s section) {
+	tx := &c.Transaction
+	mail := 0
+	s.each(func(line, column int, text string) {
+		verb, rest, ok := strings.Cut(text, ":")
+		verb = strings.ToUpper(strings.Join(strings.Fields(verb), " "))
+		switch {
+		case !ok || verb != "MAIL FROM" && verb != "RCPT TO":
+			c.find(line, column, "this is no command of an envelope", "write MAIL FROM:<address> or RCPT TO:<address>, each with its parameters")
+			return
+		case verb == "MAIL FROM" && mail > 0:
+			c.find(line, column, "a second MAIL FROM", fmt.Sprintf("a case is one transaction; the first is in line %d", mail))
+			return
+		case verb == "RCPT TO" && mail == 0:
+			c.find(line, column, "RCPT TO before MAIL FROM", "begin with MAIL FROM:<address>; <> is the null sender")
+			mail = line // said once
+			return
+		}
+		p, params, err := ParsePath(strings.TrimSpace(rest))
+		if err != nil {
+			c.find(line, column+len(text)-len(rest), err.Error(), "write "+verb+":<local@domain> KEYWORD=VALUE")
+			return
+		}
+		if verb == "MAIL FROM" {
+			tx.From, tx.Params, mail = p, params, line
+			return
+		}
+		tx.To = append(tx.To, engine.Recipient{Path: p, Params: params})
+	})
+	if mail == 0 && len(c.findings) == 0 {
+		c.find(s.line-1, 1, "the envelope is empty", "write MAIL FROM:<address> and RCPT TO:<address>, or take the section out")
 	}
-	return nil
-}
-
-func (c *Case) envelope(line string) error {
-	verb, rest, ok := strings.Cut(line, ":")
-	if !ok {
-		return fmt.Errorf("%q is neither MAIL FROM:<...> nor RCPT TO:<...>", line)
-	}
-	rest = strings.TrimSpace(rest)
-	p, params, err := ParsePath(rest)
-	if err != nil {
-		return err
-	}
-	switch strings.ToUpper(verb) {
-	case "MAIL FROM":
-		c.Transaction.From, c.Transaction.Params = p, params
-	case "RCPT TO":
-		c.Transaction.To = append(c.Transaction.To, engine.Recipient{Path: p, Params: params})
-	default:
-		return fmt.Errorf("%q is neither MAIL FROM nor RCPT TO", verb)
-	}
-	return nil
 }
 
 // ParsePath reads "<path> KEY=VALUE ...", brackets optional for a bare address.
@@ -129,37 +193,21 @@ func ParsePath(s string) (message.Path, message.Params, error) {
 	if err != nil {
 		return p, nil, err
 	}
+	if rest != "" && rest[0] != ' ' && rest[0] != '\t' {
+		return p, nil, fmt.Errorf("%q follows the address without a space", rest)
+	}
 	params := message.Params{}
 	for _, f := range strings.Fields(rest) {
 		k, v, _ := strings.Cut(f, "=")
-		params[strings.ToUpper(k)] = v
+		if k = strings.ToUpper(k); k == "" || strings.Trim(k, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") != "" {
+			return p, nil, fmt.Errorf("%q is no parameter (KEYWORD=VALUE)", f)
+		}
+		if _, twice := params[k]; twice {
+			return p, nil, fmt.Errorf("parameter %s stands there twice", k)
+		}
+		params[k] = v
 	}
 	return p, params, nil
-}
-
-// Describe writes a result as the want section has it: one line a fact, in a fixed order.
-func (r *Result) Describe() string {
-	var b strings.Builder
-	d := r.Final
-	fmt.Fprintf(&b, "verdict: %s\nstage: %s\n", d.Verdict, d.Stage)
-	if !d.Reply.IsZero() {
-		fmt.Fprintf(&b, "reply: %s\n", d.Reply)
-	}
-	for _, x := range d.Reasons {
-		fmt.Fprintf(&b, "%s: %s\n", x.Set, x.Rule)
-	}
-	for _, s := range r.Steps {
-		if s.Decision.Stage == engine.StageRcpt && s.Decision.Verdict != engine.Accept {
-			fmt.Fprintf(&b, "refused: %s: %s\n", s.Command, s.Decision.Reply)
-		}
-	}
-	if r.After != nil {
-		fmt.Fprintf(&b, "from: %s\n", r.Envelope.From)
-		for _, to := range r.Envelope.To {
-			fmt.Fprintf(&b, "to: %s\n", to.Path)
-		}
-	}
-	return b.String()
 }
 
 // CRLF gives text with LF line ends those of a message; text that has any CR is left as it is.
@@ -168,18 +216,4 @@ func CRLF(b []byte) []byte {
 		return b
 	}
 	return bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n"))
-}
-
-func lines(data []byte, each func(string) error) error {
-	sc := bufio.NewScanner(bytes.NewReader(data))
-	for n := 1; sc.Scan(); n++ {
-		line := strings.TrimSpace(sc.Text())
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		if err := each(line); err != nil {
-			return fmt.Errorf("line %d: %w", n, err)
-		}
-	}
-	return sc.Err()
 }

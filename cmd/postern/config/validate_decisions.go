@@ -1,0 +1,68 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+
+	"github.com/postern-mail/postern/cmd/postern/certs"
+	"github.com/postern-mail/postern/engine/decisionlog"
+)
+
+func (v *validator) decisionLog() {
+	d := v.c.DecisionLog
+	if d.File == "" {
+		const mend = "add file: decisions.jsonl"
+		if d.Strict {
+			v.add("decision_log.strict", "there is no file to be strict about", mend)
+		}
+		for _, key := range []string{"sync", "rotate", "mask", "labels"} {
+			if key = "decision_log." + key; v.c.written(key) && (d.Upload.URL == "" || key == "decision_log.sync" || key == "decision_log.rotate") {
+				v.add(key, "there is no file that this is for", mend)
+			}
+		}
+	}
+	if m := d.Mask; len(m.KeepHeaders) > 0 && len(m.EraseHeaders) > 0 {
+		v.add("decision_log.mask.headers", "keep and erase together leave the others open", "write one of them: keep erases all others, erase keeps them")
+	}
+	const key = "decision_log.mask.key_file"
+	if v.c.written(key) {
+		if _, err := decisionlog.LoadKey(d.Mask.KeyFile, false); errors.Is(err, decisionlog.ErrKey) {
+			v.add(key, d.Mask.KeyFile+": "+decisionlog.ErrKey.Error(), "make one with openssl rand -hex 32")
+		} else if err != nil {
+			v.add(key, d.Mask.KeyFile+": "+reason(err), "make it with openssl rand -hex 32, or take key_file out: one is made in the state directory")
+		}
+		v.private(key, d.Mask.KeyFile)
+		if !d.Mask.Hashes() {
+			v.warn(key, "nothing is hashed", "write addresses: hash, or take it out")
+		}
+	}
+	if d.Upload.URL != "" {
+		v.upload(d.Upload)
+	}
+}
+
+func (v *validator) upload(d DecisionUpload) {
+	const key = "decision_log.upload"
+	if u, err := url.Parse(d.URL); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
+		if d.TokenFile != "" {
+			v.add(key+".url", "the token would go over the network in the clear", "write https://")
+		} else {
+			v.warn(key+".url", "who writes to whom goes over the network in the clear", "write https://")
+		}
+		if d.CA != "" {
+			v.add(key+".ca", "http:// has no certificate to verify", "write https://, or take ca: out")
+		}
+	}
+	if d.Buffer < 2*d.Batch {
+		v.add(key+".batch", fmt.Sprintf("a buffer of %d octets does not hold two batches of %d", d.Buffer, d.Batch), "write a larger buffer, or a smaller batch")
+	}
+	if d.CA != "" && v.file(key+".ca", d.CA) {
+		if _, err := certs.LoadPool(d.CA); err != nil {
+			v.add(key+".ca", err.Error(), "")
+		}
+	}
+	if d.TokenFile != "" && v.file(key+".token_file", d.TokenFile) {
+		v.private(key+".token_file", d.TokenFile)
+	}
+}

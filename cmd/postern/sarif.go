@@ -1,0 +1,85 @@
+package main
+
+import (
+	"path"
+	"path/filepath"
+
+	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/engine"
+)
+
+// A SARIF 2.1.0 log, as much of it as code scanning reads: one run, its rules, and a result for each finding of the policy.
+type (
+	sarifLog struct {
+		Schema  string     `json:"$schema"`
+		Version string     `json:"version"`
+		Runs    []sarifRun `json:"runs"`
+	}
+	sarifRun struct {
+		Tool struct {
+			Driver sarifDriver `json:"driver"`
+		} `json:"tool"`
+		ColumnKind string        `json:"columnKind"`
+		Results    []sarifResult `json:"results"`
+	}
+	sarifDriver struct {
+		Name  string      `json:"name"`
+		URI   string      `json:"informationUri"`
+		Rules []sarifRule `json:"rules"`
+	}
+	sarifRule struct {
+		ID    string    `json:"id"`
+		Short sarifText `json:"shortDescription"`
+	}
+	sarifText struct {
+		Text string `json:"text"`
+	}
+	sarifResult struct {
+		RuleID    string          `json:"ruleId"`
+		Level     string          `json:"level"`
+		Message   sarifText       `json:"message"`
+		Locations []sarifLocation `json:"locations,omitempty"`
+	}
+	sarifLocation struct {
+		Physical struct {
+			Artifact struct {
+				URI string `json:"uri"`
+			} `json:"artifactLocation"`
+			Region *sarifRegion `json:"region,omitempty"`
+		} `json:"physicalLocation"`
+	}
+	sarifRegion struct {
+		Line   int `json:"startLine"`
+		Column int `json:"startColumn,omitempty"`
+	}
+)
+
+// sarifOf a report. Files are named from the working directory, which in CI is the root of the repository.
+func sarifOf(r *checkReport, cfg *config.Config) sarifLog {
+	run := sarifRun{ColumnKind: "unicodeCodePoints", Results: []sarifResult{}}
+	run.Tool.Driver = sarifDriver{Name: "postern check", URI: "https://github.com/postern-mail/postern/blob/main/docs/check.md"}
+	for _, rule := range engine.Rules() {
+		run.Tool.Driver.Rules = append(run.Tool.Driver.Rules, sarifRule{rule.Code, sarifText{rule.About}})
+	}
+	root := ""
+	if cfg != nil && !isTarball(cfg.Policy.Bundle) {
+		root = filepath.ToSlash(cfg.Policy.Bundle)
+	}
+	for _, f := range r.Policy {
+		text := f.Message
+		if f.Hint != "" {
+			text += ". " + f.Hint
+		}
+		result := sarifResult{RuleID: f.Code, Level: string(f.Severity), Message: sarifText{text}}
+		if f.File != "" {
+			var at sarifLocation
+			at.Physical.Artifact.URI = path.Join(root, f.File)
+			if f.Line > 0 {
+				at.Physical.Region = &sarifRegion{f.Line, f.Column}
+			}
+			result.Locations = []sarifLocation{at}
+		}
+		run.Results = append(run.Results, result)
+	}
+	return sarifLog{Schema: "https://json.schemastore.org/sarif-2.1.0.json", Version: "2.1.0", Runs: []sarifRun{run}}
+}

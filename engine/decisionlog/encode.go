@@ -1,0 +1,331 @@
+package decisionlog
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/internal/message"
+)
+
+// encoder makes lines. One goroutine uses it at a time.
+type encoder struct {
+	masker *masker
+	labels []byte // a JSON object; nil: none
+
+	// Of the line under way.
+	dst            []byte
+	at             []byte   // JSON pointer (RFC 6901) of the value under way
+	erased, masked []string // pointers
+	known          []known  // words that name who is connected, and what stands for them
+	told           []known  // what else was masked or left out, and must not come back in a note or reply
+	body           string   // likewise
+	input          []byte   // kept for its room
+}
+
+// known is a word that is masked wherever it stands.
+type known struct{ word, by string }
+
+func newEncoder(m Mask, labels map[string]string) (*encoder, error) {
+	k, err := newMasker(m)
+	if err != nil {
+		return nil, err
+	}
+	enc := &encoder{masker: k}
+	if len(labels) > 0 {
+		enc.labels = append(enc.labels, '{')
+		for i, name := range slices.Sorted(maps.Keys(labels)) {
+			if i > 0 {
+				enc.labels = append(enc.labels, ',')
+			}
+			enc.labels = append(engine.AppendString(enc.labels, name), ':')
+			enc.labels = engine.AppendString(enc.labels, labels[name])
+		}
+		enc.labels = append(enc.labels, '}')
+	}
+	return enc, nil
+}
+
+// line appends the line of e without its line end.
+func (c *encoder) line(dst []byte, e *Entry) []byte {
+	c.dst, c.at, c.body = dst, c.at[:0], ""
+	c.erased, c.masked, c.known, c.told = c.erased[:0], c.masked[:0], c.known[:0], c.told[:0]
+	defer func() { c.dst, c.body = nil, "" }()
+
+	c.event(e)
+	c.summary(e)
+	head := c.dst
+	c.dst = c.input[:0]
+	c.inputOf(e)
+	c.input, c.dst = c.dst, head
+
+	c.told = slices.Insert(c.told, 0, c.known...)
+	slices.SortStableFunc(c.told, func(a, b known) int { return len(b.word) - len(a.word) }) // a name before the word it begins with
+	d := &e.decision
+	c.fail(d.Err)
+	c.raw(`,"result":`)
+	c.in("result", func() { c.result(d) })
+	c.dst = e.appendReplay(c.dst)
+	if len(c.input) > 0 {
+		c.raw(`,"input":`)
+		c.dst = append(c.dst, c.input...)
+	}
+	if cap(c.input) > 4*batch {
+		c.input = nil // one huge header must not stay for ever
+	}
+	c.pointers("erased", c.erased)
+	c.pointers("masked", c.masked)
+	return append(c.dst, '}')
+}
+
+// event appends the fields of OPA's events that say which decision this is.
+func (c *encoder) event(e *Entry) {
+	c.raw(`{"decision_id":"`)
+	c.dst = appendUUID(c.dst)
+	c.raw(`"`)
+	if c.labels != nil {
+		c.raw(`,"labels":`)
+		c.dst = append(c.dst, c.labels...)
+	}
+	c.raw(`,"timestamp":"`)
+	c.dst = e.time.UTC().AppendFormat(c.dst, time.RFC3339Nano)
+	c.raw(`","path":"postern/`)
+	c.raw(e.decision.Stage.String())
+	c.raw(`","bundles":{"postern":{"revision":`)
+	c.dst = engine.AppendString(c.dst, e.decision.Revision)
+	c.raw(`}}`)
+	if e.client.IsValid() {
+		c.raw(`,"requested_by":"`)
+		c.dst = c.masker.ip(e.client).AppendTo(c.dst)
+		c.raw(`"`)
+	}
+	if e.number != 0 {
+		c.raw(`,"req_id":`)
+		c.dst = strconv.AppendUint(c.dst, e.number, 10)
+	}
+	c.raw(`,"metrics":{"timer_rego_query_eval_ns":`)
+	c.dst = strconv.AppendInt(c.dst, e.decision.Latency.Nanoseconds(), 10)
+	c.raw(`}`)
+}
+
+// summary appends what a postmaster looks for, and learns who is in the line.
+func (c *encoder) summary(e *Entry) {
+	c.raw(`,"id":`)
+	c.dst = engine.AppendString(c.dst, e.id)
+	c.raw(`,"stage":"`)
+	c.raw(e.decision.Stage.String())
+	c.raw(`"`)
+	c.dst = appendField(c.dst, "door", e.server.Door)
+	c.dst = appendField(c.dst, "listener", e.server.Listener)
+	if e.client.IsValid() {
+		c.client(e.client)
+	}
+	if e.login != "" {
+		c.person(e.login)
+		c.raw(`,"login":`)
+		c.in("login", func() { c.replace(e.login, c.masker.address(e.login)) })
+	}
+	if e.envelope {
+		from := e.from.Address()
+		c.raw(`,"from":`)
+		c.in("from", func() { c.replace(from, c.masker.address(from)) })
+		c.raw(`,"recipients":`)
+		c.dst = strconv.AppendInt(c.dst, int64(e.recipients), 10)
+	}
+	c.raw(`,"revision":`)
+	c.dst = engine.AppendString(c.dst, e.decision.Revision)
+	c.raw(`,"latency_us":`)
+	c.dst = strconv.AppendInt(c.dst, e.decision.Latency.Microseconds(), 10)
+}
+
+func (c *encoder) client(a netip.Addr) {
+	ip, masked := a.String(), c.masker.ip(a).String()
+	if c.masker.ClientIP == PlainClientIP {
+		masked = ip
+	} else {
+		c.known = append(c.known, known{a.Unmap().WithZone("").String(), masked})
+		c.masked = append(c.masked, "/requested_by")
+	}
+	c.raw(`,"client":`)
+	c.in("client", func() { c.replace(ip, masked) })
+}
+
+// fail appends why the failure verdict was taken, as OPA's events have it.
+func (c *encoder) fail(err error) {
+	if err == nil {
+		return
+	}
+	kind := "error"
+	var e *engine.EvalError
+	if errors.As(err, &e) {
+		kind = e.Kind
+	}
+	c.raw(`,"error":{"code":`)
+	c.dst = engine.AppendString(c.dst, kind)
+	c.raw(`,"message":`)
+	c.in("error/message", func() { c.outcome(err.Error()) })
+	c.raw(`}`)
+}
+
+// result appends verdict, reply, rules, edits and notes.
+func (c *encoder) result(d *engine.Decision) {
+	c.raw(`{"verdict":"`)
+	c.raw(d.Verdict.String())
+	c.raw(`"`)
+	if !d.Reply.IsZero() {
+		c.raw(`,"reply":{"code":`)
+		c.dst = strconv.AppendInt(c.dst, int64(d.Reply.Code()), 10)
+		c.dst = appendField(c.dst, "status", d.Reply.Status())
+		lines := d.Reply.Lines()
+		c.raw(`,"lines":`)
+		c.in("reply/lines", func() { c.list(len(lines), func(i int) { c.outcome(lines[i]) }) })
+		c.raw(`}`)
+	}
+	c.raw(`,"rules":`)
+	c.in("rules", func() { c.list(len(d.Reasons), func(i int) { c.reason(&d.Reasons[i]) }) })
+	if n := d.Edits.Len(); n > 0 {
+		c.raw(`,"edits":`)
+		c.in("edits", func() { c.list(n, func(i int) { c.edit(d.Edits.At(i)) }) })
+	}
+	if len(d.Notes) > 0 {
+		c.raw(`,"notes":`)
+		c.in("notes", func() { c.list(len(d.Notes), func(i int) { c.note(d.Notes[i]) }) })
+	}
+	c.raw(`}`)
+}
+
+func (c *encoder) reason(r *engine.Reason) {
+	c.raw(`{"set":`)
+	c.dst = engine.AppendString(c.dst, r.Set)
+	c.raw(`,"rule":`)
+	c.in("rule", func() { c.text(r.Rule) })
+	if r.Code != 0 {
+		c.raw(`,"code":`)
+		c.dst = strconv.AppendInt(c.dst, int64(r.Code), 10)
+	}
+	c.dst = appendField(c.dst, "status", r.Status)
+	if r.Text != r.Rule && r.Text != "" {
+		c.raw(`,"message":`)
+		c.in("message", func() { c.outcome(r.Text) })
+	}
+	c.raw(`}`)
+}
+
+// edit appends an edit as a policy writes it.
+func (c *encoder) edit(e message.Edit) {
+	c.raw(`{"op":`)
+	c.dst = engine.AppendString(c.dst, engine.EditName(e.Op()))
+	if e.Op() >= message.OpChangeSender {
+		c.raw(`,"address":`)
+		address := e.Path().Address()
+		c.in("address", func() { c.replace(address, c.masker.address(address)) })
+		c.raw(`}`)
+		return
+	}
+	c.raw(`,"name":`)
+	c.dst = engine.AppendString(c.dst, e.Name())
+	if e.Op() != message.OpAddHeader {
+		c.raw(`,"index":`)
+		c.dst = strconv.AppendInt(c.dst, int64(e.Index()), 10)
+	}
+	if e.Op() != message.OpRemoveHeader {
+		c.in("value", func() {
+			if c.masker.erased(e.Name()) {
+				c.erase()
+				return
+			}
+			c.raw(`,"value":`)
+			c.field(e.Name(), e.Value(), c.outcome)
+		})
+	}
+	c.raw(`}`)
+}
+
+// note appends what a policy noted, any JSON.
+func (c *encoder) note(v any) {
+	switch v := v.(type) {
+	case string:
+		c.outcome(v)
+	case []any:
+		c.list(len(v), func(i int) { c.note(v[i]) })
+	case map[string]any:
+		c.raw(`{`)
+		for i, name := range slices.Sorted(maps.Keys(v)) {
+			if i > 0 {
+				c.raw(`,`)
+			}
+			shown := c.clean(name, c.told)
+			c.key(shown, func() { c.replace(name, shown); c.raw(`:`); c.note(v[name]) })
+		}
+		c.raw(`}`)
+	default:
+		text, err := json.Marshal(v)
+		if err != nil {
+			text = []byte("null")
+		}
+		c.dst = append(c.dst, text...)
+	}
+}
+
+// list appends a JSON array.
+func (c *encoder) list(n int, item func(int)) {
+	c.raw(`[`)
+	for i := range n {
+		if i > 0 {
+			c.raw(`,`)
+		}
+		c.in(strconv.Itoa(i), func() { item(i) })
+	}
+	c.raw(`]`)
+}
+
+func (c *encoder) raw(s string) { c.dst = append(c.dst, s...) }
+
+// pointers appends a list of them, unless there are none.
+func (c *encoder) pointers(name string, list []string) {
+	if len(list) == 0 {
+		return
+	}
+	c.raw(`,"` + name + `":[`)
+	for i, p := range list {
+		if i > 0 {
+			c.raw(`,`)
+		}
+		c.dst = engine.AppendString(c.dst, p)
+	}
+	c.raw(`]`)
+}
+
+// appendField appends a string field that is left out when it is empty. name needs no escaping.
+func appendField(dst []byte, name, value string) []byte {
+	if value == "" {
+		return dst
+	}
+	dst = append(dst, `,"`...)
+	dst = append(dst, name...)
+	dst = append(dst, `":`...)
+	return engine.AppendString(dst, value)
+}
+
+// newUUID is a random UUID (RFC 9562 §5.4).
+func newUUID() string { return string(appendUUID(nil)) }
+
+func appendUUID(dst []byte) []byte {
+	var u [16]byte
+	rand.Read(u[:]) // never fails (crypto/rand)
+	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	for i, part := range [][]byte{u[:4], u[4:6], u[6:8], u[8:10], u[10:]} {
+		if i > 0 {
+			dst = append(dst, '-')
+		}
+		dst = hex.AppendEncode(dst, part)
+	}
+	return dst
+}

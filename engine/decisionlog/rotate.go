@@ -1,0 +1,167 @@
+package decisionlog
+
+import (
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Rotate says when a file is full and what becomes of it. Full files are named FILE.20260102T150405.000000Z, so that names in
+// order are files in order.
+type Rotate struct {
+	Size     int64 // octets of a file; 0: it is never full. A single line or write may be longer
+	Keep     int   // full files that are kept; 0: all
+	Compress bool  // with gzip, to the same name and .gz
+}
+
+const (
+	stampFormat = "20060102T150405.000000Z"
+	compressed  = ".gz"
+	underWay    = ".tmp"
+)
+
+// rotatedName is a name for a full file that nobody has.
+func rotatedName(name string, now time.Time) (string, error) {
+	for range 1000 { // the clock may have been set back
+		old := name + "." + now.UTC().Format(stampFormat)
+		_, err := os.Lstat(old)
+		_, gzErr := os.Lstat(old + compressed)
+		if errors.Is(err, fs.ErrNotExist) && errors.Is(gzErr, fs.ErrNotExist) {
+			return old, nil
+		}
+		now = now.Add(time.Microsecond)
+	}
+	return "", fmt.Errorf("%s.*: every name is taken", name)
+}
+
+// archive is the goroutine that compresses full files and removes the oldest. It works on what lies there, so that it goes on
+// where a process that died left off.
+type archive struct {
+	name  string
+	o     Rotate
+	log   *slog.Logger
+	work  chan struct{}
+	ended chan struct{}
+	ctx   context.Context
+	stop  context.CancelFunc
+}
+
+func newArchive(name string, o Rotate, log *slog.Logger) *archive {
+	a := &archive{name: name, o: o, log: log, work: make(chan struct{}, 1), ended: make(chan struct{})}
+	a.ctx, a.stop = context.WithCancel(context.Background())
+	a.wake()
+	return a
+}
+
+// wake says that a file is full.
+func (a *archive) wake() {
+	select {
+	case a.work <- struct{}{}:
+	default: // it will see both
+	}
+}
+
+// close ends run, in the middle of a file if need be: it stays as it is until the next start.
+func (a *archive) close() {
+	a.stop()
+	<-a.ended
+}
+
+func (a *archive) run() {
+	defer close(a.ended)
+	for {
+		select {
+		case <-a.ctx.Done():
+			return
+		case <-a.work:
+		}
+		if err := a.tidy(); err != nil && a.ctx.Err() == nil {
+			a.log.Error("decision log: full files are left as they are", "file", a.name, "err", err)
+		}
+	}
+}
+
+// tidy removes what is too much, then compresses the rest.
+func (a *archive) tidy() error {
+	files, err := a.files()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	if n := len(files) - a.o.Keep; a.o.Keep > 0 && n > 0 {
+		for _, f := range files[:n] {
+			errs = append(errs, os.Remove(f))
+		}
+		files = files[n:]
+	}
+	if a.o.Compress {
+		for _, f := range files {
+			if !strings.HasSuffix(f, compressed) && a.ctx.Err() == nil {
+				errs = append(errs, a.compress(f))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// files are the full ones, the oldest first. Nothing that is not named as rotate names them is among them.
+func (a *archive) files() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Dir(a.name))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		stamp, ok := strings.CutPrefix(e.Name(), filepath.Base(a.name)+".")
+		if _, err := time.Parse(stampFormat, strings.TrimSuffix(stamp, compressed)); ok && err == nil && e.Type().IsRegular() {
+			out = append(out, filepath.Join(filepath.Dir(a.name), e.Name()))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// compress a file aside, and put it in its place when it is whole.
+func (a *archive) compress(name string) (err error) {
+	in, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	tmp := name + compressed + underWay
+	out, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	zip := gzip.NewWriter(out)
+	_, err = io.Copy(zip, untilDone{a.ctx, in})
+	if err = errors.Join(err, zip.Close(), out.Sync(), out.Close()); err == nil {
+		err = os.Rename(tmp, name+compressed)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return os.Remove(name)
+}
+
+// untilDone reads until its context ends.
+type untilDone struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u untilDone) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.r.Read(p)
+}

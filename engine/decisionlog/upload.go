@@ -1,0 +1,271 @@
+package decisionlog
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Upload says where lines are sent, as OPA's decision log plugin sends them: POST URL/logs, a JSON array of them,
+// compressed with gzip. What waits is held in memory alone; a file beside it is the record.
+type Upload struct {
+	URL       string         // http:// or https://, to which /logs is added
+	TokenFile string         // its first line goes into Authorization: Bearer; read for every request; "": none
+	Roots     *x509.CertPool // authorities of the service; nil: the system's
+	UserAgent string         // "": postern
+
+	Batch    int           // octets after which a request is due, before compression; 0: 256 KiB
+	Interval time.Duration // a line waits no longer for others; 0: 5 s
+	Buffer   int           // octets that may wait; beyond them the oldest are lost; 0: 16 MiB
+	Timeout  time.Duration // of a request; 0: 30 s
+	Drain    time.Duration // what Close may take; 0: 10 s
+}
+
+// Bounds of retrying.
+const (
+	firstRetry   = 100 * time.Millisecond
+	lastRetry    = time.Minute
+	longestAfter = 5 * time.Minute // that a service may ask for with Retry-After
+	closingRetry = time.Second     // while Close waits
+)
+
+// What a service's answer may say of a batch.
+var (
+	errTooLarge = errors.New("it is too large for the service (413)")
+	errRefused  = errors.New("the service refuses it")
+)
+
+// uploader is the goroutine that sends. It waits for the service as long as Close lets it.
+type uploader struct {
+	o      Upload
+	target string
+	client *http.Client
+	log    *slog.Logger
+	losses *losses
+	buffer uploadBuffer
+
+	zip     *gzip.Writer
+	failing bool
+	once    sync.Once // closes closing
+	closing chan struct{}
+	ended   chan struct{}
+	ctx     context.Context
+	stop    context.CancelFunc
+}
+
+func newUploader(o Upload, log *slog.Logger, losses *losses) (*uploader, error) {
+	target, err := url.Parse(o.URL)
+	if err != nil || target.Host == "" || target.Scheme != "http" && target.Scheme != "https" {
+		return nil, fmt.Errorf("decision log: upload: %q is no URL of a service", o.URL)
+	}
+	o.UserAgent = cmp.Or(o.UserAgent, "postern")
+	o.Batch = cmp.Or(max(o.Batch, 0), 256<<10)
+	o.Interval = cmp.Or(max(o.Interval, 0), 5*time.Second)
+	o.Buffer = cmp.Or(max(o.Buffer, 0), 16<<20)
+	o.Timeout = cmp.Or(max(o.Timeout, 0), 30*time.Second)
+	o.Drain = cmp.Or(max(o.Drain, 0), 10*time.Second)
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConns: 1, IdleConnTimeout: 90 * time.Second,
+		TLSHandshakeTimeout: o.Timeout, TLSClientConfig: &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
+	}
+	u := &uploader{
+		o: o, target: target.JoinPath("logs").String(), log: log, losses: losses,
+		// A redirect would turn POST into GET, or take the token elsewhere.
+		client: &http.Client{Transport: transport, Timeout: o.Timeout, CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
+		}},
+		zip: gzip.NewWriter(nil), closing: make(chan struct{}), ended: make(chan struct{}),
+	}
+	u.buffer = uploadBuffer{batch: o.Batch, limit: o.Buffer, interval: o.Interval, ready: make(chan struct{}, 1)}
+	u.ctx, u.stop = context.WithCancel(context.Background())
+	return u, nil
+}
+
+// offer takes lines, each with its line end.
+func (u *uploader) offer(lines []byte) {
+	if n := u.buffer.add(lines, time.Now()); n > 0 {
+		u.losses.add(lostBuffer, n)
+	}
+}
+
+// close sends what waits, within Drain. The writer has ended.
+func (u *uploader) close() {
+	u.once.Do(func() { close(u.closing) })
+	timer := time.AfterFunc(u.o.Drain, u.stop)
+	defer timer.Stop()
+	<-u.ended
+}
+
+func (u *uploader) isClosing() bool {
+	select {
+	case <-u.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+func (u *uploader) run() {
+	defer close(u.ended)
+	defer u.stop()
+	defer u.client.CloseIdleConnections()
+	for {
+		closing := u.isClosing()
+		p, wait := u.buffer.take(time.Now(), closing)
+		switch {
+		case p != nil:
+			u.deliver(p)
+			u.buffer.sent(p)
+			continue
+		case closing:
+			return
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-u.buffer.ready:
+		case <-timer.C:
+		case <-u.closing:
+		}
+		timer.Stop()
+	}
+}
+
+// deliver sends p until the service has it, does not want it, or the time is up.
+func (u *uploader) deliver(p *pack) {
+	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
+		after, err := u.post(p)
+		if err == nil {
+			if u.failing {
+				u.log.Info("decision log: uploading again", "url", u.target)
+			}
+			u.failing = false
+			return
+		}
+		if errors.Is(err, errTooLarge) && p.lines > 1 {
+			a, b := p.halves()
+			u.deliver(a)
+			u.deliver(b)
+			return
+		}
+		if errors.Is(err, errTooLarge) || errors.Is(err, errRefused) {
+			u.losses.add(lostRefused, p.lines)
+			u.log.Error("decision log: decisions are not uploaded", "url", u.target, "decisions", p.lines, "err", err)
+			return
+		}
+		if !u.failing {
+			u.log.Error("decision log: cannot upload; trying again", "url", u.target, "err", err)
+		}
+		u.failing = true
+		if !u.pause(max(after, retry/2+rand.N(retry/2))) {
+			u.losses.add(lostShutdown, p.lines)
+			return
+		}
+	}
+}
+
+// pause waits before another try; false: there will be none.
+func (u *uploader) pause(d time.Duration) bool {
+	closing := u.closing
+	if u.isClosing() {
+		d, closing = min(d, closingRetry), nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-closing: // try at once: there is not much time left
+	case <-u.ctx.Done():
+	}
+	return u.ctx.Err() == nil
+}
+
+// post sends p once. after is how long the service wants to be left alone.
+func (u *uploader) post(p *pack) (after time.Duration, err error) {
+	body, err := u.encode(p)
+	if err != nil {
+		return 0, err
+	}
+	req, err := http.NewRequestWithContext(u.ctx, http.MethodPost, u.target, bytes.NewReader(body))
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Content-Encoding", "gzip")
+	req.Header.Set("User-Agent", u.o.UserAgent)
+	if u.o.TokenFile != "" {
+		text, err := os.ReadFile(u.o.TokenFile)
+		if err != nil {
+			return 0, err
+		}
+		token, _, _ := strings.Cut(string(text), "\n")
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(token))
+	}
+	resp, err := u.client.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
+	return retryAfter(resp.Header.Get("Retry-After"), time.Now()), verdictOf(resp)
+}
+
+// verdictOf a response: what may pass, with time or by an administrator's hand, is tried again.
+func verdictOf(resp *http.Response) error {
+	switch code := resp.StatusCode; {
+	case code >= 200 && code < 300:
+		return nil
+	case code == http.StatusRequestEntityTooLarge:
+		return errTooLarge
+	case code == http.StatusBadRequest || code == http.StatusUnprocessableEntity || code == http.StatusUnsupportedMediaType:
+		return fmt.Errorf("%w: %s", errRefused, resp.Status)
+	}
+	return errors.New("the service answers " + resp.Status)
+}
+
+// retryAfter reads the header of that name (RFC 9110 §10.2.3).
+func retryAfter(s string, now time.Time) time.Duration {
+	var d time.Duration
+	if n, err := strconv.Atoi(s); err == nil {
+		d = time.Duration(min(n, int(longestAfter/time.Second))) * time.Second
+	} else if at, err := http.ParseTime(s); err == nil {
+		d = at.Sub(now)
+	}
+	return min(max(d, 0), longestAfter)
+}
+
+// encode makes the body of a request.
+func (u *uploader) encode(p *pack) ([]byte, error) {
+	var out bytes.Buffer
+	u.zip.Reset(&out)
+	u.zip.Write([]byte{'['})
+	rest := bytes.TrimSuffix(p.text, []byte{'\n'})
+	for {
+		line, more, found := bytes.Cut(rest, []byte{'\n'})
+		u.zip.Write(line)
+		if !found {
+			break
+		}
+		u.zip.Write([]byte{','})
+		rest = more
+	}
+	u.zip.Write([]byte{']'})
+	if err := u.zip.Close(); err != nil { // says whether any of the writes failed
+		return nil, err
+	}
+	return out.Bytes(), nil
+}

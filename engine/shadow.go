@@ -1,0 +1,253 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+)
+
+// Shadow lets a candidate decide beside the active policy on live traffic and never touches it: the live decision is taken,
+// recorded and returned first; the candidate gets the same input value, which is immutable, by a bounded queue, and what
+// does not fit is dropped and counted. What differs goes into the log and into metrics by rule.
+//
+// The candidate is attached by Engine.SwapShadow; Run evaluates. One Shadow serves all candidates of a process.
+type Shadow struct {
+	// Log tells differences, at most ten a second; nil: none.
+	Log *slog.Logger
+	// Metrics count; nil: nothing is.
+	Metrics *ShadowMetrics
+	// Queue is how many decisions may wait. 0: 1000.
+	Queue int
+	// QueueOctets is how much memory the inputs that wait may hold, about. 0: 64 MiB.
+	QueueOctets int64
+
+	once    sync.Once
+	jobs    chan shadowJob
+	waiting atomic.Int64 // octets in jobs
+	limit   *rate.Limiter
+}
+
+// shadowJob is one live decision that the candidate is to take as well.
+type shadowJob struct {
+	candidate *Policy
+	t         Transaction // without what the front end owns
+	input     *Input
+	live      Decision
+}
+
+func (s *Shadow) setup() {
+	s.once.Do(func() {
+		if s.Queue <= 0 {
+			s.Queue = 1000
+		}
+		if s.QueueOctets <= 0 {
+			s.QueueOctets = 64 << 20
+		}
+		if s.Log == nil {
+			s.Log = slog.New(slog.DiscardHandler)
+		}
+		s.jobs = make(chan shadowJob, s.Queue)
+		s.limit = rate.NewLimiter(10, 10)
+	})
+}
+
+// offer hands a live decision over, or drops it: it never waits.
+func (s *Shadow) offer(candidate *Policy, t *Transaction, in *Input, live *Decision) {
+	s.setup()
+	octets := int64(in.Octets()) + 1024
+	if s.waiting.Add(octets) > s.QueueOctets {
+		s.waiting.Add(-octets)
+		s.Metrics.drop("memory")
+		return
+	}
+	j := shadowJob{candidate: candidate, input: in, live: *live, t: Transaction{
+		ID: t.ID, Stage: t.Stage, Now: t.Now, Auth: t.Auth, Failure: t.Failure,
+	}}
+	if t.Envelope != nil {
+		j.t.Envelope = &Envelope{FromParams: t.Envelope.FromParams}
+	}
+	select {
+	case s.jobs <- j:
+	default:
+		s.waiting.Add(-octets)
+		s.Metrics.drop("queue")
+	}
+}
+
+// Run evaluates on one goroutine, the caller's, until ctx ends: a candidate must not take more than one core from those who
+// wait for an answer.
+func (s *Shadow) Run(ctx context.Context) {
+	s.setup()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-s.jobs:
+			s.decide(ctx, &j)
+			s.waiting.Add(-int64(j.input.Octets()) - 1024)
+		}
+	}
+}
+
+// decide lets the candidate decide, and compares.
+func (s *Shadow) decide(ctx context.Context, j *shadowJob) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.Log.Error("panic in a shadow decision", "id", j.t.ID, "panic", r, "stack", string(debug.Stack()))
+		}
+	}()
+	d := Decision{Verdict: Accept, Stage: j.t.Stage, Revision: j.candidate.revision}
+	if st := j.candidate.stages[j.t.Stage]; st != nil {
+		d = j.candidate.settle(ctx, &j.t, st, j.input)
+	}
+	if ctx.Err() != nil { // the evaluation was cut by our own end
+		return
+	}
+	kind := differs(&j.live, &d)
+	s.Metrics.observe(j.t.Stage, kind)
+	if kind == "" {
+		return
+	}
+	rules := ruleDifference(&j.live, &d)
+	s.Metrics.count(j.t.Stage, rules)
+	if !s.limit.Allow() {
+		return
+	}
+	fields := []any{"id", j.t.ID, "stage", j.t.Stage.String(), "kind", kind, "active", j.live.Verdict.String(), "candidate", d.Verdict.String(),
+		"rules", rules, "revision", j.live.Revision, "candidate_revision", d.Revision}
+	if j.t.Auth != nil {
+		fields = append(fields, "login", j.t.Auth.Login)
+	}
+	if !d.Reply.IsZero() {
+		fields = append(fields, "reply", d.Reply.String())
+	}
+	if d.Err != nil {
+		fields = append(fields, "error", d.Err)
+	}
+	s.Log.Info("shadow policy differs", fields...)
+}
+
+// differs says in what the client or the message would fare otherwise: "error", "verdict", "reply", "edits", or nothing.
+func differs(live, candidate *Decision) string {
+	switch {
+	case (live.Err == nil) != (candidate.Err == nil):
+		return "error"
+	case live.Verdict != candidate.Verdict:
+		return "verdict"
+	case live.Reply.String() != candidate.Reply.String():
+		return "reply"
+	case live.Edits.Len() != candidate.Edits.Len():
+		return "edits"
+	}
+	for i := range live.Edits.Len() {
+		if live.Edits.At(i) != candidate.Edits.At(i) {
+			return "edits"
+		}
+	}
+	return ""
+}
+
+// ruleDifference names the rules that fired for one of the two only, with + where it was the candidate, and - otherwise.
+func ruleDifference(live, candidate *Decision) []string {
+	names := func(d *Decision) map[string]bool {
+		m := map[string]bool{}
+		for _, r := range d.Reasons {
+			m[r.Set+" "+r.Rule] = true
+		}
+		return m
+	}
+	was, is := names(live), names(candidate)
+	var out []string
+	for n := range was {
+		if !is[n] {
+			out = append(out, "-"+n)
+		}
+	}
+	for n := range is {
+		if !was[n] {
+			out = append(out, "+"+n)
+		}
+	}
+	slices.Sort(out)
+	if len(out) > 20 {
+		out = append(out[:20:20], fmt.Sprintf("and %d more", len(out)-20))
+	}
+	return out
+}
+
+// ShadowMetrics count what a Shadow finds. A nil *ShadowMetrics counts nothing.
+type ShadowMetrics struct {
+	decisions *prometheus.CounterVec
+	rules     *prometheus.CounterVec
+	dropped   *prometheus.CounterVec
+
+	mu    sync.Mutex
+	known map[string]bool // rule labels: their number is bounded
+}
+
+// maxRuleLabels bounds how many rules have a time series of their own; a policy can make names up.
+const maxRuleLabels = 500
+
+// NewShadowMetrics registers postern_shadow_decisions_total, postern_shadow_differences_total and postern_shadow_dropped_total.
+func NewShadowMetrics(r prometheus.Registerer) *ShadowMetrics {
+	m := &ShadowMetrics{
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_shadow_decisions_total", Help: "Decisions of the shadow policy by stage and outcome: same, verdict, reply, edits, error.",
+		}, []string{"stage", "outcome"}),
+		rules: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_shadow_differences_total", Help: "Rules that fired for the shadow policy only (+) or for the active one only (-), where the outcomes differ.",
+		}, []string{"stage", "rule"}),
+		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_shadow_dropped_total", Help: "Decisions that the shadow policy did not take: its queue was full or held too much memory, or the front end lacked facts.",
+		}, []string{"reason"}),
+		known: map[string]bool{},
+	}
+	if r != nil {
+		r.MustRegister(m.decisions, m.rules, m.dropped)
+	}
+	return m
+}
+
+func (m *ShadowMetrics) drop(reason string) {
+	if m != nil {
+		m.dropped.WithLabelValues(reason).Inc()
+	}
+}
+
+func (m *ShadowMetrics) observe(s Stage, kind string) {
+	if m == nil {
+		return
+	}
+	if kind == "" {
+		kind = "same"
+	}
+	m.decisions.WithLabelValues(s.String(), kind).Inc()
+}
+
+func (m *ShadowMetrics) count(s Stage, rules []string) {
+	if m == nil {
+		return
+	}
+	for _, r := range rules {
+		m.rules.WithLabelValues(s.String(), m.label(r)).Inc()
+	}
+}
+
+func (m *ShadowMetrics) label(rule string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.known[rule] {
+		if len(m.known) >= maxRuleLabels {
+			return "other"
+		}
+		m.known[rule] = true
+	}
+	return rule
+}

@@ -1,0 +1,218 @@
+package smtpd
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/internal/message"
+)
+
+// smuggled is a second transaction in the body of the first: whoever ends the message too early takes it for commands.
+const smuggled = "MAIL FROM:<evil@example.com>\r\nRCPT TO:<victim@example.net>\r\nDATA\r\nFrom: evil@example.com\r\n\r\nevil\r\n.\r\n"
+
+// endings are what some server somewhere takes for the end of data, or makes it of (CVE-2023-51764 to 51766). None is:
+// CRLF.CRLF alone is (RFC 5321 §4.1.1.4), and a CR, LF or NUL by itself has no place in a message (§2.3.8).
+var endings = []string{
+	"\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r.\r\n", "\r\n.\r", "\r.\n", "\n.\r", "\r\n.\r\r\n", "\r\r\n.\r\n",
+	"\n\r\n.\r\n", "\r\n\x00.\r\n", "\r\n.\x00\r\n", "\x00\r\n.\r\n",
+}
+
+// splits are ways to cut octets into writes: some readers see a CR and the LF after it together only.
+var splits = map[string]int{"whole": 1 << 20, "octets": 1, "pairs": 2, "threes": 3}
+
+func TestBareEndOfDataEndsNothing(t *testing.T) {
+	t.Parallel()
+	for _, ending := range endings {
+		for split, size := range splits {
+			t.Run(fmt.Sprintf("%q/%s", ending, split), func(t *testing.T) {
+				s := startPipe(t)
+				c := s.talk(hello + envelope + "C: DATA\nS: 354")
+				c.split("From: alice@example.com\r\n\r\nbody"+ending+smuggled, size)
+				c.talk("S: 554 5.6.0\nEOF")
+				s.hop.want()
+			})
+		}
+	}
+}
+
+func TestBareEndOfDataInChunk(t *testing.T) {
+	t.Parallel()
+	for _, ending := range endings {
+		if ending == "\r\n.\r" {
+			continue // a CR that ends a chunk may have its LF in the next: TestCRBetweenChunks
+		}
+		for split, size := range splits {
+			t.Run(fmt.Sprintf("%q/%s", ending, split), func(t *testing.T) {
+				s := startPipe(t)
+				c := s.talk(hello + envelope)
+				body := "From: alice@example.com\r\n\r\nbody" + ending
+				c.split(fmt.Sprintf("BDAT %d LAST\r\n%s%s", len(body), body, smuggled), size)
+				c.talk("S: 554 5.6.0\nEOF")
+				s.hop.want()
+			})
+		}
+	}
+}
+
+// split sends text in pieces of size octets. The server may have hung up before all of it is sent.
+func (c *client) split(text string, size int) {
+	for len(text) > 0 {
+		n := min(size, len(text))
+		if c.write(text[:n]) != nil {
+			return
+		}
+		text = text[n:]
+	}
+}
+
+// TestCRBetweenChunks: a CR at the end of a chunk is half of a line end if the next chunk begins with LF, and a fault if not.
+func TestCRBetweenChunks(t *testing.T) {
+	t.Parallel()
+	s := startPipe(t)
+	s.talk(hello + envelope + `
+		W: "BDAT 18\r\nSubject: x\r\n\r\none\r"
+		S: 250 2.0.0 18 octets received
+		W: "BDAT 6 LAST\r\n\ntwo\r\n"
+		S: 250 2.0.0 Ok: queued
+	` + quit)
+	s.hop.want("one\r\ntwo\r\n")
+	s.talk(hello + envelope + "W: \"BDAT 18\\r\\nSubject: x\\r\\n\\r\\none\\r\"\nS: 250 2.0.0\nW: \"BDAT 5 LAST\\r\\ntwo\\r\\n\"\nS: 554 5.6.0\nEOF")
+	s.talk(hello + envelope + "W: \"BDAT 18 LAST\\r\\nSubject: x\\r\\n\\r\\none\\r\"\nS: 554 5.6.0\nEOF")
+	s.hop.want("one\r\ntwo\r\n")
+}
+
+// TestDotStuffing: §4.5.2, whatever the cuts.
+func TestDotStuffing(t *testing.T) {
+	t.Parallel()
+	for split, size := range splits {
+		t.Run(split, func(t *testing.T) {
+			s := startPipe(t)
+			c := s.talk(hello + envelope + "C: DATA\nS: 354")
+			c.split("Subject: dots\r\n\r\n..\r\n.a\r\n...b\r\nc.\r\n\r\n..\r\n.\r\nNOOP\r\n", size)
+			c.talk("S: 250 2.0.0 Ok: queued\nS: 250 2.0.0 Ok" + quit)
+			s.hop.want(".\r\na\r\n..b\r\nc.\r\n\r\n.\r\n")
+		})
+	}
+}
+
+func TestDotAlone(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.talk(hello + envelope + "C: DATA\nS: 354\nW: \".\\r\\n\"\nS: 250 2.0.0 Ok: queued" + quit)
+	if got := s.hop.got(); len(got) != 1 || !strings.HasPrefix(string(got[0].body), "Received: ") {
+		t.Errorf("got %d messages", len(got))
+	}
+}
+
+// TestExactSize: RFC 1870 §6; the library refuses a message of exactly the maximum.
+func TestExactSize(t *testing.T) {
+	t.Parallel()
+	const most = 5000
+	s := start(t, limits(func(l *Limits) { l.MessageBytes = most }))
+	head := "Subject: x\r\n\r\n"
+	full := head + strings.Repeat("..stuffed\r\n", (most-len(head))/10)
+	full += strings.Repeat("x", most-2-len(head)-(most-len(head))/10*10) + "\r\n" // 5000 without the stuffing
+	for _, extra := range []string{"", "x"} {
+		c := s.talk(hello + envelope + "C: DATA\nS: 354")
+		c.split(extra+full+".\r\n", 1<<20)
+		want := "S: 250 2.0.0 Ok: queued"
+		if extra != "" {
+			want = "S: 552 5.3.4"
+		}
+		c.talk(want + envelope + message1 + quit) // the connection goes on
+	}
+	for _, extra := range []string{"", "x"} {
+		body := extra + strings.ReplaceAll(full, "\r\n..", "\r\n.")
+		c := s.talk(hello + envelope)
+		c.split(fmt.Sprintf("BDAT %d LAST\r\n%s", len(body), body), 1<<20)
+		want := "S: 250 2.0.0 Ok: queued"
+		if extra != "" {
+			want = "S: 552 5.3.4"
+		}
+		c.talk(want + envelope + message1 + quit)
+	}
+	s.talk(hello + `
+		C: MAIL FROM:<alice@example.com> SIZE=5001
+		S: 552 5.3.4
+		C: MAIL FROM:<alice@example.com> SIZE=99999999999999999999
+		S: 552 5.3.4
+		C: MAIL FROM:<alice@example.com> SIZE=5000
+		S: 250 2.1.0
+	`)
+}
+
+// TestTooLargeGoesOn: the client hears 552 at the end of its data, where it listens; but not for ever.
+func TestTooLargeGoesOn(t *testing.T) {
+	t.Parallel()
+	s := start(t, limits(func(l *Limits) { l.MessageBytes = 1000 }))
+	c := s.talk(hello + envelope + "C: DATA\nS: 354")
+	c.split(strings.Repeat(strings.Repeat("x", 998)+"\r\n", 3000)+".\r\n", 1<<16)
+	c.talk("S: 552 5.3.4" + quit)
+	s.hop.want()
+}
+
+// TestEndless: of a message that is too large, only so much is read.
+func TestEndless(t *testing.T) {
+	t.Parallel()
+	to := &strings.Builder{}
+	s := &sink{dst: to, max: 10, endless: 20}
+	for i, want := range []error{nil, nil, nil, nil, errEndless} {
+		if err := s.put([]byte("12345")); err != want {
+			t.Errorf("put %d: %v", i, err)
+		}
+	}
+	if s.err != message.ErrTooLarge || to.String() != "1234512345" {
+		t.Errorf("%v %q", s.err, to)
+	}
+}
+
+// TestLongLines: text lines may be longer than 1000 octets (RFC 5321 §4.5.3.1.6); nothing is kept of them.
+func TestLongLines(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	body := strings.Repeat("x", 100_000) + "\r\n"
+	c := s.talk(hello + envelope + "C: DATA\nS: 354")
+	c.split("Subject: x\r\n\r\n"+body+".\r\n", 1<<20)
+	c.talk("S: 250 2.0.0 Ok: queued" + quit)
+	s.hop.want(body)
+}
+
+// TestReadDataCuts holds readData against the whole message, for every place at which the octets can be cut in two.
+func TestReadDataCuts(t *testing.T) {
+	t.Parallel()
+	for _, wire := range append(endings, "\r\n.\r\n", "\r\n..\r\n.\r\n", "\r\n.x\r\n.\r\n", "\r\n..x.\r\n\r\n.\r\n") {
+		text := "a" + wire + "tail\r\n.\r\n"
+		want, wantErr, wantLeft := readAll(text, len(text))
+		for cut := range len(text) {
+			got, err, left := readAll(text, cut)
+			if got != want || (err == nil) != (wantErr == nil) || left != wantLeft { // which of two faults is seen first may differ
+				t.Errorf("%q cut at %d: %q %v, %d left; whole: %q %v, %d left", text, cut, got, err, left, want, wantErr, wantLeft)
+			}
+		}
+	}
+}
+
+// readAll reads a message that comes in two pieces, and says how many octets were left unread, where there was no error.
+func readAll(text string, cut int) (body string, err error, left int) {
+	here, there := newPipe()
+	there.Write([]byte(text[:cut]))
+	there.Write([]byte(text[cut:]))
+	there.Close()
+	w, to := testWire(here), &strings.Builder{}
+	err = w.readData(&sink{dst: to, max: 1 << 20, endless: 1 << 20}, &pace{window: time.Minute})
+	if err != nil {
+		return "", err, 0
+	}
+	for _, c := range here.in.chunks {
+		left += len(c)
+	}
+	return to.String(), nil, left + w.buffered()
+}
+
+// testWire reads from one end of a pipe.
+func testWire(conn *pipeEnd) *wire {
+	return newWire(conn, &sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }}, time.Minute)
+}

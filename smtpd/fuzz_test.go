@@ -1,0 +1,88 @@
+package smtpd
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/postern-mail/postern/internal/message"
+)
+
+// states of a session that a fuzzer's octets begin in, by the octets that lead there.
+var states = []string{
+	"",
+	"EHLO x\r\n",
+	"EHLO x\r\nMAIL FROM:<a@b.example> SMTPUTF8\r\n",
+	"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<b@c.example>\r\n",
+	"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<b@c.example>\r\nDATA\r\n",
+	"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<b@c.example>\r\nBDAT 20\r\n",
+	"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<b@c.example>\r\nBDAT 6\r\nx: y\r\n",
+}
+
+// FuzzSession: whatever octets a client sends, in whatever state, nothing panics, every reply is well-formed, no more and no
+// fewer messages are taken than the client was told, and no bare CR, bare LF or NUL and no address that reads differently
+// gets to the next hop (recorder). It is the same whether the octets come at once or one by one.
+func FuzzSession(f *testing.F) {
+	s := startPipe(f, limits(func(l *Limits) { l.MessageBytes, l.Recipients, l.SpoolMemory = 3000, 5, 8<<10 }), func(s *Server, _ *Listener) {
+		s.Log, s.TLS = nil, nil // what follows STARTTLS depends on when it comes
+	})
+	s.hop.rcpt = func(to message.Path) error {
+		if to.Local == "r" {
+			return refusedBy("rcpt", 550, "5.1.1", "No such user")
+		}
+		return nil
+	}
+	f.Fuzz(func(t *testing.T, state byte, input []byte) {
+		text := states[int(state)%len(states)] + string(input)
+		whole := s.outcome(t, text)
+		if octets := s.outcome(t, strings.Split(text, "")...); octets != whole {
+			t.Errorf("%q at once gives\n%s\none octet at a time\n%s", text, whole, octets)
+		}
+	})
+}
+
+// outcome of a session: replies and messages.
+func (s *site) outcome(t *testing.T, pieces ...string) string {
+	s.hop.mu.Lock()
+	s.hop.t, s.hop.letters = t, nil
+	s.hop.mu.Unlock()
+	replies, err := s.replies(pieces...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	queued := 0
+	for _, r := range replies {
+		if strings.HasPrefix(r, "250 2.0.0 Ok: queued as ") {
+			queued++
+		}
+	}
+	letters := s.hop.got()
+	if queued != len(letters) {
+		t.Errorf("%d messages were taken, the client was told %d: %q", len(letters), queued, replies)
+	}
+	out := strings.Join(replies, "\n")
+	for _, fault := range []error{errBareLF, errNUL} { // which of two is seen first may differ
+		out = strings.ReplaceAll(out, "The message has a "+fault.Error(), "The message has a "+errBareCR.Error())
+	}
+	for _, m := range letters {
+		_, rest, _ := bytes.Cut(m.body, []byte("+0000\r\n")) // the end of Received
+		out += fmt.Sprintf("\n%v %v %v %q", m.env.From, m.env.Params, m.to, rest)
+	}
+	return out
+}
+
+// TestSessionsAreIndifferentToCuts is the fuzzer's second promise on the dialogues that matter most: every ending in every state.
+func TestSessionsAreIndifferentToCuts(t *testing.T) {
+	t.Parallel()
+	s := startPipe(t, func(s *Server, _ *Listener) { s.Log, s.TLS = nil, nil })
+	for i, state := range states {
+		for _, e := range slices.Concat(endings, []string{"\r\n.\r\n", "\r\n..\r\n.\r\n", "\r\n"}) {
+			text := state + "x: y\r\n\r\nbody" + e + smuggled
+			if whole, octets := s.outcome(t, text), s.outcome(t, strings.Split(text, "")...); whole != octets {
+				t.Errorf("state %d, %q:\n%s\nbut one octet at a time\n%s", i, e, whole, octets)
+			}
+		}
+	}
+}

@@ -1,0 +1,185 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/postern-mail/postern/internal/message"
+)
+
+const plainText = "Subject: test\r\n\r\nhello\r\n"
+
+// TestCommands: what leaves, word for word, for envelopes with parameters. Whatever is on no list is dropped.
+func TestCommands(t *testing.T) {
+	all := message.Params{"BODY": "8bitmime", "SIZE": "24", "RET": "hdrs", "ENVID": "QQ+3D1", "SMTPUTF8": "",
+		"AUTH": "<>", "REQUIRETLS": "", "HOLDFOR": "10", "X": "1\r\nRSET"}
+	for _, tc := range []struct {
+		name       string
+		caps       []string
+		from       string
+		mail, rcpt message.Params
+		want       []string
+	}{
+		{"nothing", allCaps, "<>", nil, nil, []string{"MAIL FROM:<>", "RCPT TO:<bob@example.net>"}},
+		{"everything", allCaps, "<a@example.com>", all, message.Params{"NOTIFY": "success,Failure", "ORCPT": "rfc822;bob@example.net", "RRVS": "x", "BY": "1;R"},
+			[]string{"MAIL FROM:<a@example.com> SMTPUTF8 BODY=8BITMIME SIZE=24 RET=HDRS ENVID=QQ+3D1",
+				"RCPT TO:<bob@example.net> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;bob@example.net"}},
+		{"what a poor server takes", []string{}, "<a@example.com>", message.Params{"BODY": "8BITMIME", "SIZE": "24", "RET": "FULL", "ENVID": "x"},
+			message.Params{"NOTIFY": "FAILURE,DELAY", "ORCPT": "rfc822;x"}, []string{"MAIL FROM:<a@example.com>", "RCPT TO:<bob@example.net>"}},
+		{"7 bits", allCaps, "<a@example.com>", message.Params{"BODY": "7BIT"}, nil, []string{"MAIL FROM:<a@example.com>", "RCPT TO:<bob@example.net>"}},
+		{"a path that needs SMTPUTF8 says so by itself", allCaps, "<é@example.com>", nil, message.Params{"ORCPT": "utf-8;é@example.com"},
+			[]string{"MAIL FROM:<é@example.com> SMTPUTF8", "RCPT TO:<bob@example.net> ORCPT=utf-8;é@example.com"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			hop := startHop(t, script{caps: tc.caps})
+			h := openHop(t, Options{Hello: "postern.example"}, hop.url)
+			if err := transferWith(h, tc.from, tc.mail, "<bob@example.net>", tc.rcpt, plainText); err != nil {
+				t.Fatal(err)
+			}
+			want := append(append([]string{"EHLO postern.example"}, tc.want...), "DATA")
+			if _, lines, _, _ := hop.seen(); !slices.Equal(lines, want) || hop.faults != nil {
+				t.Errorf("got  %q %q\nwant %q", lines, hop.faults, want)
+			}
+		})
+	}
+}
+
+// transferWith sends to one recipient with parameters.
+func transferWith(h Hop, from string, mail message.Params, to string, rcpt message.Params, text string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), long)
+	defer cancel()
+	tx, err := h.Begin(ctx, Envelope{From: path(from), Params: mail, ID: "T2"})
+	if err != nil {
+		return err
+	}
+	defer tx.Abort()
+	if err := tx.Rcpt(ctx, path(to), rcpt); err != nil {
+		return err
+	}
+	_, err = tx.Data(ctx, int64(len(text)), func() io.Reader { return strings.NewReader(text) })
+	return err
+}
+
+// without is allCaps but for the named ones.
+func without(names ...string) []string {
+	return slices.DeleteFunc(slices.Clone(allCaps), func(c string) bool {
+		word, _, _ := strings.Cut(c, " ")
+		return slices.Contains(names, word)
+	})
+}
+
+// TestLacking: what a message needs and the next hop lacks is refused with a reply of our own, and nothing of it is sent.
+// Nor is a parameter that is not as its RFC has it.
+func TestLacking(t *testing.T) {
+	type P = message.Params
+	eight := "Subject: test\r\n\r\nJ\xfcrgen\r\n"
+	for _, tc := range []struct {
+		name       string
+		caps       []string
+		from, to   string
+		mail, rcpt P
+		text       string
+		stage      string
+		want       string // beginning of the reply
+		sent       string // the last command that may have come, by its verb
+	}{
+		{"SMTPUTF8 sender", without("SMTPUTF8"), "<é@example.com>", "<b@example.net>", nil, nil, plainText, stageMail, "550 5.6.7", "EHLO"},
+		{"SMTPUTF8 asked for", without("SMTPUTF8"), "<a@example.com>", "<b@example.net>", P{"SMTPUTF8": ""}, nil, plainText, stageMail, "550 5.6.7", "EHLO"},
+		{"SMTPUTF8 recipient in a transaction without", allCaps, "<a@example.com>", "<é@example.net>", nil, nil, plainText, stageRcpt, "553 5.6.7", "EHLO"},
+		{"8-bit message", without("8BITMIME"), "<a@example.com>", "<b@example.net>", P{"BODY": "8BITMIME"}, nil, eight, stageData, "554 5.6.3", "RSET"},
+		{"8-bit message that was not said to be one", without("8BITMIME"), "<a@example.com>", "<b@example.net>", nil, nil, eight, stageData, "554 5.6.3", "RSET"},
+		{"8-bit octet at the end of a large one", without("8BITMIME"), "<a@example.com>", "<b@example.net>", nil, nil, letter("X", 100_000) + eight, stageData, "554 5.6.3", "RSET"},
+		{"NOTIFY=NEVER", without("DSN"), "<a@example.com>", "<b@example.net>", nil, P{"NOTIFY": "never"}, plainText, stageRcpt, "555 5.3.3", "EHLO"},
+		{"NOTIFY=SUCCESS", without("DSN"), "<a@example.com>", "<b@example.net>", nil, P{"NOTIFY": "DELAY,SUCCESS"}, plainText, stageRcpt, "555 5.3.3", "EHLO"},
+		{"SIZE said", []string{"SIZE 100"}, "<a@example.com>", "<b@example.net>", P{"SIZE": "101"}, nil, plainText, stageMail, "552 5.3.4", "EHLO"},
+		{"SIZE not said", []string{"SIZE 100"}, "<a@example.com>", "<b@example.net>", nil, nil, letter("X", 200), stageData, "552 5.3.4", "RSET"},
+		{"BINARYMIME", append([]string{"BINARYMIME", "CHUNKING"}, allCaps...), "<a@example.com>", "<b@example.net>", P{"BODY": "BINARYMIME"}, nil, plainText, stageMail, "554 5.6.3", "EHLO"},
+		{"BODY", allCaps, "<a@example.com>", "<b@example.net>", P{"BODY": "8BITMIME\r\nRSET"}, nil, plainText, stageMail, "501 5.5.4", "EHLO"},
+		{"SIZE empty", allCaps, "<a@example.com>", "<b@example.net>", P{"SIZE": ""}, nil, plainText, stageMail, "501 5.5.4", "EHLO"},
+		{"SIZE signed", allCaps, "<a@example.com>", "<b@example.net>", P{"SIZE": "+1"}, nil, plainText, stageMail, "501 5.5.4", "EHLO"},
+		{"SIZE beyond", allCaps, "<a@example.com>", "<b@example.net>", P{"SIZE": "99999999999999999999"}, nil, plainText, stageMail, "501 5.5.4", "EHLO"},
+		{"RET", allCaps, "<a@example.com>", "<b@example.net>", P{"RET": "ALL"}, nil, plainText, stageMail, "501 5.5.4", "EHLO"},
+		{"ENVID bare", allCaps, "<a@example.com>", "<b@example.net>", P{"ENVID": "a=b"}, nil, plainText, stageMail, "501 5.5.4", "EHLO"},
+		{"ENVID cut", allCaps, "<a@example.com>", "<b@example.net>", P{"ENVID": "a+2"}, nil, plainText, stageMail, "501 5.5.4", "EHLO"},
+		{"ENVID long", allCaps, "<a@example.com>", "<b@example.net>", P{"ENVID": strings.Repeat("a", 101)}, nil, plainText, stageMail, "501 5.5.4", "EHLO"},
+		{"NOTIFY", allCaps, "<a@example.com>", "<b@example.net>", nil, P{"NOTIFY": "NEVER,SUCCESS"}, plainText, stageRcpt, "501 5.5.4", "EHLO"},
+		{"NOTIFY twice", allCaps, "<a@example.com>", "<b@example.net>", nil, P{"NOTIFY": "DELAY,DELAY"}, plainText, stageRcpt, "501 5.5.4", "EHLO"},
+		{"ORCPT without type", allCaps, "<a@example.com>", "<b@example.net>", nil, P{"ORCPT": "b@example.net"}, plainText, stageRcpt, "501 5.5.4", "EHLO"},
+		{"ORCPT with a command", allCaps, "<a@example.com>", "<b@example.net>", nil, P{"ORCPT": "rfc822;b>\r\nRCPT TO:<x@example.org>"}, plainText, stageRcpt, "501 5.5.4", "EHLO"},
+		{"ORCPT with a parameter", allCaps, "<é@example.com>", "<b@example.net>", nil, P{"ORCPT": "utf-8;b NOTIFY=NEVER"}, plainText, stageRcpt, "501 5.5.4", "EHLO"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			hop := startHop(t, script{caps: tc.caps})
+			h := openHop(t, Options{}, hop.url)
+			e := failure(t, transferWith(h, tc.from, tc.mail, tc.to, tc.rcpt, tc.text))
+			if e.Stage != tc.stage || !strings.HasPrefix(e.Reply.String(), tc.want+" ") || e.Uncertain {
+				t.Errorf("got %q at %s, want %s at %s", e.Reply, e.Stage, tc.want, tc.stage)
+			}
+			_ = h.Close()
+			hop.stop()
+			last := ""
+			for _, l := range hop.lines {
+				if verb, _, _ := strings.Cut(l, " "); verb != "QUIT" {
+					last = verb
+				}
+			}
+			if hop.said("DATA") || last != tc.sent || !hop.said("QUIT") {
+				t.Errorf("the next hop got %q", hop.lines)
+			}
+		})
+	}
+}
+
+// TestQuoting: a quoted local part that looks like the rest of a command stays in its quotes, and what would end the
+// command is not sent. go-smtp takes the quotes off; a client that then writes the address bare sends mail to evil.example.
+func TestQuoting(t *testing.T) {
+	const trap = `<"victim@evil.example> ORCPT=rfc822;x"@good.example>`
+	hop := startHop(t, script{})
+	h := openHop(t, Options{}, hop.url)
+	if err := transferWith(h, trap, nil, trap, nil, plainText); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, mails := hop.seen(); mails[0].from != trap || mails[0].to != trap {
+		t.Errorf("got MAIL FROM:%s, RCPT TO:%s", mails[0].from, mails[0].to)
+	}
+	for i, local := range []string{"a\r\nRSET", "a\x00b", "a\nb", "\x7f"} {
+		bad := message.Path{Mailbox: message.Mailbox{Local: local, Domain: "example.net"}}
+		tx, err := h.Begin(t.Context(), Envelope{From: path("<>")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := failure(t, tx.Rcpt(t.Context(), bad, nil)); e.Reply.Code() != 553 {
+			t.Errorf("%d: recipient %q: %v", i, local, e)
+		}
+		tx.Abort()
+		tx, _ = h.Begin(t.Context(), Envelope{From: bad})
+		if e := failure(t, tx.Rcpt(t.Context(), path("<b@example.net>"), nil)); e.Reply.Code() != 553 {
+			t.Errorf("%d: sender %q: %v", i, local, e)
+		}
+	}
+}
+
+// TestLockStep: a next hop without PIPELINING gets one command at a time (RFC 2920 §3.1), and a HELO where it does not know EHLO.
+func TestLockStep(t *testing.T) {
+	for name, s := range map[string]script{
+		"no PIPELINING": {caps: without("PIPELINING")},
+		"no EHLO":       {caps: []string{}, say: map[string]string{"EHLO": "502 5.5.1 What?\r\n", "HELO": "250 fake.example\r\n"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hop := startHop(t, s)
+			h := openHop(t, Options{}, hop.url)
+			for i := range 3 {
+				if err := send(h, fmt.Sprint(i), small); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if conns, lines, _, mails := hop.seen(); len(mails) != 3 || conns != 1 || hop.faults != nil {
+				t.Errorf("%d mails, %d connections, %q, %q", len(mails), conns, hop.faults, lines)
+			}
+		})
+	}
+}

@@ -1,0 +1,184 @@
+package smtpd
+
+import (
+	"crypto/tls"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestSTARTTLSWithArgument: go-smtp takes STARTTLSfoo for STARTTLS.
+func TestSTARTTLSWithArgument(t *testing.T) {
+	t.Parallel()
+	start(t).talk(hello + `
+		C: STARTTLSfoo
+		S: 500 5.5.2
+		C: STARTTLS foo
+		S: 501 5.5.4
+		C: NOOP
+		S: 250 2.0.0
+		C: starttls
+		S: 220 2.0.0
+		TLS
+		C: EHLO client.example
+		S: 250 mail.example.com
+		C: STARTTLS
+		S: 503 5.5.1
+	` + quit)
+}
+
+// TestPipelinedBehindSTARTTLSCloses: what comes in the clear behind the command is not the client's (CVE-2011-0411).
+func TestPipelinedBehindSTARTTLSCloses(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.talk(hello + `
+		W: "STARTTLS\r\nEHLO evil.example\r\nMAIL FROM:<evil@example.com>\r\n"
+		S: 501 5.5.4
+		EOF
+	`)
+	// The same in a second write, after the reply: it is no TLS, the handshake fails, and there is no way back.
+	s.talk(hello + `
+		C: STARTTLS
+		S: 220 2.0.0
+		W: "EHLO evil.example\r\nMAIL FROM:<evil@example.com>\r\nRCPT TO:<victim@example.net>\r\n"
+	`).noMore()
+	s.hop.want()
+}
+
+// TestFailedHandshakeCloses: go-smtp goes on in the clear.
+func TestFailedHandshakeCloses(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	c := s.talk(hello + "C: STARTTLS\nS: 220")
+	bad := tls.Client(c.conn, &tls.Config{ServerName: "elsewhere.example"}) // does not trust the certificate, and says so
+	if err := bad.Handshake(); err == nil {
+		t.Error("the handshake did not fail")
+	}
+	c.write("NOOP\r\n")
+	c.noMore()
+}
+
+// noMore wants the server to say nothing in the clear any more, but for a TLS alert, and to close.
+func (c *client) noMore() {
+	c.t.Helper()
+	var got []byte
+	buf := make([]byte, 1024)
+	for {
+		n, err := c.r.Read(buf)
+		got = append(got, buf[:n]...)
+		if err != nil {
+			if e := c.eof(); e != nil {
+				c.t.Errorf("the connection is not closed: %v", e)
+			}
+			break
+		}
+	}
+	if len(got) > 0 && got[0] != 21 { // ContentType alert (RFC 8446 §5.1)
+		c.t.Errorf("the server said %q", got)
+	}
+}
+
+// TestSTARTTLSForgets: nothing that was said in the clear survives (RFC 3207 §4.2).
+func TestSTARTTLSForgets(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.talk(hello + envelope + `
+		C: STARTTLS
+		S: 220
+		TLS
+		C: MAIL FROM:<alice@example.com>
+		S: 503 5.5.1 EHLO first
+		C: RCPT TO:<bob@example.net>
+		S: 503 5.5.1 MAIL first
+		C: DATA
+		S: 503 5.5.1 MAIL first
+		C: EHLO client.example
+		S: 250
+		C: RCPT TO:<bob@example.net>
+		S: 503 5.5.1 MAIL first
+	` + envelope + message1 + quit)
+	s.hop.want("one\r\n")
+	s.hop.ended()
+	if got := s.hop.got()[0].received(); !strings.Contains(got, " with ESMTPS ") || !strings.Contains(got, "(TLS1.3 TLS_") {
+		t.Errorf("Received: %s", got)
+	}
+}
+
+// TestSTARTTLSBeforeEHLO is out of order.
+func TestSTARTTLSBeforeEHLO(t *testing.T) {
+	t.Parallel()
+	start(t).talk("S: 220\nC: STARTTLS\nS: 503 5.5.1" + quit)
+}
+
+// TestImplicitTLS (RFC 8314): the greeting comes under TLS, and STARTTLS is not offered.
+func TestImplicitTLS(t *testing.T) {
+	t.Parallel()
+	s := start(t, wantsAuth, func(_ *Server, l *Listener) { l.TLS = true })
+	s.talk("TLS" + hello + `
+		C: STARTTLS
+		S: 503 5.5.1
+		C: AUTH PLAIN {alice:secret}
+		S: 235 2.7.0
+	` + envelope + message1 + quit)
+	if got := s.hop.got()[0].received(); !strings.Contains(got, " with ESMTPSA ") {
+		t.Errorf("Received: %s", got)
+	}
+}
+
+// TestCapabilities: what EHLO lists, in the clear, under TLS and after AUTH.
+func TestCapabilities(t *testing.T) {
+	t.Parallel()
+	always := []string{"PIPELINING", "SIZE 26214400", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING"}
+	s := start(t)
+	c := s.talk("S: 220")
+	c.capabilities(append(always, "STARTTLS")...)
+	c.talk("C: STARTTLS\nS: 220\nTLS")
+	c.capabilities(append(always, "AUTH PLAIN LOGIN")...)
+	c.talk("C: AUTH PLAIN {alice:secret}\nS: 235 2.7.0")
+	c.capabilities(append(always, "AUTH PLAIN LOGIN")...)
+	c.talk("C: HELO client.example\nS: 250 mail.example.com" + quit)
+
+	s = start(t, func(s *Server, _ *Listener) { s.TLS, s.Auth, s.Limits.MessageBytes = nil, nil, 1000 })
+	always[1] = "SIZE 1000"
+	c = s.talk("S: 220")
+	c.capabilities(always...)
+	c.talk("C: STARTTLS\nS: 502 5.5.1\nC: AUTH PLAIN {alice:secret}\nS: 502 5.5.1" + quit)
+}
+
+// capabilities says EHLO and wants exactly these in the reply.
+func (c *client) capabilities(want ...string) {
+	c.t.Helper()
+	c.write("EHLO client.example\r\n")
+	reply, err := c.reply()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	got := strings.Split(reply, " | ")
+	if got[0] != "250 mail.example.com" {
+		c.t.Errorf("first line %q", got[0])
+	}
+	got = got[1:]
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		c.t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestHello: the argument goes into Received fields, whatever it is.
+func TestHello(t *testing.T) {
+	t.Parallel()
+	s := startPipe(t, limits(func(l *Limits) { l.Errors = 100 }))
+	c := s.talk("S: 220")
+	for _, arg := range []string{"", "a b", "a;b", `a"b`, "<a>", "(a)", "a,b", `a\b`, "a\tb", strings.Repeat("x", 256), "\xc3\xb6.example"} {
+		for _, verb := range []string{"EHLO ", "HELO "} {
+			c.refused(verb+arg, "501 5.5.4")
+		}
+	}
+	c.refused("EHLO a\x00b", "500 5.5.2")
+	c.talk("C: MAIL FROM:<alice@example.com>\nS: 503 5.5.1 EHLO first")
+	for _, arg := range []string{"[192.0.2.1]", "[IPv6:2001:db8::1]", "laptop", "my_host.example", "x.example  "} {
+		c.talk("C: EHLO " + arg + "\nS: 250 mail.example.com")
+	}
+	c.talk(quit)
+}

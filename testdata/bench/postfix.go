@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// mta is a Postfix in a directory of its own, with an smtpd for each variant.
+type mta struct {
+	*process
+	addr  []string // of the variants
+	queue string
+	log   string
+}
+
+// mtaMissing says what keeps us from running a Postfix; "" where nothing does.
+func mtaMissing() string {
+	if os.Getuid() != 0 {
+		return "a Postfix of its own needs root"
+	}
+	if _, err := user.Lookup("postfix"); err != nil || !exists(tool("postfix")) {
+		return "Postfix is not installed"
+	}
+	return ""
+}
+
+func startMTA(dir, sink, auth string, variants []variant) (*mta, error) {
+	m := &mta{queue: filepath.Join(dir, "queue"), log: filepath.Join(dir, "data", "log")}
+	conf := filepath.Join(dir, "conf")
+	for _, d := range []string{conf, m.queue, filepath.Join(dir, "data")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	owner, err := user.Lookup("postfix")
+	if err != nil {
+		return nil, err
+	}
+	uid, err := strconv.Atoi(owner.Uid)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chown(filepath.Join(dir, "data"), uid, -1); err != nil {
+		return nil, err
+	}
+	host, port, _ := strings.Cut(sink, ":")
+	var master strings.Builder
+	for _, v := range variants {
+		addr := freeAddr()
+		m.addr = append(m.addr, addr)
+		fmt.Fprintf(&master, "%s inet n - n - - smtpd\n  -o { smtpd_milters = %s }\n", addr, v.milter)
+	}
+	main := fmt.Sprintf(mainCF, dir, host, port, auth)
+	for name, text := range map[string]string{"main.cf": main, "master.cf": master.String() + masterCF} {
+		if err := os.WriteFile(filepath.Join(conf, name), []byte(text), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	if out, err := exec.Command(tool("postfix"), "-c", conf, "check").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("postfix check: %w\n%s", err, out)
+	}
+	m.process, err = start("postfix", m.addr[0], dir, "/usr/lib/postfix/sbin/master", "-c", conf, "-d")
+	return m, err
+}
+
+// idle says that no message is left in the queue.
+func (m *mta) idle() bool {
+	for _, q := range []string{"incoming", "active", "deferred"} {
+		found := false
+		_ = filepath.WalkDir(filepath.Join(m.queue, q), func(_ string, d os.DirEntry, err error) error {
+			found = found || err == nil && d.Type().IsRegular()
+			return nil
+		})
+		if found {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *mta) said() string {
+	b, _ := os.ReadFile(m.log)
+	return tail(string(b))
+}
+
+const mainCF = `compatibility_level = 3.6
+queue_directory = %[1]s/queue
+data_directory = %[1]s/data
+command_directory = /usr/sbin
+daemon_directory = /usr/lib/postfix/sbin
+mail_owner = postfix
+setgid_group = postdrop
+maillog_file = %[1]s/data/log
+maillog_file_prefixes = %[1]s
+myhostname = mta.example.com
+mydestination =
+alias_maps =
+alias_database =
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+smtp_host_lookup = native
+relayhost = [%[2]s]:%[3]s
+smtp_tls_security_level = none
+smtpd_tls_security_level = none
+smtpd_relay_restrictions = permit_sasl_authenticated, reject
+smtpd_peername_lookup = no
+smtpd_sasl_auth_enable = yes
+smtpd_sasl_type = dovecot
+smtpd_sasl_path = inet:%[4]s
+smtpd_sasl_security_options = noanonymous
+smtpd_client_connection_count_limit = 0
+milter_default_action = tempfail
+milter_protocol = 6
+milter_connect_timeout = 30s
+milter_command_timeout = 30s
+milter_content_timeout = 300s
+`
+
+const masterCF = `pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+error unix - - n - - error
+retry unix - - n - - error
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+`
+
+// authServer answers Postfix in Dovecot's authentication protocol: everybody is who he says he is. It stands in for a
+// Dovecot, whose CPU time is not the question here. Its goroutines end with their connections, or at close.
+type authServer struct {
+	addr string
+	ln   net.Listener
+}
+
+func newAuthServer() (*authServer, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go authenticate(c)
+		}
+	}()
+	return &authServer{ln.Addr().String(), ln}, nil
+}
+
+func (a *authServer) close() { a.ln.Close() }
+
+func authenticate(c net.Conn) {
+	defer c.Close()
+	fmt.Fprintf(c, "VERSION\t1\t1\nMECH\tPLAIN\tplaintext\nSPID\t1\nCUID\t1\nCOOKIE\t%032d\nDONE\n", 1)
+	for lines := bufio.NewScanner(c); lines.Scan(); {
+		if f := strings.Split(lines.Text(), "\t"); f[0] == "AUTH" && len(f) > 1 {
+			fmt.Fprintf(c, "OK\t%s\tuser=user1\n", f[1])
+		}
+	}
+}
