@@ -39,14 +39,16 @@ func newCheckCmd(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [BUNDLE]",
 		Short: "Check the configuration, the policy, and a Postfix beside it",
-		Long: `Check the configuration and the policy that it names, or just BUNDLE (a directory or .tar.gz), as strictly as the
-server does before it takes a policy in: everything that is wrong, with file, line and column, and how to mend it.
+		Long: `Check the configuration and the policy that it names, or just BUNDLE (a directory, a .tar.gz, https:// or oci://), as
+strictly as the server does before it takes a policy in: everything that is wrong, with file, line and column, and how to
+mend it. With BUNDLE and --config, the configuration's keys verify its signature.
 With --postfix, read a Postfix's configuration through postconf, too, and tell what in it will not do what the owner
 of a milter expects.
 
 Exit codes: 0 nothing is wrong (warnings apart); 1 something is; 2 usage.`,
 		Example: `  postern check --config postern.yaml
   postern check --json ./policies
+  postern check --config postern.yaml bundle.tar.gz
   postern check --config postern.yaml --postfix --postfix-config /etc/postfix`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, p, args) },
@@ -68,8 +70,10 @@ func (f *checkFlags) run(cmd *cobra.Command, p *program, args []string) error {
 		}
 		r.configuration(found)
 	} else {
-		cfg = config.Default(".")
-		cfg.Policy.Bundle = args[0]
+		var err error
+		if cfg, err = p.bundleConfig(args[0]); err != nil {
+			return err
+		}
 	}
 	if cfg != nil {
 		r.policy(cmd.Context(), cfg, f.data)
@@ -99,9 +103,8 @@ func (r *checkReport) configuration(found yamldoc.Findings) {
 }
 
 func (r *checkReport) policy(ctx context.Context, cfg *config.Config, data []string) {
-	source := bundleSource(cfg.Policy.Bundle)
-	r.Bundle = source.String()
-	c, err := bundles.Load(ctx, source, append(cfg.Policy.Data, data...)...)
+	r.Bundle = bundleName(cfg.Policy)
+	c, err := loadCandidate(ctx, cfg.Policy, data...)
 	if err != nil {
 		r.Policy = append(r.Policy, loadFindings(err)...)
 	} else {
@@ -118,6 +121,10 @@ func (r *checkReport) policy(ctx context.Context, cfg *config.Config, data []str
 
 // loadFindings makes findings of what the loader says, one for each place.
 func loadFindings(err error) []engine.Finding {
+	var c *engine.CompileError
+	if errors.As(err, &c) {
+		return c.Findings
+	}
 	if many, ok := err.(interface{ Unwrap() []error }); ok {
 		var out []engine.Finding
 		for _, e := range many.Unwrap() {

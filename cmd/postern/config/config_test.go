@@ -1,14 +1,20 @@
 package config
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	encode "encoding/pem"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
@@ -68,6 +74,17 @@ func TestLong(t *testing.T) {
 	s := c.Submission
 	if s.RequireAuth || s.TLS.SessionTickets || s.Received != "private" || s.Limits.MessageBytes != 50<<20 || s.Limits.Idle != 90*time.Second || s.Enabled() == false || len(s.Listen) != 1 {
 		t.Errorf("submission: %+v", s)
+	}
+	p := c.Policy
+	if p.Bundle != "https://policies.example.com/postern.tar.gz" || p.Poll != 90*time.Second || p.Tests != "off" || p.TestTimeout != 2*time.Minute {
+		t.Errorf("policy: %+v", p)
+	}
+	if v := p.Verify.Bundles(); len(v.Keys) != 2 || v.Keys["release"] != (bundles.Key{File: filepath.Join(dir, "keys/pub.pem"), Algorithm: "RS256"}) ||
+		v.Keys["next"].Algorithm != "HS512" || v.Scope != "production" || v.Exclude[0] != "README.md" {
+		t.Errorf("verify: %+v", v)
+	}
+	if r := p.Remote(); r.TokenFile != filepath.Join(dir, "relay.pass") || r.Username != "ci" || r.CA != filepath.Join(dir, "tls/cert.pem") || r.ClientKey == "" || r.Insecure {
+		t.Errorf("remote: %+v", r)
 	}
 	if c.Log != (Log{slog.LevelDebug, "json"}) || !c.DecisionLog.Strict || c.Policy.AllowBuiltins[0] != "http.send" {
 		t.Errorf("%+v %+v %+v", c.Log, c.DecisionLog, c.Policy)
@@ -189,6 +206,8 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
+var signingKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
 // furnish makes a directory with everything that the configurations in testdata refer to.
 func furnish(t *testing.T) string {
 	t.Helper()
@@ -213,11 +232,22 @@ func furnish(t *testing.T) string {
 	write(t, filepath.Join(dir, "bad-users.yaml"), "users:\n  alice: secret\n")
 	write(t, filepath.Join(dir, "senders.yaml"), "senders: {}\n")
 	write(t, filepath.Join(dir, "relay.pass"), "hunter2\n")
-	for _, d := range []string{"policies", "state"} {
+	signer, err := signingKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := x509.MarshalPKIXPublicKey(&signer.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"policies", "state", "keys"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
+	write(t, filepath.Join(dir, "keys/pub.pem"), string(encode.EncodeToMemory(&encode.Block{Type: "PUBLIC KEY", Bytes: public})))
+	write(t, filepath.Join(dir, "keys/private.pem"), string(encode.EncodeToMemory(&encode.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(signer)})))
+	write(t, filepath.Join(dir, "keys/secret"), strings.Repeat("s3cret", 8))
 	return dir
 }
 
