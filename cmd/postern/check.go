@@ -133,6 +133,10 @@ func loadFindings(err error) []engine.Finding {
 		return out
 	}
 	f := engine.Finding{Severity: engine.Fault, Code: "load", Message: err.Error()}
+	var r *bundles.Refusal
+	if errors.As(err, &r) {
+		f.Code = string(r.Stage)
+	}
 	var l *bundles.LoadError
 	if !errors.As(err, &l) {
 		return []engine.Finding{f}
