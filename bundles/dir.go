@@ -174,7 +174,7 @@ func readFS(ctx context.Context, fsys fs.FS, limits Limits) ([]listed, *Tree, er
 	if err != nil {
 		return nil, nil, err
 	}
-	c.tree.Files = make([]File, len(files))
+	read := make([]File, len(files))
 	errs := make([]error, len(files))
 	spread(len(files), func(i int) {
 		if errs[i] = ctx.Err(); errs[i] != nil {
@@ -182,13 +182,16 @@ func readFS(ctx context.Context, fsys fs.FS, limits Limits) ([]listed, *Tree, er
 		}
 		var data []byte
 		if data, errs[i] = readListed(fsys, files[i]); errs[i] == nil {
-			c.tree.Files[i] = newFile(files[i].path, data)
+			read[i] = newFile(files[i].path, data)
 		}
 	})
 	for _, err := range errs {
 		if err != nil {
 			return nil, nil, err
 		}
+	}
+	for _, f := range read {
+		c.add(f)
 	}
 	return files, &c.tree, nil
 }
@@ -248,7 +251,7 @@ func (c *collector) list(ctx context.Context, fsys fs.FS) ([]listed, error) {
 				pending = append(pending, name)
 				continue
 			}
-			if kindOf(name) == kindIgnored && entry.Type()&fs.ModeSymlink == 0 {
+			if !c.reads(name) && entry.Type()&fs.ModeSymlink == 0 {
 				c.ignore(name)
 				continue
 			}
@@ -267,7 +270,7 @@ func (c *collector) list(ctx context.Context, fsys fs.FS) ([]listed, error) {
 
 // file looks at one entry that is not a directory.
 func (c *collector) file(fsys fs.FS, name string) (listed, bool, error) {
-	counts := kindOf(name) != kindIgnored
+	counts := c.reads(name)
 	info, err := fs.Stat(fsys, name)
 	switch {
 	case err != nil && !counts:

@@ -1,43 +1,81 @@
 package bundles
 
 import (
+	"archive/tar"
+	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/open-policy-agent/opa/v1/bundle"
+	"slices"
 )
 
-// lastGood is the name of the copy within its directory.
-const lastGood = "last-good.tar.gz"
+// The copy of what was active last, in a directory of its own: the bundle with every file as it came, so that its signature
+// still fits and stock OPA reads it; and beside it the extra data documents.
+const (
+	lastGood          = "last-good.tar.gz"
+	lastGoodDocuments = "last-good-documents.json"
+)
 
-// SaveLastGood keeps a copy of an activated candidate in directory dir, which is made if need be, as the tarball
-// last-good.tar.gz that stock OPA reads too. The extra data is merged into it and its revision is the candidate's; a
-// signature is not kept, since it would no longer fit. The file is complete or not there: written aside, synced, renamed,
-// mode 0600.
-func SaveLastGood(dir string, c *Candidate) (err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("keeping the last good policy: %w", err)
+// savedDocument is an extra data document in the copy.
+type savedDocument struct {
+	Path string `json:"path"`
+	Data []byte `json:"data"`
+}
+
+// saveLastGood keeps a copy in directory dir, which is made if need be. Each file is complete or not there: written aside,
+// synced, renamed, mode 0600.
+func saveLastGood(dir string, raw *content) error {
+	documents := []savedDocument{}
+	for _, f := range raw.documents {
+		documents = append(documents, savedDocument{f.Path, f.Data})
 	}
-	file, err := os.CreateTemp(dir, lastGood+".*.tmp") // 0600 by itself
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = writeAside(dir, lastGoodDocuments, func(w io.Writer) error { return json.NewEncoder(w).Encode(documents) })
+	}
+	if err == nil {
+		err = writeAside(dir, lastGood, func(w io.Writer) error { return pack(w, raw.tree) })
+	}
 	if err != nil {
 		return fmt.Errorf("keeping the last good policy: %w", err)
 	}
+	return nil
+}
+
+// pack writes a tree as a tarball that Unpack reads.
+func pack(w io.Writer, tree *Tree) error {
+	zip, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	archive := tar.NewWriter(zip)
+	for _, f := range slices.Concat(tree.Files, tree.Others) {
+		if err := archive.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "/" + f.Path, Size: int64(len(f.Data)), Mode: 0o600}); err != nil {
+			return err
+		}
+		if _, err := archive.Write(f.Data); err != nil {
+			return err
+		}
+	}
+	return errors.Join(archive.Close(), zip.Close())
+}
+
+func writeAside(dir, name string, write func(io.Writer) error) (err error) {
+	file, err := os.CreateTemp(dir, name+".*.tmp") // 0600 by itself
+	if err != nil {
+		return err
+	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("keeping the last good policy: %w", err), ignoreMissing(file.Close()), ignoreMissing(os.Remove(file.Name())))
+			err = errors.Join(err, ignoreMissing(file.Close()), ignoreMissing(os.Remove(file.Name())))
 		}
 	}()
-	b := bundle.Bundle{Manifest: c.Bundle.Manifest.Copy(), Modules: c.Bundle.Modules, Data: c.Bundle.Data}
-	b.Manifest.Revision = c.Revision
-	if outside(*b.Manifest.Roots, b.Data) != "" {
-		b.Manifest.Roots = &[]string{""}
-	}
-	b.Manifest.Metadata = maps.Clone(b.Manifest.Metadata)
-	if err := bundle.NewWriter(file).UseModulePath(true).DisableFormat(true).Write(b); err != nil {
+	if err := write(file); err != nil {
 		return err
 	}
 	if err := file.Sync(); err != nil {
@@ -46,16 +84,97 @@ func SaveLastGood(dir string, c *Candidate) (err error) {
 	if err := file.Close(); err != nil {
 		return err
 	}
-	if err := os.Rename(file.Name(), filepath.Join(dir, lastGood)); err != nil {
+	if err := os.Rename(file.Name(), filepath.Join(dir, name)); err != nil {
 		return err
 	}
 	return syncDir(dir)
 }
 
-// LoadLastGood loads the copy that SaveLastGood made. The error says fs.ErrNotExist where there is none, and is a
-// *LoadError where it is damaged; either way the caller goes on without.
-func LoadLastGood(ctx context.Context, dir string) (*Candidate, error) {
-	return Load(ctx, Tarball(filepath.Join(dir, lastGood)))
+// readLastGood reads the copy. The error says fs.ErrNotExist where there is none.
+func (l *Loader) readLastGood(ctx context.Context, dir string) (*content, error) {
+	limits := l.Limits
+	limits.Others = l.Verify != nil
+	tree, err := Tarball(filepath.Join(dir, lastGood)).Read(ctx, limits)
+	if err != nil {
+		return nil, err
+	}
+	documents, err := readSavedDocuments(filepath.Join(dir, lastGoodDocuments), l.Limits.orDefault())
+	if err != nil {
+		return nil, err
+	}
+	return newContent(tree, documents), nil
+}
+
+func readSavedDocuments(name string, limits Limits) ([]File, error) {
+	text, err := readSmall(name, 2*limits.Total)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // a copy that an earlier version made: its documents are in the bundle's data
+	}
+	if err != nil {
+		return nil, err
+	}
+	var saved []savedDocument
+	if err := json.Unmarshal(text, &saved); err != nil {
+		return nil, &LoadError{Source: name, Message: err.Error(), Err: err}
+	}
+	var files []File
+	for _, d := range saved {
+		files = append(files, newFile(d.Path, d.Data))
+	}
+	return files, nil
+}
+
+// fallBack activates the copy: with the operator's documents as they are now, or, where those are broken, as they were.
+func (w *Watcher) fallBack(ctx context.Context, broken error) error {
+	w.looking.Lock()
+	defer w.looking.Unlock()
+	saved, err := w.loader.readLastGood(ctx, w.Keep)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the policy cannot be activated, and there is no last good copy in %s to start with:\n%w", w.Keep, broken)
+	}
+	if err == nil {
+		err = w.adoptCopy(ctx, saved)
+	}
+	if err != nil {
+		return fmt.Errorf("the policy cannot be activated:\n%w\nand the last good copy does not help:\n%w", broken, err)
+	}
+	w.Log.Error("policy is broken; started with the last good copy", "source", w.Source.String(), "revision", w.Active().Revision)
+	return nil
+}
+
+func (w *Watcher) adoptCopy(ctx context.Context, saved *content) error {
+	documents, err := readDocuments(ctx, w.Data, w.Limits)
+	if err == nil {
+		if err = w.adopt(ctx, newContent(saved.tree, documents)); err == nil {
+			return nil
+		}
+	}
+	same := func(name string, f File) bool { return name == f.Path }
+	if !slices.EqualFunc(w.Data, saved.documents, same) {
+		return err // the copy was made with other documents
+	}
+	if w.adopt(ctx, saved) == nil {
+		return nil
+	}
+	return err
+}
+
+// adopt makes a copy the active candidate. What is wrong with the source stays wrong.
+func (w *Watcher) adopt(ctx context.Context, saved *content) error {
+	c, err := w.loader.parse(ctx, saved)
+	if err != nil {
+		return err
+	}
+	c.LastGood = true
+	if err := w.Activate(ctx, c); err != nil {
+		return err
+	}
+	w.loader.keep(&Tree{Files: saved.tree.Files, Others: saved.tree.Others, Ignored: saved.tree.Ignored})
+	w.mu.Lock()
+	w.active = c
+	w.mu.Unlock()
+	w.metrics.revision(c.Revision, c.Source)
+	return nil
 }
 
 // syncDir makes a rename durable.

@@ -10,113 +10,130 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/open-policy-agent/opa/v1/bundle"
 )
 
+// starting is a watcher that has been started once, as after a restart of the program.
+func starting(t *testing.T, source Source, keep string, change func(*Watcher)) (*Watcher, error) {
+	t.Helper()
+	w := &Watcher{Source: source, Keep: keep, Activate: func(_ context.Context, c *Candidate) error { return nil }}
+	if change != nil {
+		change(w)
+	}
+	return w, w.Start(context.Background())
+}
+
 func TestLastGood(t *testing.T) {
-	dir := tempDir(t, map[string]string{"b/a.rego": module, "b/.manifest": `{"revision": "r7", "roots": ["postern"]}`, "s.yaml": "senders: {a: [1, 2.5, 1e400]}\n"})
-	c := mustLoad(t, Dir(filepath.Join(dir, "b")))
-	state := filepath.Join(dir, "state", "policy")
-	if _, err := LoadLastGood(context.Background(), state); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("without a copy: %v", err)
-	}
-	write(t, dir, map[string]string{"s.yaml": "senders: {a: [1, 2.5]}\n"})
-	c = mustLoad(t, Dir(filepath.Join(dir, "b")), filepath.Join(dir, "s.yaml"))
-	for range 2 { // over an older copy too
-		if err := SaveLastGood(state, c); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := LoadLastGood(context.Background(), state)
+	dir := tempDir(t, map[string]string{"b/a.rego": module, "b/.manifest": `{"revision": "r7", "roots": ["postern"]}`, "b/README": "read\n",
+		"s.yaml": "senders: {a: [1, 2.5]}\n"})
+	source, state, data := Dir(filepath.Join(dir, "b")), filepath.Join(dir, "state", "policy"), []string{filepath.Join(dir, "s.yaml")}
+	with := func(w *Watcher) { w.Data = data }
+	first, err := starting(t, source, state, with)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Revision != c.Revision || got.ModulesHash != c.ModulesHash || !reflect.DeepEqual(got.Bundle.Data, c.Bundle.Data) {
-		t.Errorf("got %s %v, want %s %v", got.Revision, got.Bundle.Data, c.Revision, c.Bundle.Data)
+	want := first.Active()
+	write(t, dir, map[string]string{"b/a.rego": "package broken {"})
+	again, err := starting(t, source, state, with)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if c.Bundle.Manifest.Revision != "r7" || !reflect.DeepEqual(*c.Bundle.Manifest.Roots, []string{"postern"}) {
-		t.Errorf("saving changed the candidate: %v", c.Bundle.Manifest)
+	got := again.Active()
+	if got.Revision != want.Revision || got.ContentHash != want.ContentHash || !reflect.DeepEqual(got.Bundle.Data, want.Bundle.Data) || !got.LastGood || want.LastGood {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
+	if again.Refused() == nil || again.Refused().Stage != StageLoad || !strings.Contains(again.LastError().Error(), "a.rego:1") {
+		t.Errorf("what is wrong with the source is forgotten: %v", again.Refused())
+	}
+	// The operator's documents are read as they are now, and as they were where they are broken now.
+	write(t, dir, map[string]string{"s.yaml": "senders: {b: [3]}\n"})
+	if again, err = starting(t, source, state, with); err != nil || !mentions(again.Active(), "b:[3]") {
+		t.Errorf("documents of today: %v", err)
+	}
+	write(t, dir, map[string]string{"s.yaml": "senders: {"})
+	if again, err = starting(t, source, state, with); err != nil || !mentions(again.Active(), "a:[1 2.5]") {
+		t.Errorf("documents of yesterday: %v", err)
+	}
+	if _, err = starting(t, source, state, nil); err != nil {
+		t.Errorf("without documents: %v", err)
+	}
+	copyIsSound(t, state)
+}
+
+// copyIsSound: stock OPA reads it, nobody else does, and one that is cut short starts nothing.
+func copyIsSound(t *testing.T, state string) {
+	t.Helper()
 	name := filepath.Join(state, lastGood)
-	info, err := os.Stat(name)
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v %v", info.Mode(), err)
+	for _, file := range []string{lastGood, lastGoodDocuments} {
+		if info, err := os.Stat(filepath.Join(state, file)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("mode %v %v", info, err)
+		}
 	}
-	if entries, _ := os.ReadDir(state); len(entries) != 1 {
+	if entries, _ := os.ReadDir(state); len(entries) != 2 {
 		t.Errorf("leftovers: %v", entries)
 	}
-	content, err := os.ReadFile(name)
+	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, err := bundle.NewReader(bytes.NewReader(content)).Read(); err != nil || b.Manifest.Revision != c.Revision {
+	if b, err := bundle.NewReader(bytes.NewReader(text)).Read(); err != nil || b.Manifest.Revision != "r7" {
 		t.Errorf("stock OPA cannot read it: %v", err)
 	}
-	for _, cut := range []int{0, 10, len(content) / 2, len(content) - 4} {
-		if err := os.WriteFile(name, content[:cut], 0o600); err != nil {
+	nowhere := Dir(filepath.Join(state, "nowhere"))
+	for _, cut := range []int{0, 10, len(text) / 2, len(text) - 4} {
+		if err := os.WriteFile(name, text[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := LoadLastGood(context.Background(), state); err == nil {
-			t.Errorf("cut to %d octets it was loaded", cut)
+		_, err := starting(t, nowhere, state, nil)
+		if err == nil || !strings.Contains(err.Error(), "nowhere: no such file") || !strings.Contains(err.Error(), "does not help") {
+			t.Errorf("cut to %d octets: %v", cut, err)
 		}
 	}
 }
 
-func TestLastGoodFails(t *testing.T) {
+func TestWithoutLastGood(t *testing.T) {
 	dir := tempDir(t, map[string]string{"file": "", "b/a.rego": module})
-	if err := SaveLastGood(filepath.Join(dir, "file"), mustLoad(t, Dir(filepath.Join(dir, "b")))); err == nil || !strings.Contains(err.Error(), "last good") {
+	_, err := starting(t, Dir(filepath.Join(dir, "none")), filepath.Join(dir, "state"), nil)
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "there is no last good copy in "+filepath.Join(dir, "state")) {
 		t.Errorf("got %v", err)
+	}
+	if err := saveLastGood(filepath.Join(dir, "file"), newContent(&Tree{}, nil)); err == nil || !strings.Contains(err.Error(), "last good") {
+		t.Errorf("got %v", err)
+	}
+	w, err := starting(t, Dir(filepath.Join(dir, "b")), filepath.Join(dir, "file"), nil)
+	if err != nil || w.Active() == nil {
+		t.Errorf("a copy that cannot be written stops the policy: %v", err)
 	}
 }
 
-func TestRunTests(t *testing.T) {
-	c := mustLoad(t, Dir(tempDir(t, map[string]string{
-		"a.rego": "package a\n\nallowed contains x if some x in data.senders[input.user]\n",
-		"a_test.rego": `package a_test
-
-import data.a
-
-test_passes if "x" in a.allowed with input as {"user": "alice"}
-
-test_replaces_data if "y" in a.allowed with input as {"user": "u"} with data.senders as {"u": ["y"]}
-
-test_fails if { print("seen"); a.allowed == {"z"} with input as {"user": "alice"} }
-
-todo_test_later if false
-
-test_conflicts if { f(1) == 1 }
-f(x) := 1 if x > 0
-f(x) := 2 if x > 0
-`, "data.json": `{"senders": {"alice": ["x"]}}`})))
-	results, err := RunTests(context.Background(), c.Bundle)
-	if err != nil {
+// TestLastGoodIsRefusedToo: the copy goes through the gate, and its signature is verified with the keys of today.
+func TestLastGoodIsRefusedToo(t *testing.T) {
+	key, other := newSigner(t), newSigner(t)
+	files := map[string]string{"a.rego": module, "README.md": "about\n"}
+	key.sign(t, files, nil)
+	dir, state := tempDir(t, files), filepath.Join(t.TempDir(), "state")
+	if _, err := starting(t, Dir(dir), state, func(w *Watcher) { w.Verify = key.trusted() }); err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	for _, r := range results {
-		got = append(got, r.String())
-		if r.Name == "test_fails" && !strings.Contains(r.Output, "seen") {
-			t.Errorf("output %q", r.Output)
-		}
+	gone := Dir(filepath.Join(dir, "gone"))
+	if w, err := starting(t, gone, state, func(w *Watcher) { w.Verify = key.trusted() }); err != nil || !w.Active().LastGood {
+		t.Errorf("with the same key: %v", err)
 	}
-	want := []string{"a_test.rego:5: data.a_test.test_passes passed", "a_test.rego:7: data.a_test.test_replaces_data passed",
-		"a_test.rego:9: data.a_test.test_fails failed", "a_test.rego:11: data.a_test.todo_test_later skipped"}
-	if len(got) != 5 || !reflect.DeepEqual(got[:4], want) || !strings.Contains(got[4], "eval_conflict_error") {
-		t.Errorf("got\n%s\nwant\n%s\nand a conflict", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	if _, err := starting(t, gone, state, func(w *Watcher) { w.Verify = other.trusted() }); err == nil || !strings.Contains(err.Error(), "not signed by whom we trust") {
+		t.Errorf("with another key: %v", err)
 	}
-}
-
-func TestRunTestsErrors(t *testing.T) {
-	c := mustLoad(t, Dir(tempDir(t, map[string]string{"a.rego": "package a\n\nx := y\n"})))
-	if _, err := RunTests(context.Background(), c.Bundle); err == nil || !strings.Contains(err.Error(), "a.rego:3") {
-		t.Errorf("got %v", err)
+	if _, err := starting(t, gone, state, func(w *Watcher) {
+		w.Activate = func(context.Context, *Candidate) error { return errors.New("not through this gate") }
+	}); err == nil || !strings.Contains(err.Error(), "not through this gate") {
+		t.Errorf("past the gate: %v", err)
 	}
-	c = mustLoad(t, Dir(tempDir(t, map[string]string{"a.rego": "package a\n\ntest_long if count([1 | some x in numbers.range(1, 100000); some y in numbers.range(1, 100000); x == y]) == 0\n"})))
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-	defer cancel()
-	if results, err := RunTests(ctx, c.Bundle); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v %v", results, err)
+	// A copy of an unsigned bundle is worth nothing once there are keys.
+	plain := tempDir(t, map[string]string{"a.rego": module})
+	if _, err := starting(t, Dir(plain), state, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := starting(t, gone, state, func(w *Watcher) { w.Verify = key.trusted() }); err == nil || !strings.Contains(err.Error(), "is not signed") {
+		t.Errorf("an unsigned copy: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -16,6 +17,8 @@ import (
 type Candidate struct {
 	// Bundle in OPA's own type: Manifest, Data and Modules, whose Path is relative to the bundle. Tests are among the modules.
 	Bundle *bundle.Bundle
+	// Own is the bundle without the extra data: what was signed, and what its tests were written for.
+	Own *bundle.Bundle
 	// Source as it was configured.
 	Source string
 	// Revision is the manifest's, or else the first 16 digits of ContentHash. With extra data documents the manifest's is
@@ -24,10 +27,13 @@ type Candidate struct {
 	// Files maps the path of every file that counts, and of every extra document, to its SHA-256 in hex.
 	Files map[string]string
 	// ContentHash covers all of Files; ModulesHash what is compiled; DataHash what is data. SHA-256 in hex. Two candidates
-	// with the same ModulesHash differ in data (or metadata) only and need no second compilation.
-	ContentHash, ModulesHash, DataHash string
+	// with the same ModulesHash differ in data (or metadata) only and need no second compilation. OwnHash covers modules and
+	// data of Own: where it is the same, so are the outcomes of the tests.
+	ContentHash, ModulesHash, DataHash, OwnHash string
 	// Ignored are files of the source that mean nothing in a bundle, at most 1,000.
 	Ignored []string
+	// LastGood says that this is the copy of one that was active before.
+	LastGood bool
 }
 
 // Loader loads candidates and keeps what it parsed, so that the next one costs only what changed.
@@ -38,11 +44,12 @@ type Loader struct {
 	// key, of anything else the later wins.
 	Data   []string
 	Limits Limits
-	// Verify judges the bytes of a bundle before anything in them is parsed, for instance its signatures. nil: none.
-	Verify func(*Tree) error
+	// Verify says whose signature a bundle must have; nil: none, and one that is there is not looked at.
+	Verify *Verification
 
 	modules   map[cacheKey]*ast.Module
 	documents map[cacheKey]any
+	kept      *Tree // of the candidate that is active, where the source is Versioned
 }
 
 // cacheKey names parsed content. The path is part of it because a parsed module knows its file.
@@ -71,17 +78,10 @@ type content struct {
 	tree      *Tree
 	documents []File
 	hash      string
+	stale     error // why the source could not be read, where the tree is the active one instead
 }
 
-func (l *Loader) read(ctx context.Context) (*content, error) {
-	tree, err := l.Source.Read(ctx, l.Limits)
-	if err != nil {
-		return nil, from(l.Source.String(), err)
-	}
-	documents, err := readDocuments(ctx, l.Data, l.Limits)
-	if err != nil {
-		return nil, err
-	}
+func newContent(tree *Tree, documents []File) *content {
 	var all digest
 	for _, f := range tree.Files {
 		all.add("bundle", f.Path, f.Hash)
@@ -89,21 +89,67 @@ func (l *Loader) read(ctx context.Context) (*content, error) {
 	for _, f := range documents {
 		all.add("document", f.Path, f.Hash)
 	}
-	return &content{tree: tree, documents: documents, hash: all.sum()}, nil
+	return &content{tree: tree, documents: documents, hash: all.sum()}
+}
+
+// read reads the source and the documents. A server that is down must not keep the operator's own documents from counting:
+// where a Versioned source fails, they are read over the tree that is active, and the content says that it is stale.
+func (l *Loader) read(ctx context.Context) (*content, error) {
+	tree, stale := l.tree(ctx)
+	if stale != nil && (l.kept == nil || ctx.Err() != nil) {
+		return nil, stale
+	}
+	if stale != nil {
+		tree = l.kept
+	}
+	documents, err := readDocuments(ctx, l.Data, l.Limits)
+	switch {
+	case err != nil && stale != nil:
+		return nil, errors.Join(stale, err)
+	case err != nil:
+		return nil, err
+	}
+	raw := newContent(tree, documents)
+	raw.stale = stale
+	return raw, nil
+}
+
+func (l *Loader) tree(ctx context.Context) (tree *Tree, err error) {
+	limits := l.Limits
+	limits.Others = l.Verify != nil
+	if source, ok := l.Source.(Versioned); ok && l.kept != nil {
+		tree, err = source.ReadSince(ctx, limits, l.kept.Version)
+	} else {
+		tree, err = l.Source.Read(ctx, limits)
+	}
+	if errors.Is(err, ErrUnchanged) {
+		return l.kept, nil
+	}
+	return tree, from(l.Source.String(), err)
+}
+
+// keep remembers the tree that is active now.
+func (l *Loader) keep(tree *Tree) {
+	if _, ok := l.Source.(Versioned); ok {
+		l.kept = tree
+	}
 }
 
 func (l *Loader) parse(ctx context.Context, raw *content) (*Candidate, error) {
-	if l.Verify != nil {
-		if err := l.Verify(raw.tree); err != nil {
-			return nil, from(l.Source.String(), err)
-		}
-	}
 	c := &Candidate{Source: l.Source.String(), Files: map[string]string{}, ContentHash: raw.hash, Ignored: raw.tree.Ignored}
 	p := &parse{loader: l, candidate: c, depth: l.Limits.orDefault().Depth,
 		modules: map[cacheKey]*ast.Module{}, documents: map[cacheKey]any{}}
+	if l.Verify != nil {
+		if err := p.verify(l.Verify, raw.tree); err != nil {
+			return nil, &Refusal{StageSignature, from(c.Source, err)}
+		}
+	}
 	if err := p.bundle(ctx, raw.tree); err != nil {
 		return nil, from(c.Source, err)
 	}
+	own := *c.Bundle
+	c.Own = &own
+	c.OwnHash = p.modulesHash.sum() + p.dataHash.sum()
 	extra, err := p.extra(raw.documents)
 	if err != nil {
 		return nil, err
@@ -259,7 +305,10 @@ func (p *parse) extra(files []File) (string, error) {
 // document parses a data document, or takes it from the cache. name is what errors call it within its source.
 func (p *parse) document(name string, f File) (any, error) {
 	key := cacheKey{path: f.Path, hash: f.Hash}
-	value, ok := p.loader.documents[key]
+	value, ok := p.documents[key]
+	if !ok {
+		value, ok = p.loader.documents[key]
+	}
 	if !ok {
 		var err error
 		if value, err = parseDocument(f.Path, f.Data, p.depth); err != nil {

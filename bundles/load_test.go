@@ -371,26 +371,36 @@ func TestHashesTellWhatChanged(t *testing.T) {
 	}
 }
 
-func TestVerifySeesTheBytesFirst(t *testing.T) {
-	l := &Loader{Source: Dir(tempDir(t, map[string]string{"a.rego": "broken"})), Verify: func(tree *Tree) error {
-		return fmt.Errorf("unsigned: %d files", len(tree.Files))
-	}}
-	if _, err := l.Load(context.Background()); err == nil || !strings.Contains(err.Error(), "unsigned: 1 files") {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestOpen(t *testing.T) {
 	dir := tempDir(t, map[string]string{"b.tar.gz": "x", "file": "x"})
-	for name, want := range map[string]string{dir: "dir", filepath.Join(dir, "b.tar.gz"): "tarball", filepath.Join(dir, "file"): "tarball", "none": "dir", "x.tgz": "tarball"} {
-		s, err := Open(name)
+	for name, want := range map[string]string{dir: "dir", filepath.Join(dir, "b.tar.gz"): "tarball", filepath.Join(dir, "file"): "tarball", "none": "dir", "x.tgz": "tarball",
+		"https://example.com/bundle.tar.gz?sig=secret": "web", "http://127.0.0.1:8080/b": "web", "http://[::1]/b": "web", "oci://registry.example.com/x:1": "image"} {
+		s, err := Open(name, Remote{})
 		if err != nil || !strings.HasSuffix(fmt.Sprintf("%T", s), want) {
 			t.Errorf("%s: %T %v, want %s", name, s, err, want)
 		}
 	}
-	for _, name := range []string{"", "https://example.com/bundle.tar.gz", "oci://registry.example.com/x"} {
-		if _, err := Open(name); err == nil {
-			t.Errorf("%q was opened", name)
+	for name, want := range map[string]string{
+		"":                                   "no bundle named",
+		"ftp://example.com/b.tar.gz":         "not read over ftp://",
+		"http://example.com/b.tar.gz":        "insecure: true",
+		"https://u:p@example.com/b":          "a login stands in the address",
+		"https:///b":                         "the host is missing",
+		"https://example.com/b#1":            "takes no #",
+		"https://exa mple.com/b":             "is no URL",
+		"oci://registry.example.com/x":       "neither a tag nor a digest",
+		"oci://registry.example.com/X:1":     "is no reference",
+		"oci://registry.example.com/x@md5:1": "is no reference",
+	} {
+		_, err := Open(name, Remote{})
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "u:p@") {
+			t.Errorf("%q: got %v, want %s", name, err, want)
 		}
+	}
+	if _, err := Open("http://example.com/b.tar.gz", Remote{Insecure: true}); err != nil {
+		t.Error(err)
+	}
+	if s, _ := Open("https://example.com/bundle.tar.gz?sig=secret", Remote{}); s.String() != "https://example.com/bundle.tar.gz" {
+		t.Errorf("the query is shown: %s", s)
 	}
 }

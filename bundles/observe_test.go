@@ -102,22 +102,30 @@ func (o *observed) logged(text string) int {
 	return strings.Count(o.log.String(), text)
 }
 
-// metric is the value of a gauge or counter; label is the value of its only label, if it has one.
-func (o *observed) metric(name string, label ...string) float64 {
+// metric is the sum of a gauge or counter over what has these values of its first labels.
+func (o *observed) metric(name string, labels ...string) float64 {
 	o.t.Helper()
 	families, err := o.registry.Gather()
 	if err != nil {
 		o.t.Fatal(err)
 	}
+	sum, found := 0.0, false
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if f.GetName() == name && (len(label) == 0 || m.GetLabel()[0].GetValue() == label[0]) {
-				return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			match := f.GetName() == name
+			for i, l := range labels {
+				match = match && m.GetLabel()[i].GetValue() == l
+			}
+			if match {
+				found = true
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
 			}
 		}
 	}
-	o.t.Fatalf("no metric %s %v", name, label)
-	return 0
+	if !found {
+		o.t.Fatalf("no metric %s %v", name, labels)
+	}
+	return sum
 }
 
 // watch runs a watcher over path until the test ends. Polling is off unless the test asks for it, so that it cannot hide

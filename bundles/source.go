@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path"
 	"strings"
@@ -15,6 +16,8 @@ type Limits struct {
 	File  int64 // octets of one file; 0: 128 MiB
 	Total int64 // octets of all files together, unpacked; 0: 512 MiB
 	Depth int   // directories within directories, and levels of a data document; 0: 64
+	// Others asks for the files that do not count too: a signature covers all that is not hidden.
+	Others bool
 }
 
 func (l Limits) orDefault() Limits {
@@ -33,7 +36,7 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
-// Source is where a bundle is kept. [Dir], [FS] and [Tarball] are sources; one that downloads has the same shape.
+// Source is where a bundle is kept: [Dir], [FS], [Tarball], or what [Remote] opens.
 type Source interface {
 	// Read returns the content as it was at one moment. Errors are *LoadError.
 	Read(ctx context.Context, limits Limits) (*Tree, error)
@@ -44,9 +47,23 @@ type Source interface {
 	String() string
 }
 
+// Versioned is a Source that can tell, without yielding it, that its content is still the same.
+type Versioned interface {
+	Source
+	// ReadSince is Read, or ErrUnchanged where the content is still that of Tree.Version version. With "" it always reads.
+	ReadSince(ctx context.Context, limits Limits, version string) (*Tree, error)
+}
+
+// ErrUnchanged says that a source has nothing new.
+var ErrUnchanged = errors.New("nothing has changed")
+
 // Tree is the content of a source: every file that counts, sorted by path.
 type Tree struct {
 	Files []File
+	// Others are the files that do not count, where they were asked for: none of them is hidden.
+	Others []File
+	// Version is what a Versioned source calls this content: an entity tag or a digest; "": it has no name for it.
+	Version string
 	// Ignored are the paths of files that do not count, at most 1,000 of them.
 	Ignored []string
 }
@@ -67,15 +84,14 @@ func hash(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Open returns the source that name stands for: a directory, or a tarball (.tar.gz, .tgz).
-// It does not touch the disk unless the name leaves the choice open.
-func Open(name string) (Source, error) {
+// Open returns the source that name stands for: a directory, a tarball (.tar.gz, .tgz), or an address (https://, http://,
+// oci://), which is read as remote says. It does not touch the disk unless the name leaves the choice open, nor the network.
+func Open(name string, remote Remote) (Source, error) {
 	switch {
 	case name == "":
-		return nil, &LoadError{Source: `""`, Message: "no bundle named", Hint: "name a directory or a .tar.gz"}
+		return nil, &LoadError{Source: `""`, Message: "no bundle named", Hint: "name a directory, a .tar.gz or an https:// address"}
 	case strings.Contains(name, "://"):
-		return nil, &LoadError{Source: name, Message: "this kind of address is not supported",
-			Hint: "name a directory or a .tar.gz on this machine"}
+		return remote.open(name)
 	case strings.HasSuffix(name, ".tar.gz"), strings.HasSuffix(name, ".tgz"):
 		return Tarball(name), nil
 	}
@@ -183,4 +199,24 @@ func (c *collector) ignore(name string) {
 	if len(c.tree.Ignored) < 1000 {
 		c.tree.Ignored = append(c.tree.Ignored, name)
 	}
+}
+
+// reads reports whether the content of a file is wanted.
+func (c *collector) reads(name string) bool {
+	return kindOf(name) != kindIgnored || c.limits.Others && !passedOver(name)
+}
+
+// add puts a file where it belongs.
+func (c *collector) add(f File) {
+	if kindOf(f.Path) == kindIgnored {
+		c.ignore(f.Path)
+		c.tree.Others = append(c.tree.Others, f)
+		return
+	}
+	c.tree.Files = append(c.tree.Files, f)
+}
+
+// passedOver reports whether an element of a path begins with a dot, .manifest and .signatures.json at the root apart.
+func passedOver(name string) bool {
+	return name != ".manifest" && name != ".signatures.json" && hidden(name)
 }

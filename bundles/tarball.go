@@ -90,7 +90,7 @@ func (c *collector) member(r io.Reader, header *tar.Header) error {
 	if err := c.reserve(name, header.Size); err != nil {
 		return err
 	}
-	if kindOf(name) == kindIgnored {
+	if !c.reads(name) {
 		c.ignore(name)
 		return nil
 	}
@@ -101,7 +101,7 @@ func (c *collector) member(r io.Reader, header *tar.Header) error {
 		f.File = name
 		return f
 	}
-	c.tree.Files = append(c.tree.Files, newFile(name, data.Bytes()))
+	c.add(newFile(name, data.Bytes()))
 	return nil
 }
 

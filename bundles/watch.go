@@ -1,9 +1,11 @@
 package bundles
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -12,7 +14,7 @@ import (
 )
 
 // Gate decides whether a candidate becomes active, and makes it so: it compiles, tests, and swaps. An error means that
-// the candidate is not active and that the one before still is.
+// the candidate is not active and that the one before still is; a *Refusal says at which stage it failed.
 type Gate func(ctx context.Context, c *Candidate) error
 
 // Watcher keeps the active policy in step with its source. Set the fields before the first call; the zero value of every
@@ -22,19 +24,24 @@ type Watcher struct {
 	// Data names extra data documents, merged over the bundle's data and watched too. See [Loader].
 	Data   []string
 	Limits Limits
-	// Verify judges a bundle's bytes before they are parsed; nil: nothing does.
-	Verify func(*Tree) error
+	// Verify says whose signature a bundle must have; nil: none.
+	Verify *Verification
 	// Activate is called with every new candidate, never twice at once.
 	Activate Gate
+	// Keep is the directory of the copy of what was active last, with which Start helps itself; "": none is kept.
+	Keep string
 	// Settle is how long the source must be quiet before it is read, so that a half-written file is not; 0: 300 ms.
 	// A source that is never quiet is read after ten times as long.
 	Settle time.Duration
-	// Poll is how often the source is looked at in case a change was not reported; 0: 15 s, negative: never.
+	// Poll is how often the source is looked at: one that is not on this machine for anything new, any other in case a
+	// change was not reported. It varies by a tenth, so that many watchers of one server spread. 0: 30 s, negative: never.
 	Poll time.Duration
 	// Log receives one record an outcome; nil: none.
 	Log *slog.Logger
-	// Metrics is where the postern_policy_* metrics are registered; nil: nowhere.
+	// Metrics is where the metrics postern_policy_* are registered; nil: nowhere.
 	Metrics prometheus.Registerer
+	// Subsystem stands for "policy" in their names, for a second watcher in one registry; "": policy.
+	Subsystem string
 	// Now is the clock of the time stamps in metrics; nil: time.Now.
 	Now func() time.Time
 
@@ -43,13 +50,15 @@ type Watcher struct {
 	metrics *metrics
 	trigger chan struct{}
 
-	looking sync.Mutex // held over one look at the source; guards the loader and seen
+	looking sync.Mutex // held over one look at the source; guards the loader, seen and wait
 	seen    string     // what the last look found: content hash, or error text
+	wait    time.Duration
 
 	mu      sync.Mutex // guards what follows, never held over a call outside
 	active  *Candidate
-	seenErr error
-	stamp   string // cheap fingerprint of the paths when they were last looked at
+	refused *Refused
+	again   time.Time // when what was refused is tried once more; zero: not by itself
+	stamp   string    // cheap fingerprint of the paths when they were last looked at
 }
 
 func (w *Watcher) init() {
@@ -60,7 +69,7 @@ func (w *Watcher) init() {
 			w.Settle = 300 * time.Millisecond
 		}
 		if w.Poll == 0 {
-			w.Poll = 15 * time.Second
+			w.Poll = 30 * time.Second
 		}
 		if w.Log == nil {
 			w.Log = slog.New(slog.DiscardHandler)
@@ -69,24 +78,20 @@ func (w *Watcher) init() {
 			w.Now = time.Now
 		}
 		var err error
-		if w.metrics, err = newMetrics(w.Metrics); err != nil {
+		if w.metrics, err = newMetrics(w.Metrics, cmp.Or(w.Subsystem, "policy")); err != nil {
 			w.Log.Error("metrics of the policy cannot be registered", "error", err)
 		}
 	})
 }
 
-// Start loads and activates the first candidate, so that a program can refuse to start, or fall back on a copy, where
-// that fails. It is optional: Run does the same and goes on whatever the outcome.
-func (w *Watcher) Start(ctx context.Context) error { return w.look(ctx, true) }
-
-// Adopt tells the watcher that c, from another place such as [LoadLastGood], is what is active at present. What is
-// wrong with the source stays wrong.
-func (w *Watcher) Adopt(c *Candidate) {
-	w.init()
-	w.mu.Lock()
-	w.active = c
-	w.mu.Unlock()
-	w.metrics.revision(c.Revision)
+// Start loads and activates the first candidate; where that fails, the last good copy; where there is none, it fails. It
+// is optional: Run does the same without the copy, and goes on whatever the outcome.
+func (w *Watcher) Start(ctx context.Context) error {
+	err := w.look(ctx, true)
+	if err == nil || w.Keep == "" || ctx.Err() != nil {
+		return err
+	}
+	return w.fallBack(ctx, err)
 }
 
 // Active is the candidate that was activated last; nil before the first.
@@ -96,11 +101,19 @@ func (w *Watcher) Active() *Candidate {
 	return w.active
 }
 
-// LastError is why the source as it is now is not active; nil when it is. It is a *LoadError or what the gate said.
+// LastError is why the source as it is now is not active; nil when it is.
 func (w *Watcher) LastError() error {
+	if r := w.Refused(); r != nil {
+		return r.Err
+	}
+	return nil
+}
+
+// Refused says what of the source is not active; nil when all of it is.
+func (w *Watcher) Refused() *Refused {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.seenErr
+	return w.refused
 }
 
 // Trigger asks Run to look at the source now, and to try it again even if it is what failed before. It does not wait.
@@ -119,9 +132,9 @@ func (w *Watcher) Run(ctx context.Context) error {
 	r := &run{watcher: w, settle: newStopped(), events: newWatchSet(w.paths(), w.Log)}
 	defer func() { r.events.Close() }()
 	if w.Poll > 0 {
-		ticker := time.NewTicker(w.Poll)
-		defer ticker.Stop()
-		r.poll = ticker.C
+		timer := time.NewTimer(w.jittered())
+		defer timer.Stop()
+		r.poll = timer
 	}
 	w.look(ctx, false) // what changed before the watches were there
 	for ctx.Err() == nil {
@@ -134,7 +147,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 type run struct {
 	watcher *Watcher
 	events  *watchSet
-	poll    <-chan time.Time
+	poll    *time.Timer // nil: never
 	settle  *time.Timer
 	since   time.Time // the first change that has not been looked at; zero: none
 }
@@ -147,6 +160,10 @@ func newStopped() *time.Timer {
 
 // step waits for one thing to happen and deals with it.
 func (r *run) step(ctx context.Context) {
+	var poll <-chan time.Time
+	if r.poll != nil {
+		poll = r.poll.C
+	}
 	select {
 	case <-ctx.Done():
 	case event := <-r.events.Events():
@@ -157,15 +174,21 @@ func (r *run) step(ctx context.Context) {
 		if err != nil && !errors.Is(err, fsnotify.ErrClosed) {
 			r.arm() // reports may have been lost
 		}
-	case <-r.poll:
+	case <-poll:
 		if r.watcher.changed() {
 			r.arm()
 		}
+		r.poll.Reset(r.watcher.jittered())
 	case <-r.settle.C:
 		r.look(ctx, false)
 	case <-r.watcher.trigger:
 		r.look(ctx, true)
 	}
+}
+
+// jittered is Poll, a tenth more or less.
+func (w *Watcher) jittered() time.Duration {
+	return w.Poll - w.Poll/10 + rand.N(w.Poll/5+1)
 }
 
 // arm puts the look off until the source has been quiet, but not for ever.
@@ -194,10 +217,11 @@ func (w *Watcher) paths() []string {
 	return append(append([]string(nil), w.Source.Paths()...), w.Data...)
 }
 
-// changed reports whether the paths look different from when they were last read. A source without paths always does.
+// changed reports whether the paths look different from when they were last read, or what was refused is due once more. A
+// source without paths always does.
 func (w *Watcher) changed() bool {
 	paths := w.paths()
-	if len(w.Source.Paths()) == 0 {
+	if len(w.Source.Paths()) == 0 || w.due() {
 		return true
 	}
 	now := stamp(paths, w.Limits)
@@ -220,95 +244,63 @@ func (w *Watcher) look(ctx context.Context, force bool) error {
 		w.stamped("") // no verdict yet: look again at the next event or poll
 		return err
 	}
-	found := ""
-	if err != nil {
-		found = err.Error()
-	} else {
-		found = raw.hash
-	}
-	if found == w.seen && !force {
+	found := foundBy(raw, err)
+	if found == w.seen && !force && !w.due() {
 		return w.LastError()
 	}
+	if found != w.seen {
+		w.putOn()
+	}
 	w.seen = found
-	if active := w.Active(); err == nil && active != nil && active.ContentHash == raw.hash {
-		w.back(active)
-		return nil
+	if err != nil {
+		return w.failed(refusal(err, StageRead))
+	}
+	if active := w.Active(); active != nil && active.ContentHash == raw.hash {
+		return w.back(active, raw)
 	}
 	began := time.Now()
-	c, err := w.try(ctx, raw, err)
-	if ctx.Err() != nil && err != nil {
+	c, refused := w.try(ctx, raw)
+	if refused != nil && ctx.Err() != nil {
 		w.seen = "" // stopped half-way: no verdict about the candidate
-		return err
+		return refused
 	}
-	if err != nil {
-		w.failed(err)
-		return err
+	w.metrics.took(time.Since(began))
+	if refused != nil {
+		w.putOff()
+		return w.failed(refused)
 	}
-	w.activated(c, time.Since(began))
+	w.activated(c, raw, time.Since(began))
+	if raw.stale != nil {
+		return w.failed(refusal(raw.stale, StageRead))
+	}
 	return nil
 }
 
-// try parses what was read and hands it to the gate.
-func (w *Watcher) try(ctx context.Context, raw *content, err error) (*Candidate, error) {
-	if err != nil {
-		return nil, err
+// foundBy names what a look found, to tell it from what the next one finds.
+func foundBy(raw *content, err error) string {
+	switch {
+	case err != nil:
+		return err.Error()
+	case raw.stale != nil:
+		return raw.hash + " " + raw.stale.Error()
 	}
+	return raw.hash
+}
+
+// try parses what was read and hands it to the gate.
+func (w *Watcher) try(ctx context.Context, raw *content) (*Candidate, *Refusal) {
 	c, err := w.loader.parse(ctx, raw)
 	if err != nil {
-		return nil, err
+		return nil, refusal(err, StageLoad)
 	}
-	return c, w.Activate(ctx, c)
+	if err := w.Activate(ctx, c); err != nil {
+		return nil, refusal(err, StageCompile)
+	}
+	return c, nil
 }
 
 func (w *Watcher) stamped(stamp string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stamp = stamp
-}
-
-// outcome keeps what a look came to, and returns the candidate that was active before.
-func (w *Watcher) outcome(c *Candidate, err error) (before *Candidate) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	before = w.active
-	if w.seenErr = err; err == nil {
-		w.active = c
-	}
-	return before
-}
-
-// activated notes a success.
-func (w *Watcher) activated(c *Candidate, took time.Duration) {
-	before := w.outcome(c, nil)
-	w.metrics.succeeded(c.Revision, w.Now())
-	w.Log.Info("policy activated", "source", c.Source, "revision", c.Revision, "modules", len(c.Bundle.Modules),
-		"data_only", before != nil && before.ModulesHash == c.ModulesHash, "took", took)
-}
-
-// back notes that the source holds what is active already.
-func (w *Watcher) back(active *Candidate) {
-	if w.LastError() == nil {
-		return
-	}
-	w.outcome(active, nil)
-	w.metrics.succeeded(active.Revision, w.Now())
-	w.Log.Info("policy is the active one again", "source", w.Source.String(), "revision", active.Revision)
-}
-
-// failed notes a failure, once a candidate.
-func (w *Watcher) failed(err error) {
-	active := w.outcome(nil, err)
-	w.metrics.failed()
-	attrs := []any{"source", w.Source.String(), "error", err}
-	var load *LoadError
-	if errors.As(err, &load) {
-		attrs = append(attrs, "place", load.Place(), "line", load.Text)
-		for _, more := range load.More {
-			attrs = append(attrs, "also", more.Error())
-		}
-	}
-	if active != nil {
-		attrs = append(attrs, "active", active.Revision)
-	}
-	w.Log.Error("policy not activated, nothing changes", attrs...)
 }

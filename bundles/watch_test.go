@@ -248,7 +248,7 @@ func TestWatchPolling(t *testing.T) {
 	if err := o.w.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	r := &run{watcher: o.w, settle: newStopped(), events: &watchSet{}, poll: time.Tick(5 * time.Millisecond)}
+	r := &run{watcher: o.w, settle: newStopped(), events: &watchSet{}, poll: time.NewTimer(0)}
 	write(t, dir, map[string]string{"p/a.rego": rule("two")})
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -261,18 +261,17 @@ func TestWatchPolling(t *testing.T) {
 	}
 }
 
-func TestStartReportsAndAdoptKeeps(t *testing.T) {
+func TestStartReports(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t, map[string]string{"good/a.rego": rule("one"), "bad/a.rego": "package"})
+	dir := tempDir(t, map[string]string{"bad/a.rego": "package"})
 	o := &observed{t: t}
 	w := &Watcher{Source: Dir(filepath.Join(dir, "bad")), Activate: o.activate}
 	var load *LoadError
 	if err := w.Start(context.Background()); !errors.As(err, &load) || load.File != "a.rego" {
 		t.Fatalf("got %v", err)
 	}
-	w.Adopt(mustLoad(t, Dir(filepath.Join(dir, "good"))))
-	if !mentions(w.Active(), "one") || w.LastError() == nil {
-		t.Error("not adopted, or the source's fault forgotten")
+	if r := w.Refused(); r == nil || r.Stage != StageLoad || r.Since.IsZero() {
+		t.Errorf("refused: %+v", r)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

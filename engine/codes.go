@@ -33,6 +33,7 @@ const (
 	codeUnknownOp      = "unknown-op"
 	codeBadValue       = "bad-value"
 	codeMissingRule    = "missing-rule"
+	codeReachesOut     = "test-reaches-out"
 	codeMissingData    = "missing-data"
 	codeUnknownFact    = "unknown-fact"
 	codeStageFact      = "fact-of-other-stage"
@@ -68,6 +69,7 @@ func Rules() []Rule {
 		{codeUnknownOp, Fault, false, "An edit with an operation that does not exist."},
 		{codeBadValue, Fault, false, "A code, status, header name, value or address that cannot be."},
 		{codeMissingRule, Fault, false, "A reference to a rule or package that does not exist."},
+		{codeReachesOut, Fault, false, "A test that would reach out of the process: to the network or into its environment."},
 		{codeMissingData, Warning, true, "A reference to data that is in no document."},
 		{codeUnknownFact, Fault, false, "A fact that does not exist, set by with or read from a variable."},
 		{codeStageFact, Warning, true, "A fact that is never known at the stage that reads it."},

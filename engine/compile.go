@@ -87,7 +87,7 @@ func build(b *bundle.Bundle, o Options) (*Policy, *sources, []Finding) {
 	}
 	lint = src.silence(append(lint, src.lintCompiled(c, data)...), true)
 	if o.Tests {
-		lint = append(lint, lintTests(b, src, data)...)
+		lint = append(append(lint, lintTests(b, src, data)...), checkTests(b, o)...)
 	}
 	p := &Policy{
 		compiler: c,

@@ -11,6 +11,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/postern-mail/postern/engine"
 )
 
 // health is what /healthz says.
@@ -19,6 +21,15 @@ type health struct {
 	Revision string `json:"revision"`
 	Policy   string `json:"policy_error,omitempty"`
 	Draining bool   `json:"draining,omitempty"`
+	// Refused says what is at the source and not active, and why not.
+	Refused *refusedHealth `json:"policy_refused,omitempty"`
+}
+
+type refusedHealth struct {
+	Source   string           `json:"source"`
+	Stage    string           `json:"stage"` // read, signature, load, compile, lint, test or smoke
+	Since    time.Time        `json:"since"`
+	Findings []engine.Finding `json:"findings"`
 }
 
 // adminServer serves /metrics and /healthz. Its goroutine is Serve's, which ends with ctx.

@@ -153,8 +153,11 @@ func (c *brokenCase) gate(t *testing.T) (*engine.Engine, error) {
 		cfg.Milter.Listen = []config.MilterListener{{Name: "m", Network: "tcp", Address: "127.0.0.1:0"}}
 	}
 	var eng engine.Engine
-	feed := newPolicyFeed(cfg, &eng, slog.New(slog.NewTextHandler(io.Discard, nil)), prometheus.NewRegistry())
-	return &eng, feed.start(context.Background())
+	feed, err := newPolicyFeed(cfg.Policy, compileOptions(cfg), "", &eng, slog.New(slog.NewTextHandler(io.Discard, nil)), prometheus.NewRegistry())
+	if err != nil {
+		return &eng, err
+	}
+	return &eng, feed.watcher.Start(context.Background())
 }
 
 // refused says that the gate refuses it.

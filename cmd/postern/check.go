@@ -49,12 +49,12 @@ func newCheckCmd(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [BUNDLE]",
 		Short: "Check the configuration, the policy, and a Postfix beside it",
-		Long: `Check the configuration and the policy that it names, or just BUNDLE (a directory or .tar.gz), as strictly as the
-server does before it takes a policy in: everything that is wrong, with file, line and column, and how to mend it.
-docs/check.md explains every finding by its code.
+		Long: `Check the configuration and the policy that it names, or just BUNDLE (a directory, a .tar.gz, https:// or oci://), as
+strictly as the server does before it takes a policy in: everything that is wrong, with file, line and column, and how to
+mend it. docs/check.md explains every finding by its code.
 
-With BUNDLE and --config, BUNDLE is checked in place of the configuration's. The policy is checked for the front ends
-that the configuration opens; for BUNDLE alone, --door names them.
+With BUNDLE and --config, BUNDLE is checked in place of the configuration's, and the configuration's keys verify its
+signature. The policy is checked for the front ends that the configuration opens; for BUNDLE alone, --door names them.
 
 With --postfix, read a Postfix's configuration through postconf, too, and tell what in it will not do what the owner
 of a milter expects.
@@ -64,6 +64,7 @@ Exit codes: 0 nothing is wrong (warnings apart, unless --strict); 1 something is
   postern check --strict --door both ./policies            for CI
   postern check --json ./policies | jq -r '.policy[] | "\(.file):\(.line): \(.message)"'
   postern check --format sarif ./policies > postern.sarif  for code scanning
+  postern check --config postern.yaml bundle.tar.gz
   postern check --config postern.yaml --postfix --postfix-config /etc/postfix`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, p, args) },
@@ -186,9 +187,8 @@ func (r *checkReport) configuration(found yamldoc.Findings) {
 }
 
 func (r *checkReport) policy(ctx context.Context, cfg *config.Config, data []string, o engine.Options) {
-	source := bundleSource(cfg.Policy.Bundle)
-	r.Bundle = source.String()
-	c, err := bundles.Load(ctx, source, append(cfg.Policy.Data, data...)...)
+	r.Bundle = bundleName(cfg.Policy)
+	c, err := loadCandidate(ctx, cfg.Policy, data...)
 	if err != nil {
 		r.Policy = append(r.Policy, loadFindings(err)...)
 	} else {
@@ -205,6 +205,10 @@ func (r *checkReport) policy(ctx context.Context, cfg *config.Config, data []str
 
 // loadFindings makes findings of what the loader says, one for each place.
 func loadFindings(err error) []engine.Finding {
+	var c *engine.CompileError
+	if errors.As(err, &c) {
+		return c.Findings
+	}
 	if many, ok := err.(interface{ Unwrap() []error }); ok {
 		var out []engine.Finding
 		for _, e := range many.Unwrap() {
@@ -213,6 +217,10 @@ func loadFindings(err error) []engine.Finding {
 		return out
 	}
 	f := engine.Finding{Severity: engine.Fault, Code: "load", Message: err.Error()}
+	var r *bundles.Refusal
+	if errors.As(err, &r) {
+		f.Code = string(r.Stage)
+	}
 	var l *bundles.LoadError
 	if !errors.As(err, &l) {
 		return []engine.Finding{f}

@@ -67,8 +67,11 @@ func (d *daemon) build(ctx context.Context, notice io.Writer) error {
 	if err := d.openDecisions(); err != nil {
 		return err
 	}
-	d.feed = newPolicyFeed(d.cfg, d.engine, d.log, d.metrics)
-	if err := d.feed.start(ctx); err != nil {
+	var err error
+	if d.feed, err = newPolicyFeed(d.cfg.Policy, compileOptions(d.cfg), keepDir(d.cfg), d.engine, d.log, d.metrics); err != nil {
+		return usageError(err)
+	}
+	if err := d.feed.watcher.Start(ctx); err != nil {
 		return usageError(err)
 	}
 	if d.cfg.Submission.Enabled() {
@@ -159,8 +162,9 @@ func (d *daemon) health() health {
 	if p := d.engine.Policy(); p != nil {
 		h.Revision = p.Revision()
 	}
-	if err := d.feed.watcher.LastError(); err != nil {
-		h.Status, h.Policy = "degraded", err.Error()
+	if r := d.feed.watcher.Refused(); r != nil {
+		h.Status, h.Policy = "degraded", r.Error()
+		h.Refused = &refusedHealth{Source: d.feed.watcher.Source.String(), Stage: string(r.Stage), Since: r.Since.UTC(), Findings: loadFindings(r.Err)}
 	}
 	return h
 }

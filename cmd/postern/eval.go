@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/config"
 	"github.com/postern-mail/postern/cmd/postern/trial"
 	"github.com/postern-mail/postern/engine"
@@ -111,11 +110,12 @@ func (f *evalFlags) run(cmd *cobra.Command, p *program, file string) error {
 
 // evalEngine has the bundle that the flags or the configuration name.
 func evalEngine(ctx context.Context, cfg *config.Config, bundle string, data []string) (*engine.Engine, error) {
-	name := cfg.Policy.Bundle
+	from := cfg.Policy
 	if bundle != "" {
-		name = bundle
+		from.Bundle = bundle
+		from.Verify = config.Verify{} // a trial is not the place to be refused
 	}
-	c, err := bundles.Load(ctx, bundleSource(name), append(cfg.Policy.Data, data...)...)
+	c, err := loadCandidate(ctx, from, data...)
 	if err != nil {
 		return nil, err
 	}

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,30 +17,16 @@ import (
 	"github.com/postern-mail/postern/smtpd"
 )
 
-// policyFeed brings bundles into the engine: it loads, compiles, swaps, and keeps the last good copy.
+// policyFeed brings bundles from one source into one engine: its watcher reads and verifies them and keeps the last good copy;
+// the gate compiles them, runs their tests, and swaps.
 type policyFeed struct {
 	engine  *engine.Engine
 	watcher *bundles.Watcher
-	options engine.Options
-	keep    string // directory of the last good copy; "": none is kept
+	gate    gate
 	log     *slog.Logger
 
-	modules string // ModulesHash of the active policy; only the gate touches it, and it never runs twice at once
-}
-
-func newPolicyFeed(cfg *config.Config, eng *engine.Engine, log *slog.Logger, metrics prometheus.Registerer) *policyFeed {
-	f := &policyFeed{engine: eng, options: compileOptions(cfg), keep: filepath.Join(cfg.StateDir, "lastgood"), log: log}
-	f.options.Tests = true
-	f.watcher = &bundles.Watcher{Source: bundleSource(cfg.Policy.Bundle), Data: cfg.Policy.Data, Activate: f.activate, Log: log, Metrics: metrics}
-	if cfg.Policy.Bundle == "" && len(cfg.Policy.Data) == 0 {
-		f.keep = "" // the embedded bundle is its own copy
-	}
-	return f
-}
-
-func compileOptions(cfg *config.Config) engine.Options {
-	return engine.Options{Timeout: cfg.Policy.Timeout, AllowBuiltins: cfg.Policy.AllowBuiltins, Doors: doors(cfg),
-		FullInput: cfg.DecisionLog.File != "" && cfg.DecisionLog.Input == "full"}
+	modules string // ModulesHash of the active policy; only activate touches it, and it never runs twice at once
+	own     string // OwnHash of the last candidate whose tests passed
 }
 
 // doors are the front ends that a configuration opens.
@@ -57,80 +41,114 @@ func doors(cfg *config.Config) []engine.Door {
 	return in
 }
 
-// bundleSource of a configured name; "" is the bundle inside the program.
-func bundleSource(name string) bundles.Source {
-	switch {
-	case name == "":
-		return bundles.FS(policies.FS, "default bundle")
-	case isTarball(name):
-		return bundles.Tarball(name)
+// newPolicyFeed feeds eng. keep is the directory of the last good copy; "": none is kept.
+func newPolicyFeed(p config.Policy, o engine.Options, keep string, eng *engine.Engine, log *slog.Logger, metrics prometheus.Registerer) (*policyFeed, error) {
+	source, err := policySource(p)
+	if err != nil {
+		return nil, err
 	}
-	return bundles.Dir(name)
+	f := &policyFeed{engine: eng, gate: newGate(p, o), log: log}
+	if p.Bundle == "" {
+		f.gate.tests = false // the program's own tests have run them
+		if len(p.Data) == 0 {
+			keep = "" // the embedded bundle is its own copy
+		}
+	}
+	f.watcher = &bundles.Watcher{Source: source, Data: p.Data, Verify: verification(p), Activate: f.activate, Keep: keep, Poll: p.Poll, Log: log, Metrics: metrics}
+	return f, nil
 }
 
+// keepDir is where the last good copy lies.
+func keepDir(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "lastgood") }
+
+// compileOptions are how the configuration's own policy is compiled, and candidates beside it.
+func compileOptions(cfg *config.Config) engine.Options {
+	return engine.Options{Timeout: cfg.Policy.Timeout, AllowBuiltins: cfg.Policy.AllowBuiltins, Doors: doors(cfg),
+		FullInput: cfg.DecisionLog.File != "" && cfg.DecisionLog.Input == "full"}
+}
+
+// policySource of a configuration; without a bundle it is the one inside the program.
+func policySource(p config.Policy) (bundles.Source, error) {
+	if p.Bundle == "" {
+		return bundles.FS(policies.FS, "default bundle"), nil
+	}
+	return bundles.Open(p.Bundle, p.Remote())
+}
+
+// isTarball says that a bundle's name is that of a file, by its ending.
 func isTarball(name string) bool {
-	ok, _ := filepath.Match("*.tar.gz", filepath.Base(name))
-	tgz, _ := filepath.Match("*.tgz", filepath.Base(name))
-	return ok || tgz
+	return strings.HasSuffix(name, ".tar.gz") || strings.HasSuffix(name, ".tgz")
 }
 
-// start activates the configured bundle; where it is broken, the last good copy; where there is none, it fails.
-func (f *policyFeed) start(ctx context.Context) error {
-	broken := f.watcher.Start(ctx)
-	if broken == nil {
+// bundleName is how messages call the bundle.
+func bundleName(p config.Policy) string {
+	if s, err := policySource(p); err == nil {
+		return s.String()
+	}
+	return p.Bundle
+}
+
+// verification is nil where no keys are configured, and for the bundle inside the program.
+func verification(p config.Policy) *bundles.Verification {
+	if p.Bundle == "" {
 		return nil
 	}
-	if f.keep == "" {
-		return broken
+	return p.Verify.Bundles()
+}
+
+// bundleConfig is a configuration with another bundle: that of --config, whose other paths need not exist here, or the defaults.
+func (p *program) bundleConfig(bundle string) (*config.Config, error) {
+	cfg := config.Default(".")
+	if p.configFile != "" {
+		var err error
+		if cfg, err = config.Load(p.configFile, ""); err != nil {
+			return nil, err
+		}
 	}
-	c, err := bundles.LoadLastGood(ctx, f.keep)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the policy is broken and there is no last good copy to start with:\n%w", broken)
-	}
-	if err == nil {
-		err = f.swap(ctx, c)
-	}
+	cfg.Policy.Bundle = bundle
+	return cfg, nil
+}
+
+// loadCandidate reads and parses what is configured, once, with more data documents laid over it.
+func loadCandidate(ctx context.Context, p config.Policy, data ...string) (*bundles.Candidate, error) {
+	source, err := policySource(p)
 	if err != nil {
-		return errors.Join(broken, fmt.Errorf("the last good copy does not help: %w", err))
+		return nil, err
 	}
-	f.watcher.Adopt(c)
-	f.log.Error("policy is broken; started with the last good copy", "revision", c.Revision, "error", broken)
-	return nil
+	l := &bundles.Loader{Source: source, Data: append(p.Data[:len(p.Data):len(p.Data)], data...), Verify: verification(p)}
+	return l.Load(ctx)
 }
 
 // activate is the gate of the watcher.
 func (f *policyFeed) activate(ctx context.Context, c *bundles.Candidate) error {
 	start := time.Now()
-	if err := f.swap(ctx, c); err != nil {
-		return err
-	}
-	for _, w := range f.engine.Policy().Warnings() {
-		f.log.Warn("policy", "finding", w.String())
-	}
-	f.log.Debug("policy compiled", "revision", c.Revision, "took", time.Since(start).Round(time.Microsecond))
-	if f.keep != "" {
-		if err := bundles.SaveLastGood(f.keep, c); err != nil {
-			f.log.Error("last good copy was not kept; the policy is active all the same", "error", err)
-		}
-	}
-	return nil
-}
-
-// swap compiles c, or only takes its data where the code is what it was, and makes it active.
-func (f *policyFeed) swap(ctx context.Context, c *bundles.Candidate) error {
-	var next *engine.Policy
-	var err error
-	if now := f.engine.Policy(); now != nil && f.modules == c.ModulesHash {
-		next, err = now.WithData(ctx, c.Bundle.Data, c.Revision)
-	} else {
-		next, err = compile(ctx, c, f.options)
-	}
+	next, err := f.gate.policy(ctx, c, f.now(c))
 	if err != nil {
 		return err
 	}
+	// The tests are of the bundle as it was built: where just the operator's documents differ, they have passed. A copy of what
+	// was active has passed them before, and mail is waiting.
+	if f.gate.tests && !c.LastGood && c.OwnHash != f.own {
+		if err := f.gate.test(ctx, c); err != nil {
+			return err
+		}
+		f.own = c.OwnHash
+	}
 	f.engine.Swap(next)
 	f.modules = c.ModulesHash
+	for _, w := range next.Warnings() {
+		f.log.Warn("policy", "finding", w.String())
+	}
+	f.log.Debug("policy compiled", "revision", c.Revision, "took", time.Since(start).Round(time.Microsecond))
 	return nil
+}
+
+// now is the active policy if c has its code and differs in data alone.
+func (f *policyFeed) now(c *bundles.Candidate) *engine.Policy {
+	if f.modules != c.ModulesHash {
+		return nil
+	}
+	return f.engine.Policy()
 }
 
 // compile makes a policy of a candidate, under the candidate's revision.

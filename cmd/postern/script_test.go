@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +33,7 @@ func TestScript(t *testing.T) {
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": cmdServe, "smtp": cmdSMTP, "sink": cmdSink, "signal": cmdSignal, "end": cmdStop, "until": cmdUntil, "collect": cmdCollect,
+			"opa": cmdOPA, "eventually": cmdEventually,
 		},
 		Setup: func(e *testscript.Env) error {
 			policies, err := filepath.Abs("../../policies")
@@ -201,6 +205,32 @@ func cmdStop(ts *testscript.TestScript, _ bool, _ []string) {
 		log, _ := os.ReadFile(server(ts).log)
 		ts.Fatalf("serve ended with %v\n%s", err, log)
 	}
+}
+
+// cmdOPA runs stock OPA in the script's current directory.
+func cmdOPA(ts *testscript.TestScript, neg bool, args []string) {
+	path, err := stockOPA()
+	ts.Check(err)
+	if err := ts.Exec(path, args...); (err != nil) != neg {
+		ts.Fatalf("opa %v: %v", args, err)
+	}
+}
+
+// cmdEventually waits until what an address of the admin server answers matches a pattern: eventually URL PATTERN.
+func cmdEventually(ts *testscript.TestScript, _ bool, args []string) {
+	pattern := regexp.MustCompile(args[1])
+	var last string
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		resp, err := http.Get(args[0])
+		ts.Check(err)
+		text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+		resp.Body.Close()
+		ts.Check(err)
+		if last = string(text); pattern.MatchString(last) {
+			return
+		}
+	}
+	ts.Fatalf("%s never said %s, but at last\n%s", args[0], args[1], last)
 }
 
 // cmdSink starts Postfix's smtp-sink with ARGS, sets SINK to its address, and lets it write messages to sink/.

@@ -158,7 +158,11 @@ func (f *testFlags) attempt(ctx context.Context, p *program, named string, out *
 	if named != "" {
 		cfg.Policy.Bundle = named
 	}
-	run := &testRun{flags: f, source: bundleSource(cfg.Policy.Bundle), dir: bundleDir(cfg.Policy.Bundle), options: compileOptions(cfg), out: out}
+	source, err := policySource(cfg.Policy)
+	if err != nil {
+		return r, usageError(err)
+	}
+	run := &testRun{flags: f, source: source, dir: bundleDir(cfg.Policy.Bundle), options: compileOptions(cfg), out: out}
 	run.options.Timeout = f.timeout
 	r.Bundle = run.source.String()
 	err = run.all(ctx, append(cfg.Policy.Data, f.data...), r)
@@ -188,7 +192,10 @@ func (f *testFlags) paths(p *program, named string) []string {
 	if p.configFile != "" {
 		paths = append(paths, p.configFile)
 	}
-	return append(append(paths, bundleSource(cfg.Policy.Bundle).Paths()...), cfg.Policy.Data...)
+	if source, err := policySource(cfg.Policy); err == nil {
+		paths = append(paths, source.Paths()...)
+	}
+	return append(paths, cfg.Policy.Data...)
 }
 
 // again runs the tests now and at every change, until ctx ends.

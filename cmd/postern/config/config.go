@@ -116,12 +116,35 @@ func (l MilterListener) Spec() string { return l.Network + ":" + l.Address }
 
 // Policy is the bundle and how it is asked.
 type Policy struct {
-	Bundle  string        // directory or .tar.gz; "": the default bundle
+	Bundle  string        // directory, .tar.gz, https://, http:// or oci://; "": the default bundle
 	Data    []string      // extra data documents, laid over the bundle's
 	OnError string        // verdict where policy cannot decide: "defer", "reject", "accept"
 	Timeout time.Duration // of one evaluation; 100 ms
 	// AllowBuiltins names builtins that are otherwise refused: those that reach the network, the environment or chance.
 	AllowBuiltins []string
+	Poll          time.Duration // how often a bundle that is not on this machine is asked for; 30 s
+	Tests         string        // "required": a bundle's own tests must pass; "off"
+	TestTimeout   time.Duration // of all of them; 30 s
+	Verify        Verify
+	// How a bundle is fetched.
+	TokenFile             string // its first line is a bearer token, or with Username that user's password
+	Username              string
+	CA                    string // PEM file of authorities; "": the system's
+	ClientCert, ClientKey string // PEM files; both or neither
+	Insecure              bool   // in the clear over networks, too
+}
+
+// Verify says whose signatures bundles must have; without keys, nobody's.
+type Verify struct {
+	Keys    map[string]VerifyKey // by their id
+	Scope   string               // that signatures must be for
+	Exclude []string             // patterns of files that need no signature
+}
+
+// VerifyKey verifies signatures.
+type VerifyKey struct {
+	File      string // PEM of a public key or certificate, or a secret
+	Algorithm string // RS256, ES256, HS256 and their like
 }
 
 // DecisionLog is where decisions are written, one JSON line each.
@@ -199,7 +222,7 @@ func defaults(dir string) *Config {
 			Limits:   Limits{MessageBytes: 25 << 20, Recipients: 100, Connections: 1000, ConnectionsPerIP: 50, Errors: 20, Idle: 5 * time.Minute},
 			Received: "full", RequireAuth: true,
 		},
-		Policy: Policy{OnError: "defer", Timeout: 100 * time.Millisecond},
+		Policy: Policy{OnError: "defer", Timeout: 100 * time.Millisecond, Poll: 30 * time.Second, Tests: "required", TestTimeout: 30 * time.Second},
 		DecisionLog: DecisionLog{
 			Input: "read", Sync: "none", Rotate: DecisionRotate{Keep: 10, Compress: true}, Mask: DecisionMask{Addresses: "plain", Subject: "keep", ClientIP: "keep"},
 			Upload: DecisionUpload{Buffer: 16 << 20, Batch: 256 << 10, Interval: 5 * time.Second, Timeout: 30 * time.Second},

@@ -1,15 +1,21 @@
 package config
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	encode "encoding/pem"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
@@ -75,6 +81,17 @@ func TestLong(t *testing.T) {
 		d.Upload != (DecisionUpload{"https://logs.example.com/v1", filepath.Join(dir, "relay.pass"), filepath.Join(dir, "tls/cert.pem"), 64 << 20, 1 << 20, time.Second, 10 * time.Second}) ||
 		!reflect.DeepEqual(d.Mask, DecisionMask{"domain", "erase", "network", []string{"From", "To", "Date"}, nil, filepath.Join(dir, "mask.key")}) {
 		t.Errorf("decision log: %+v", d)
+	}
+	p := c.Policy
+	if p.Bundle != "https://policies.example.com/postern.tar.gz" || p.Poll != 90*time.Second || p.Tests != "off" || p.TestTimeout != 2*time.Minute {
+		t.Errorf("policy: %+v", p)
+	}
+	if v := p.Verify.Bundles(); len(v.Keys) != 2 || v.Keys["release"] != (bundles.Key{File: filepath.Join(dir, "keys/pub.pem"), Algorithm: "RS256"}) ||
+		v.Keys["next"].Algorithm != "HS512" || v.Scope != "production" || v.Exclude[0] != "README.md" {
+		t.Errorf("verify: %+v", v)
+	}
+	if r := p.Remote(); r.TokenFile != filepath.Join(dir, "relay.pass") || r.Username != "ci" || r.CA != filepath.Join(dir, "tls/cert.pem") || r.ClientKey == "" || r.Insecure {
+		t.Errorf("remote: %+v", r)
 	}
 	if c.Log != (Log{slog.LevelDebug, "json"}) || !c.DecisionLog.Strict || c.Policy.AllowBuiltins[0] != "http.send" {
 		t.Errorf("%+v %+v %+v", c.Log, c.DecisionLog, c.Policy)
@@ -204,6 +221,8 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
+var signingKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
 // furnish makes a directory with everything that the configurations in testdata refer to.
 func furnish(t *testing.T) string {
 	t.Helper()
@@ -228,12 +247,23 @@ func furnish(t *testing.T) string {
 	write(t, filepath.Join(dir, "bad-users.yaml"), "users:\n  alice: secret\n")
 	write(t, filepath.Join(dir, "senders.yaml"), "senders: {}\n")
 	write(t, filepath.Join(dir, "relay.pass"), "hunter2\n")
+	signer, err := signingKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := x509.MarshalPKIXPublicKey(&signer.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
 	write(t, filepath.Join(dir, "mask.key"), "0123456789abcdef\n")
-	for _, d := range []string{"policies", "state"} {
+	for _, d := range []string{"policies", "state", "keys"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
+	write(t, filepath.Join(dir, "keys/pub.pem"), string(encode.EncodeToMemory(&encode.Block{Type: "PUBLIC KEY", Bytes: public})))
+	write(t, filepath.Join(dir, "keys/private.pem"), string(encode.EncodeToMemory(&encode.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(signer)})))
+	write(t, filepath.Join(dir, "keys/secret"), strings.Repeat("s3cret", 8))
 	return dir
 }
 

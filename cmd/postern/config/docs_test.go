@@ -62,7 +62,7 @@ func TestExamples(t *testing.T) {
 }
 
 // knownKeys finds the keys in the reader's source: the tables of type yamldoc.Keys, and the methods that their entries call.
-// Elements of a list are written [].
+// Elements of a list are written [], and keys that are names of the user's own are written id.
 func knownKeys(t *testing.T) []string {
 	t.Helper()
 	methods := map[string]*ast.BlockStmt{}
@@ -96,9 +96,9 @@ func (w *keyWalker) walk(n ast.Node, prefix string, depth int) {
 	ast.Inspect(n, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.CallExpr:
-			if s, ok := n.Fun.(*ast.SelectorExpr); ok && s.Sel.Name == "List" {
+			if s, ok := n.Fun.(*ast.SelectorExpr); ok && (s.Sel.Name == "List" || s.Sel.Name == "Each") {
 				for _, a := range n.Args {
-					w.walk(a, prefix+"[]", depth+1)
+					w.walk(a, prefix+map[string]string{"List": "[]", "Each": ".id"}[s.Sel.Name], depth+1)
 				}
 				return false
 			}

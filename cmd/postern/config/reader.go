@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -152,7 +153,62 @@ func (r *reader) policy(n yamldoc.Node) {
 		"allow_builtins": func(n yamldoc.Node) {
 			r.list(n, func(_ yamldoc.Node, s string) { p.AllowBuiltins = append(p.AllowBuiltins, s) })
 		},
+		"poll":         func(n yamldoc.Node) { set(&p.Poll)(n.Duration(time.Second, 24*time.Hour)) },
+		"tests":        func(n yamldoc.Node) { set(&p.Tests)(n.Choice("required", "off")) },
+		"test_timeout": func(n yamldoc.Node) { set(&p.TestTimeout)(n.Duration(time.Second, 10*time.Minute)) },
+		"verify":       r.verify,
+		"token_file":   func(n yamldoc.Node) { r.path(n, &p.TokenFile) },
+		"username":     func(n yamldoc.Node) { set(&p.Username)(n.Text(255)) },
+		"ca":           func(n yamldoc.Node) { r.path(n, &p.CA) },
+		"client_cert":  func(n yamldoc.Node) { r.path(n, &p.ClientCert) },
+		"client_key":   func(n yamldoc.Node) { r.path(n, &p.ClientKey) },
+		"insecure":     func(n yamldoc.Node) { set(&p.Insecure)(n.Bool()) },
 	})
+}
+
+func (r *reader) verify(n yamldoc.Node) {
+	v := &r.c.Policy.Verify
+	r.section(n, yamldoc.Keys{
+		"keys": func(n yamldoc.Node) {
+			n.Each(func(id string, n yamldoc.Node) {
+				if len(v.Keys) >= maxList {
+					n.Fail("one key too many", fmt.Sprintf("at most %d are read", maxList))
+					return
+				}
+				key := VerifyKey{Algorithm: "RS256"}
+				r.section(n, yamldoc.Keys{
+					"file":      func(n yamldoc.Node) { r.path(n, &key.File) },
+					"algorithm": func(n yamldoc.Node) { set(&key.Algorithm)(n.Choice(algorithms()...)) },
+				})
+				if key.File == "" && !r.failed(n) {
+					n.Fail("has no file", "write file: pub.pem")
+				}
+				if v.Keys == nil {
+					v.Keys = map[string]VerifyKey{}
+				}
+				v.Keys[id] = key
+			})
+			if len(v.Keys) == 0 && !r.failed(n) {
+				n.Fail("there is no key", "write keys: {release: {file: pub.pem}}, or take verify out")
+			}
+		},
+		"scope": func(n yamldoc.Node) { set(&v.Scope)(n.Text(255)) },
+		"exclude": func(n yamldoc.Node) {
+			r.list(n, func(n yamldoc.Node, s string) {
+				if _, err := path.Match(s, ""); err != nil {
+					n.Fail(fmt.Sprintf("%q is no pattern", s), "write for example README.md or docs/*")
+				}
+				v.Exclude = append(v.Exclude, s)
+			})
+		},
+	})
+	if len(v.Keys) == 0 && !r.failed(n) {
+		n.Fail("without keys nothing is verified", "add keys: {release: {file: pub.pem}}")
+	}
+}
+
+func algorithms() []string {
+	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "HS256", "HS384", "HS512"}
 }
 
 func (r *reader) decisionLog(n yamldoc.Node) {

@@ -243,7 +243,9 @@ func (v *validator) milter() {
 
 func (v *validator) policy() {
 	p := v.c.Policy
-	if p.Bundle != "" {
+	v.remote()
+	v.verify()
+	if p.Bundle != "" && !p.remote() {
 		if info, err := os.Stat(p.Bundle); err != nil {
 			v.add("policy.bundle", p.Bundle+": "+reason(err), "give the path of a directory, or of a .tar.gz made by opa build")
 		} else if !info.IsDir() && !strings.HasSuffix(p.Bundle, ".tar.gz") && !strings.HasSuffix(p.Bundle, ".tgz") {

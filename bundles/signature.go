@@ -1,0 +1,280 @@
+package bundles
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/bundle"
+	"github.com/open-policy-agent/opa/v1/keys"
+)
+
+// Verification says whose bundles are taken: those that `opa sign` or `opa build` signed with one of the keys. A bundle
+// without a signature is refused. The files of the keys are read anew for each candidate.
+type Verification struct {
+	Keys map[string]Key // by the id that a signature may name
+	// Scope that the signature must be for; "": it must be for none.
+	Scope string
+	// Exclude are patterns (path.Match) of files that the signature need not cover. They are not held against it either.
+	Exclude []string
+}
+
+// Key verifies signatures.
+type Key struct {
+	File      string // PEM of a public key or a certificate; for HS256, HS384 and HS512 the secret itself, every octet of it
+	Algorithm string // such as RS256, ES256, HS256; "": RS256. What a signature says about itself is not believed
+}
+
+// Check reads the key and says what is wrong with it: a *LoadError, or nil.
+func (k Key) Check() error {
+	_, err := k.config()
+	return err
+}
+
+func (k Key) config() (*keys.Config, error) {
+	algorithm := cmp.Or(k.Algorithm, "RS256")
+	if !keys.IsSupportedAlgorithm(algorithm) {
+		return nil, &LoadError{Source: k.File, Message: fmt.Sprintf("there is no algorithm %s", algorithm), Hint: "RS256, PS256, ES256, HS256, and each with 384 or 512"}
+	}
+	text, err := readSmall(k.File, maxPEM)
+	if err != nil {
+		return nil, err
+	}
+	if problem, hint := badKey(text, algorithm); problem != "" {
+		return nil, &LoadError{Source: k.File, Message: problem, Hint: hint}
+	}
+	return &keys.Config{Key: string(text), Algorithm: algorithm}, nil
+}
+
+// badKey says why a key does not fit its algorithm.
+func badKey(text []byte, algorithm string) (problem, hint string) {
+	block, _ := pem.Decode(text)
+	if strings.HasPrefix(algorithm, "HS") {
+		switch {
+		case block != nil:
+			// Whoever has a public key could sign with it: RFC 8725 §2.1.
+			return algorithm + " takes a secret, and this is a " + strings.ToLower(block.Type), "for a public key write algorithm: RS256, PS256 or ES256"
+		case len(bytes.TrimSpace(text)) < 32:
+			return "the secret is shorter than 32 octets", "make one with: openssl rand -hex 32"
+		}
+		return "", ""
+	}
+	if block == nil {
+		return "holds no public key", "it must be PEM: openssl rsa -in key.pem -pubout -out pub.pem"
+	}
+	if strings.Contains(block.Type, "PRIVATE KEY") {
+		return "is a private key", "only its public half belongs here: openssl pkey -in key.pem -pubout -out pub.pem"
+	}
+	public, err := publicKey(block)
+	if err != nil {
+		return fmt.Sprintf("holds no public key: %v", err), "make one with: openssl pkey -in key.pem -pubout -out pub.pem"
+	}
+	return badPublicKey(public, algorithm)
+}
+
+func badPublicKey(public any, algorithm string) (problem, hint string) {
+	switch key := public.(type) {
+	case *rsa.PublicKey:
+		switch {
+		case strings.HasPrefix(algorithm, "ES"):
+			return "is an RSA key, and " + algorithm + " takes an elliptic curve", "write algorithm: RS256"
+		case key.N.BitLen() < 2048:
+			return fmt.Sprintf("is an RSA key of %d bits", key.N.BitLen()), "make one of 2048 bits or more"
+		}
+	case *ecdsa.PublicKey:
+		want := map[int]string{256: "ES256", 384: "ES384", 521: "ES512"}[key.Curve.Params().BitSize]
+		if want != algorithm {
+			return "is a key on the curve " + key.Curve.Params().Name + ", which is not for " + algorithm, "write algorithm: " + cmp.Or(want, "ES256, and take a key on P-256")
+		}
+	default:
+		return "is a key of a kind that signatures of bundles cannot have", "take RSA or an elliptic curve"
+	}
+	return "", ""
+}
+
+func publicKey(block *pem.Block) (any, error) {
+	switch block.Type {
+	case "RSA PUBLIC KEY":
+		return x509.ParsePKCS1PublicKey(block.Bytes)
+	case "PUBLIC KEY":
+		return x509.ParsePKIXPublicKey(block.Bytes)
+	case "CERTIFICATE":
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		return cert.PublicKey, nil
+	}
+	return nil, fmt.Errorf("PEM of type %s", block.Type)
+}
+
+const signaturesFile = ".signatures.json"
+
+// errSignature marks all that is wrong with a signature, for errors.Is.
+var errSignature = errors.New("signature")
+
+// signed verifies the signature of a tree and returns what it covers: files by name.
+func (v *Verification) signed(tree *Tree) (map[string]bundle.FileInfo, error) {
+	i := slices.IndexFunc(tree.Files, func(f File) bool { return f.Path == signaturesFile })
+	if i < 0 {
+		return nil, fault(signaturesFile, "is missing: the bundle is not signed").because(errSignature).
+			hint("sign it with: opa sign, or opa build --signing-key")
+	}
+	var all bundle.SignaturesConfig
+	if err := json.Unmarshal(tree.Files[i].Data, &all); err != nil {
+		return nil, fault(signaturesFile, "%v", err).because(errSignature)
+	}
+	if all.Plugin != "" && all.Plugin != "_default" { // `opa build` names OPA's own
+		return nil, fault(signaturesFile, "wants the plugin %s, which is not supported", shown(all.Plugin)).because(errSignature)
+	}
+	if len(all.Signatures) != 1 {
+		return nil, fault(signaturesFile, "holds %d signatures; there must be just one", len(all.Signatures)).because(errSignature)
+	}
+	claims := claimsOf(all.Signatures[0])
+	ids := slices.Sorted(maps.Keys(v.Keys))
+	if _, known := v.Keys[claims.KeyID]; known {
+		ids = []string{claims.KeyID}
+	}
+	var reasons []string
+	for _, id := range ids {
+		key, err := v.Keys[id].config()
+		if err != nil {
+			return nil, err
+		}
+		files, err := bundle.VerifyBundleSignature(all, bundle.NewVerificationConfig(map[string]*keys.Config{id: key}, id, v.Scope, nil))
+		if err == nil {
+			return files, nil
+		}
+		reasons = append(reasons, v.why(id, key.Algorithm, claims, err))
+	}
+	return nil, fault(signaturesFile, "is not signed by whom we trust: %s", strings.Join(reasons, "; ")).because(errSignature)
+}
+
+// claims are what a signature says about itself, before anything is verified: only for messages, and for choosing the key.
+type claims struct {
+	Algorithm string `json:"alg"`
+	Kid       string `json:"kid"`
+	KeyID     string `json:"keyid"`
+	Scope     string `json:"scope"`
+}
+
+func claimsOf(token string) (c claims) {
+	for _, part := range strings.SplitN(token, ".", 3)[:min(2, strings.Count(token, ".")+1)] {
+		if text, err := base64.RawURLEncoding.DecodeString(part); err == nil {
+			_ = json.Unmarshal(text, &c) // nonsense is what the verification refuses
+		}
+	}
+	c.KeyID = cmp.Or(c.Kid, c.KeyID)
+	return c
+}
+
+// why puts OPA's reason into words that say what to look at.
+func (v *Verification) why(id, algorithm string, c claims, err error) string {
+	switch {
+	case c.Algorithm != algorithm:
+		return fmt.Sprintf("key %s is for %s, and the signature says %s", id, algorithm, shown(cmp.Or(c.Algorithm, "nothing")))
+	case c.Scope != v.Scope && strings.Contains(err.Error(), "scope"):
+		return fmt.Sprintf("the scope is %q, and %q is wanted", shown(c.Scope), v.Scope)
+	}
+	return fmt.Sprintf("key %s does not verify it", id)
+}
+
+// verify holds every file of a tree against the signature, and what is structured as it was parsed: what has been verified is
+// what decides.
+func (p *parse) verify(v *Verification, tree *Tree) error {
+	signed, err := v.signed(tree)
+	if err != nil {
+		return err
+	}
+	var faults []*LoadError
+	covered := 0
+	for _, f := range slices.Concat(tree.Files, tree.Others) {
+		info, ok := signed[f.Path]
+		delete(signed, f.Path)
+		switch {
+		case f.Path == signaturesFile || v.excludes(f.Path):
+			continue
+		case !ok:
+			faults = append(faults, fault(f.Path, "is not covered by the signature").hint("sign the bundle again, or take the file out"))
+			continue
+		}
+		covered++
+		if fault := p.held(f, info); fault != nil {
+			faults = append(faults, fault)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(signed)) {
+		// `opa sign .` over an older signature lists that as signatures.json: it drops the dot with the directory's.
+		if !passedOver(name) && "."+name != signaturesFile {
+			faults = append(faults, fault(shown(name), "is covered by the signature, but missing").hint("sign the bundle again, or put the file back"))
+		}
+	}
+	if covered == 0 && len(faults) > 0 {
+		if top := commonTop(signed); top != "" {
+			return fault(signaturesFile, "was made of files under %s/, not of the bundle's own", shown(top)).because(errSignature).
+				hint("sign within the bundle: cd DIRECTORY && opa sign --bundle --signing-key KEY .")
+		}
+	}
+	for _, f := range faults {
+		f.Err = errSignature
+	}
+	return join(faults)
+}
+
+func (v *Verification) excludes(name string) bool {
+	return slices.ContainsFunc(v.Exclude, func(pattern string) bool {
+		match, _ := path.Match(pattern, name)
+		return match
+	})
+}
+
+// held compares a file with its hash in the signature.
+func (p *parse) held(f File, info bundle.FileInfo) *LoadError {
+	if info.Algorithm == string(bundle.MD5) || info.Algorithm == string(bundle.SHA1) {
+		return fault(f.Path, "is signed by its %s alone, which can be forged", info.Algorithm).hint("sign the bundle with a current opa")
+	}
+	hasher, err := bundle.NewSignatureHasher(bundle.HashingAlgorithm(info.Algorithm))
+	if err != nil {
+		return fault(f.Path, "its hash in the signature: %v", err)
+	}
+	var value any = f.Data
+	if bundle.IsStructuredDoc(f.Path) {
+		if value, err = p.document(f.Path, f); err != nil {
+			var load *LoadError
+			if errors.As(err, &load) {
+				return load
+			}
+			return fault(f.Path, "%v", err)
+		}
+	}
+	got, err := hasher.HashFile(value)
+	if want, bad := hex.DecodeString(info.Hash); err != nil || bad != nil || !bytes.Equal(got, want) {
+		return fault(f.Path, "is not what was signed").hint("somebody changed it after that; sign the bundle again if it was you")
+	}
+	return nil
+}
+
+// commonTop is the directory that all names are under; "": there is none.
+func commonTop(signed map[string]bundle.FileInfo) string {
+	top := ""
+	for name := range signed {
+		first, _, within := strings.Cut(name, "/")
+		if !within || top != "" && first != top {
+			return ""
+		}
+		top = first
+	}
+	return top
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/bundles"
+	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/engine"
+)
+
+// gate is what a candidate must pass after it has been read, verified and parsed, and before it decides anything. Its errors
+// are *bundles.Refusal.
+type gate struct {
+	options engine.Options
+	tests   bool          // its own tests must pass
+	timeout time.Duration // of all of them
+}
+
+func newGate(p config.Policy, o engine.Options) gate {
+	o.Tests = p.Tests != "off"
+	return gate{options: o, tests: p.Tests != "off", timeout: p.TestTimeout}
+}
+
+// policy compiles, lints, and asks about a plain transaction a stage. Where now has the same code, its data alone is exchanged.
+func (g gate) policy(ctx context.Context, c *bundles.Candidate, now *engine.Policy) (*engine.Policy, error) {
+	var next *engine.Policy
+	var err error
+	if now != nil {
+		next, err = now.WithData(ctx, c.Bundle.Data, c.Revision)
+	} else {
+		next, err = compile(ctx, c, g.options)
+	}
+	if err != nil {
+		return nil, &bundles.Refusal{Stage: stageOf(err), Err: bounded(err)}
+	}
+	return next, nil
+}
+
+// stageOf tells which of the steps of compiling failed.
+func stageOf(err error) bundles.Stage {
+	var c *engine.CompileError
+	if !errors.As(err, &c) {
+		return bundles.StageCompile
+	}
+	stage := bundles.StageLint
+	for _, f := range c.Findings {
+		switch {
+		case strings.HasPrefix(f.Code, "rego_"):
+			return bundles.StageCompile
+		case f.Code == "smoke":
+			stage = bundles.StageSmoke
+		case f.Code == "test-reaches-out":
+			stage = bundles.StageTest
+		}
+	}
+	return stage
+}
+
+// test runs the bundle's own tests, without the operator's documents, which their author did not know.
+func (g gate) test(ctx context.Context, c *bundles.Candidate) error {
+	limited, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	results, err := bundles.RunTests(limited, c.Own)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		return &bundles.Refusal{Stage: bundles.StageTest, Err: fmt.Errorf("its tests did not end within %v (policy.test_timeout)", g.timeout)}
+	case err != nil:
+		return &bundles.Refusal{Stage: bundles.StageTest, Err: err}
+	}
+	var failed []engine.Finding
+	for _, r := range results {
+		if !r.Passed && !r.Skipped {
+			failed = append(failed, failedTest(r))
+		}
+	}
+	if len(failed) > 0 {
+		return refusedByTests(failed)
+	}
+	return nil
+}
+
+func refusedByTests(failed []engine.Finding) error {
+	return &bundles.Refusal{Stage: bundles.StageTest, Err: bounded(&engine.CompileError{Findings: failed})}
+}
+
+// failedTest is where a test that did not hold stands, and what it printed.
+func failedTest(r bundles.TestResult) engine.Finding {
+	f := engine.Finding{Severity: engine.Fault, Code: "test", File: r.File, Line: r.Line,
+		Message: fmt.Sprintf("the test %s.%s fails", r.Package, r.Name)}
+	if r.Err != nil {
+		f.Message = fmt.Sprintf("the test %s.%s cannot be evaluated: %v", r.Package, r.Name, r.Err)
+	}
+	if out := strings.TrimSpace(r.Output); out != "" {
+		f.Hint = "it printed: " + out[:min(len(out), 500)]
+	}
+	return f
+}
+
+// maxFindings bounds what the log and /healthz tell of one candidate.
+const maxFindings = 25
+
+// bounded keeps the first findings and says how many more there are.
+func bounded(err error) error {
+	c, ok := err.(*engine.CompileError)
+	if !ok || len(c.Findings) <= maxFindings {
+		return err
+	}
+	kept := slices.Clone(c.Findings[:maxFindings])
+	return &engine.CompileError{Findings: append(kept, engine.Finding{Severity: engine.Fault, Code: "more",
+		Message: fmt.Sprintf("and %d more; postern check and postern test tell all", len(c.Findings)-maxFindings)})}
+}
