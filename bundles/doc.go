@@ -1,5 +1,6 @@
-// Package bundles is where policies come from: it reads a bundle from a directory, an fs.FS or a tarball as `opa build`
-// writes it, watches it, and hands every new candidate to a gate that may activate it.
+// Package bundles is where policies come from: it reads a bundle from a directory, an fs.FS, a tarball as `opa build` writes
+// it, a web server or a registry, verifies its signature, watches it, and hands every new candidate to a gate that may
+// activate it.
 //
 // # Reading
 //
@@ -13,11 +14,16 @@
 // Parsed modules and data documents are cached by content and shared between candidates: read them, never change them.
 // Neither OPA's compiler nor its tester does.
 //
+// What comes over the network is read with net/http and with ORAS, the library that OPA pulls with, and verified with OPA's own
+// code. OPA's downloader is not used: it hands over a bundle that it has parsed itself, without file and line and without a bound
+// on the whole, takes an entity tag for good before the bundle has been activated, and keeps every image it ever pulled on disk.
+//
 // # Watching
 //
 // A [Watcher] looks again when the file system reports a change, when [Watcher.Trigger] is called, and at intervals in
 // case a report was lost. A candidate that cannot be read, or that the gate refuses, changes nothing: the last good one
-// stays, the log names the place once, and the metric postern_policy_last_reload_successful turns 0.
+// stays, the log names the place once, and the metric postern_policy_last_reload_successful turns 0. It is tried again after a
+// while. What was active last is kept on disk, too, as it came, for a start with a source that is broken then.
 //
 // # Failing
 //
@@ -30,4 +36,5 @@
 // runs one of its own, which ends before Run returns. [PathWatcher.Run] is the same. [Tests] run on goroutines of OPA's
 // tester, which end before Run returns. Loading parses modules on as many goroutines as there are
 // processors and waits for all of them.
+// A download ends with its context or after [Remote.Timeout]; no connection outlives it.
 package bundles

@@ -105,5 +105,5 @@ func (w *Watcher) failed(r *Refusal) error {
 		level = slog.LevelDebug
 	}
 	w.Log.Log(context.Background(), level, "policy not activated, nothing changes", attrs...)
-	return r.Err
+	return r
 }

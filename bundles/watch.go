@@ -101,10 +101,10 @@ func (w *Watcher) Active() *Candidate {
 	return w.active
 }
 
-// LastError is why the source as it is now is not active; nil when it is.
+// LastError is why the source as it is now is not active, a *Refusal; nil when it is.
 func (w *Watcher) LastError() error {
 	if r := w.Refused(); r != nil {
-		return r.Err
+		return &r.Refusal
 	}
 	return nil
 }

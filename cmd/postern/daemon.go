@@ -164,7 +164,7 @@ func (d *daemon) health() health {
 	}
 	if r := d.feed.watcher.Refused(); r != nil {
 		h.Status, h.Policy = "degraded", r.Error()
-		h.Refused = &refusedHealth{Source: d.feed.watcher.Source.String(), Stage: string(r.Stage), Since: r.Since.UTC(), Findings: loadFindings(r.Err)}
+		h.Refused = &refusedHealth{Source: d.feed.watcher.Source.String(), Stage: string(r.Stage), Since: r.Since.UTC(), Findings: loadFindings(&r.Refusal)}
 	}
 	return h
 }

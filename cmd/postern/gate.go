@@ -65,19 +65,21 @@ func stageOf(err error) bundles.Stage {
 func (g gate) test(ctx context.Context, c *bundles.Candidate) error {
 	limited, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
-	results, err := bundles.RunTests(limited, c.Own)
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.Is(err, context.DeadlineExceeded):
-		return &bundles.Refusal{Stage: bundles.StageTest, Err: fmt.Errorf("its tests did not end within %v (policy.test_timeout)", g.timeout)}
-	case err != nil:
-		return &bundles.Refusal{Stage: bundles.StageTest, Err: err}
-	}
 	var failed []engine.Finding
-	for _, r := range results {
-		if !r.Passed && !r.Skipped {
-			failed = append(failed, failedTest(r))
+	for _, part := range bundles.TestParts(c.Own) {
+		results, err := bundles.RunTests(limited, part)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case limited.Err() != nil:
+			return &bundles.Refusal{Stage: bundles.StageTest, Err: fmt.Errorf("its tests did not end within %v (policy.test_timeout)", g.timeout)}
+		case err != nil:
+			return &bundles.Refusal{Stage: bundles.StageTest, Err: err}
+		}
+		for _, r := range results {
+			if !r.Passed && !r.Skipped {
+				failed = append(failed, failedTest(r))
+			}
 		}
 	}
 	if len(failed) > 0 {

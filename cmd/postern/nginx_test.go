@@ -170,6 +170,19 @@ func (s *site) untilRefused(t *testing.T, stage, active, message string) {
 	})
 }
 
+// checks runs `postern check` on an address, with the site's keys.
+func (s *site) checks(t *testing.T, address, want string) {
+	t.Helper()
+	program := os.Getenv("POSTERN_BINARY")
+	if program == "" {
+		program = need(t, "this package's test binary", "postern")
+	}
+	out, err := exec.Command(program, "check", "--config", filepath.Join(s.dir, "postern.yaml"), address).CombinedOutput()
+	if (err == nil) != (want == "ok") || !strings.Contains(string(out), want) {
+		t.Errorf("check %s: %v\n%s\nwant %s", address, err, out, want)
+	}
+}
+
 // TestNginx follows a bundle that stock OPA builds and signs and nginx serves, through all that goes wrong on the way.
 func TestNginx(t *testing.T) {
 	keys := t.TempDir()
@@ -187,6 +200,8 @@ func TestNginx(t *testing.T) {
 	s.untilActive(t, "one")
 	web.publish(release(t, private, "two", true))
 	s.untilActive(t, "two")
+	s.checks(t, "http://"+web.addr+"/bundle.tar.gz", "ok")
+	s.checks(t, "http://"+web.addr+"/none.tar.gz", "the server answers 404 Not Found")
 
 	web.publish(release(t, private, "three", false))
 	s.untilRefused(t, "test", "two", "test_note fails")
