@@ -19,7 +19,6 @@ import (
 	"github.com/postern-mail/postern/engine/decisionlog"
 	"github.com/postern-mail/postern/milter"
 	"github.com/postern-mail/postern/smtpd"
-	"github.com/postern-mail/postern/smtpd/auth"
 	"github.com/postern-mail/postern/smtpd/relay"
 )
 
@@ -34,7 +33,7 @@ type daemon struct {
 	feed      *policyFeed
 	decisions *decisionlog.Log
 	certs     *certs.Reloader
-	users     []*auth.File
+	backends  []watched // files of authentication
 	hop       relay.Hop
 	held      relay.Hop // quarantine
 
@@ -164,10 +163,7 @@ func (d *daemon) watched() []watched {
 	if d.certs != nil {
 		sets = append(sets, watched{"certificate", d.certs.Paths(), d.certs.Reload})
 	}
-	for _, u := range d.users {
-		sets = append(sets, watched{"users", []string{u.Path()}, u.Reload})
-	}
-	return sets
+	return append(sets, d.backends...)
 }
 
 func (d *daemon) health() health {

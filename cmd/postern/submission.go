@@ -44,7 +44,7 @@ func (d *daemon) buildSubmission(_ context.Context, notice io.Writer) error {
 }
 
 func (d *daemon) loadCertificate() (err error) {
-	files := certs.Files{Cert: d.cfg.Submission.TLS.Cert, Key: d.cfg.Submission.TLS.Key, ClientCA: d.cfg.Submission.TLS.ClientCA}
+	files := certs.Files{Cert: d.cfg.Submission.TLS.Cert, Key: d.cfg.Submission.TLS.Key, ClientCA: d.cfg.Submission.TLS.ClientCA, AskClient: d.cfg.PinsCertificates()}
 	if cert, key, ok := d.cfg.SelfSigned(); ok {
 		files.Cert, files.Key = cert, key
 	}
@@ -55,19 +55,6 @@ func (d *daemon) loadCertificate() (err error) {
 func (d *daemon) tlsConfig() func() *tls.Config {
 	c := d.certs.Config()
 	return func() *tls.Config { return c }
-}
-
-func (d *daemon) openBackends() ([]auth.Backend, error) {
-	var backends []auth.Backend
-	for _, a := range d.cfg.Auth {
-		f, err := auth.OpenFile(a.File, auth.FileOptions{Logger: d.log})
-		if err != nil {
-			return nil, err
-		}
-		d.users = append(d.users, f)
-		backends = append(backends, f)
-	}
-	return backends, nil
 }
 
 // openHops makes the next hops, several with failover, and the quarantine.
@@ -126,7 +113,7 @@ func hopOptions(t config.Target) (o relay.Options, err error) {
 func (d *daemon) serveSubmission(ctx context.Context, l submissionListener) error {
 	err := d.smtp.Serve(ctx, smtpd.Listener{
 		Listener: l.listener, Name: l.name, TLS: l.implicit, Trusted: d.cfg.Submission.ProxyProtocol,
-		Failure: failureVerdict(d.cfg.Policy.OnError),
+		Failure: failureVerdict(d.cfg.Policy.OnError), Mechanisms: d.cfg.Submission.MechanismsAt(l.name),
 	})
 	if errors.Is(err, smtpd.ErrServerClosed) || errors.Is(err, context.Canceled) {
 		return nil
