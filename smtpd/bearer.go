@@ -51,7 +51,7 @@ func (m *bearer) next(answer []byte) ([]byte, message.Reply) {
 func readBearer(s string) (login, token string, ok bool) {
 	flag, rest, ok := strings.Cut(s, ",")
 	authzid, rest, ok2 := strings.Cut(rest, ",")
-	if !ok || !ok2 || flag != "n" && flag != "y" { // there is no channel binding here
+	if !ok || !ok2 || !utf8.ValidString(s) || flag != "n" && flag != "y" { // there is no channel binding here
 		return "", "", false
 	}
 	if authzid != "" {
@@ -87,7 +87,7 @@ func unescape(s string) (string, bool) {
 func readXOAuth2(s string) (login, token string, ok bool) {
 	user, rest, ok := strings.Cut(s, "\x01")
 	login, is := strings.CutPrefix(user, "user=")
-	if !ok || !is || login == "" {
+	if !ok || !is || login == "" || !utf8.ValidString(s) {
 		return "", "", false
 	}
 	token, ok = readPairs(rest)
@@ -98,7 +98,7 @@ func readXOAuth2(s string) (login, token string, ok bool) {
 // over (RFC 7628 §3.1); none may come twice.
 func readPairs(s string) (token string, ok bool) {
 	body, ok := strings.CutSuffix(s, "\x01\x01")
-	if !ok || !utf8.ValidString(s) {
+	if !ok {
 		return "", false
 	}
 	seen := map[string]bool{}

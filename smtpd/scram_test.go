@@ -284,7 +284,9 @@ func TestMechanismsOfAListener(t *testing.T) {
 		}
 		return ""
 	}
-	only := func(list ...string) func(*Server, *Listener) { return func(_ *Server, l *Listener) { l.Mechanisms = list } }
+	only := func(list ...string) func(*Server, *Listener) {
+		return func(_ *Server, l *Listener) { l.Mechanisms = list }
+	}
 	nobody := func(s *Server, _ *Listener) { s.Auth = nil }
 	for name, c := range map[string]struct {
 		change []func(*Server, *Listener)
