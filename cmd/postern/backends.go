@@ -51,8 +51,8 @@ func (d *daemon) openBackend(a config.Auth) (auth.Backend, error) {
 		return b, err
 	}
 	key, err := decoyKey(d.cfg.StateDir)
-	if err != nil {
-		return nil, err
+	if err != nil { // one made for this run alone does it until the next start
+		d.log.Warn("the key for SCRAM salts of logins that do not exist is not kept", "error", err)
 	}
 	scram := map[string]auth.ScramOffer{"on": auth.ScramOn, "off": auth.ScramOff}[a.Scram]
 	f, err := auth.OpenFile(a.File, auth.FileOptions{Logger: d.log, Scram: scram, DecoyKey: key})
