@@ -14,22 +14,9 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// openBackends opens what auth names, in its order, and notes which files are watched for whom.
-func (d *daemon) openBackends() ([]auth.Backend, error) {
-	var backends []auth.Backend
-	for _, a := range d.cfg.Auth {
-		b, err := d.openBackend(a)
-		if err != nil {
-			return nil, err
-		}
-		backends = append(backends, b)
-	}
-	return backends, nil
-}
-
-func (d *daemon) openBackend(a config.Auth) (auth.Backend, error) {
-	switch {
-	case a.OAuth != nil:
+// openProved makes a backend to which clients prove who they are without a password, and notes which files are watched for it.
+func (d *daemon) openProved(a config.Auth) (auth.Backend, error) {
+	if a.OAuth != nil {
 		o, err := oauthOptions(a.OAuth)
 		if err != nil {
 			return nil, err
@@ -40,26 +27,25 @@ func (d *daemon) openBackend(a config.Auth) (auth.Backend, error) {
 			d.backends = append(d.backends, watched{"OAuth keys", b.Paths(), b.Reload})
 		}
 		return b, err
-	case a.Certificate != nil:
-		c := a.Certificate
-		b, err := auth.OpenCertificates(auth.CertificatesOptions{
-			CA: d.cfg.Submission.TLS.ClientCA, Map: c.Map, SAN: c.SAN, CRL: c.CRL, Logger: d.log,
-		})
-		if err == nil {
-			d.backends = append(d.backends, watched{"client certificates", b.Paths(), b.Reload})
-		}
-		return b, err
 	}
+	c := a.Certificate
+	b, err := auth.OpenCertificates(auth.CertificatesOptions{
+		CA: d.cfg.Submission.TLS.ClientCA, Map: c.Map, SAN: c.SAN, CRL: c.CRL, Logger: d.log,
+	})
+	if err == nil {
+		d.backends = append(d.backends, watched{"client certificates", b.Paths(), b.Reload})
+	}
+	return b, err
+}
+
+// fileOptions of a users file.
+func (d *daemon) fileOptions(a config.Auth) auth.FileOptions {
 	key, err := decoyKey(d.cfg.StateDir)
 	if err != nil { // one made for this run alone does it until the next start
 		d.log.Warn("the key for SCRAM salts of logins that do not exist is not kept", "error", err)
 	}
 	scram := map[string]auth.ScramOffer{"on": auth.ScramOn, "off": auth.ScramOff}[a.Scram]
-	f, err := auth.OpenFile(a.File, auth.FileOptions{Logger: d.log, Scram: scram, DecoyKey: key})
-	if err == nil {
-		d.backends = append(d.backends, watched{"users", []string{f.Path()}, f.Reload})
-	}
-	return f, err
+	return auth.FileOptions{Logger: d.log, Scram: scram, DecoyKey: key}
 }
 
 func oauthOptions(c *config.OAuth) (auth.OAuthOptions, error) {

@@ -19,6 +19,7 @@ import (
 	"github.com/postern-mail/postern/engine/decisionlog"
 	"github.com/postern-mail/postern/milter"
 	"github.com/postern-mail/postern/smtpd"
+	"github.com/postern-mail/postern/smtpd/auth"
 	"github.com/postern-mail/postern/smtpd/relay"
 )
 
@@ -33,7 +34,8 @@ type daemon struct {
 	feed      *policyFeed
 	decisions *decisionlog.Log
 	certs     *certs.Reloader
-	backends  []watched // files of authentication
+	users     []*auth.File
+	backends  []watched // files of other backends
 	hop       relay.Hop
 	held      relay.Hop // quarantine
 
@@ -162,6 +164,9 @@ func (d *daemon) watched() []watched {
 	var sets []watched
 	if d.certs != nil {
 		sets = append(sets, watched{"certificate", d.certs.Paths(), d.certs.Reload})
+	}
+	for _, u := range d.users {
+		sets = append(sets, watched{"users", []string{u.Path()}, u.Reload})
 	}
 	return append(sets, d.backends...)
 }

@@ -57,6 +57,27 @@ func (d *daemon) tlsConfig() func() *tls.Config {
 	return func() *tls.Config { return c }
 }
 
+func (d *daemon) openBackends() ([]auth.Backend, error) {
+	var backends []auth.Backend
+	for _, a := range d.cfg.Auth {
+		if a.OAuth != nil || a.Certificate != nil {
+			b, err := d.openProved(a)
+			if err != nil {
+				return nil, err
+			}
+			backends = append(backends, b)
+			continue
+		}
+		f, err := auth.OpenFile(a.File, d.fileOptions(a))
+		if err != nil {
+			return nil, err
+		}
+		d.users = append(d.users, f)
+		backends = append(backends, f)
+	}
+	return backends, nil
+}
+
 // openHops makes the next hops, several with failover, and the quarantine.
 func (d *daemon) openHops() error {
 	metrics, err := relay.NewMetrics(d.metrics)

@@ -3,8 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"strings"
 
@@ -12,24 +10,6 @@ import (
 	"github.com/postern-mail/postern/internal/yamldoc"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
-
-func (v *validator) auth() {
-	if len(v.c.Auth) == 0 && v.c.Submission.RequireAuth {
-		v.add("auth", "nobody could submit: authentication is required and there is no backend", "write auth: [{file: users.yaml}], or submission: {require_auth: false}")
-	}
-	v.mechanisms()
-	for i, a := range v.c.Auth {
-		key := fmt.Sprintf("auth[%d]", i)
-		switch {
-		case a.File != "":
-			v.usersFile(key+".file", a.File)
-		case a.OAuth != nil:
-			v.oauth(key+".oauth", a.OAuth)
-		case a.Certificate != nil:
-			v.certificate(key+".certificate", a.Certificate)
-		}
-	}
-}
 
 // mechanisms warns of a listener at which nobody can log in.
 func (v *validator) mechanisms() {
@@ -55,18 +35,6 @@ func (v *validator) mechanisms() {
 		}
 		v.add(key, fmt.Sprintf("no backend serves %s", strings.Join(list, ", ")), "name a mechanism of a backend under auth, or add the backend")
 	}
-}
-
-func (v *validator) usersFile(key, path string) {
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		if v.c.File != "" {
-			v.add(key, path+" does not exist", "make it with postern passwd NAME --file "+path)
-		}
-		return
-	}
-	_, err := auth.OpenFile(path, auth.FileOptions{})
-	v.reading(key, err)
-	v.private(key, path)
 }
 
 // reading adds what a backend said of its files: findings of their own, or one at key.

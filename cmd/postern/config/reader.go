@@ -105,6 +105,16 @@ func (r *reader) auth(n yamldoc.Node) {
 	})
 }
 
+// kinds counts the fields that are set.
+func (a Auth) kinds() (n int) {
+	for _, set := range []bool{a.File != "", a.OAuth != nil, a.Certificate != nil} {
+		if set {
+			n++
+		}
+	}
+	return n
+}
+
 func (r *reader) milter(n yamldoc.Node) {
 	r.section(n, yamldoc.Keys{"listen": func(n yamldoc.Node) {
 		r.mark(n)

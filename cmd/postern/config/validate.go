@@ -16,6 +16,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/internal/yamldoc"
+	"github.com/postern-mail/postern/smtpd/auth"
 )
 
 // validator collects findings about a Config.
@@ -154,6 +155,38 @@ func (v *validator) tls() {
 	}
 	if l := v.c.Submission.Limits; l.ConnectionsPerIP > l.Connections && v.c.written("submission.limits.connections_per_ip") {
 		v.warn("submission.limits.connections_per_ip", fmt.Sprintf("%d is more than connections: %d", l.ConnectionsPerIP, l.Connections), "one address could take them all; write less")
+	}
+}
+
+func (v *validator) auth() {
+	if len(v.c.Auth) == 0 && v.c.Submission.RequireAuth {
+		v.add("auth", "nobody could submit: authentication is required and there is no backend", "write auth: [{file: users.yaml}], or submission: {require_auth: false}")
+	}
+	v.mechanisms()
+	for i, a := range v.c.Auth {
+		switch {
+		case a.OAuth != nil:
+			v.oauth(fmt.Sprintf("auth[%d].oauth", i), a.OAuth)
+			continue
+		case a.Certificate != nil:
+			v.certificate(fmt.Sprintf("auth[%d].certificate", i), a.Certificate)
+			continue
+		}
+		key := fmt.Sprintf("auth[%d].file", i)
+		if _, err := os.Stat(a.File); errors.Is(err, fs.ErrNotExist) {
+			if v.c.File != "" {
+				v.add(key, a.File+" does not exist", "make it with postern passwd NAME --file "+a.File)
+			}
+			continue
+		}
+		_, err := auth.OpenFile(a.File, auth.FileOptions{})
+		var inner yamldoc.Findings
+		if errors.As(err, &inner) {
+			v.found = append(v.found, inner...)
+		} else if err != nil {
+			v.add(key, err.Error(), "")
+		}
+		v.private(key, a.File)
 	}
 }
 

@@ -8,16 +8,6 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// kinds is how many backends an element names.
-func (a Auth) kinds() (n int) {
-	for _, is := range []bool{a.File != "", a.OAuth != nil, a.Certificate != nil} {
-		if is {
-			n++
-		}
-	}
-	return n
-}
-
 // MechanismsAt are the mechanisms that the listener at address may use; none: all.
 func (s Submission) MechanismsAt(address string) []string {
 	if list, ok := s.Mechanisms[address]; ok {
