@@ -39,6 +39,9 @@ func FuzzBearerMessage(f *testing.F) {
 // FuzzScram: whatever two messages a client sends, nothing panics, nobody is logged in, and the dialogue ends.
 func FuzzScram(f *testing.F) {
 	s := startPipe(f, wantsAuth, scramUsers(f), func(s *Server, _ *Listener) { s.Log = nil })
+	if err := s.setup(); err != nil { // Serve does it as well, on another goroutine
+		f.Fatal(err)
+	}
 	for _, first := range []string{"n,,n=alice,r=abc", "y,,n=alice,r=abc", "p=tls-exporter,,n=alice,r=abc", "n,a=alice,n=al=2Cice,r=abc,x=y", "n,,n=,r=", "n"} {
 		f.Add(first, "c=biws,r=abc,p=AAAA")
 		f.Add(first, "")

@@ -321,3 +321,26 @@ func TestYesWithoutPlus(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
+
+// TestScramResumed: a resumed session is bound as well, and sessions are resumed at all.
+func TestScramResumed(t *testing.T) {
+	t.Parallel()
+	s := start(t, wantsAuth, scramUsers(t))
+	cache := tls.NewLRUClientSessionCache(4)
+	for i := range 3 {
+		for _, kind := range []scram.ChannelBindingType{scram.ChannelBindingTLSExporter, scram.ChannelBindingTLSServerEndpoint} {
+			c := s.talk(hello + "C: STARTTLS\nS: 220 2.0.0\n")
+			if err := c.upgrade(&tls.Config{InsecureSkipVerify: true, ServerName: "mail.example.com", ClientSessionCache: cache}); err != nil {
+				t.Fatal(err)
+			}
+			c.talk("C: EHLO client.example\nS: 250")
+			if resumed := c.conn.(*tls.Conn).ConnectionState().DidResume; resumed != (i > 0 || kind != scram.ChannelBindingTLSExporter) {
+				t.Errorf("connection %d, %s: resumed %v", i, kind, resumed)
+			}
+			if got, err := c.scram(scramPlus, "alice", "pencil", "", c.bind(t, kind)); err != nil || !strings.HasPrefix(got, "235") {
+				t.Errorf("connection %d, %s: %q, %v", i, kind, got, err)
+			}
+			c.talk(quit)
+		}
+	}
+}

@@ -18,7 +18,7 @@ import (
 
 // authority is a certificate authority as openssl's own tools make one.
 type authority struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	name string
 }
@@ -55,7 +55,7 @@ extendedKeyUsage = clientAuth
 extendedKeyUsage = serverAuth
 `
 
-func newAuthority(t *testing.T, name string) *authority {
+func newAuthority(t testing.TB, name string) *authority {
 	a := &authority{t, t.TempDir(), name}
 	for file, text := range map[string]string{"ca.cnf": authorityConf, "index.txt": "", "serial": "1000\n", "crlnumber": "01\n"} {
 		if err := os.WriteFile(filepath.Join(a.dir, file), []byte(text), 0o600); err != nil {
@@ -102,7 +102,7 @@ func (a *authority) revoke(names ...string) {
 	a.openssl("ca", "-config", "ca.cnf", "-gencrl", "-out", "ca.crl")
 }
 
-func readCert(t *testing.T, path string) *x509.Certificate {
+func readCert(t testing.TB, path string) *x509.Certificate {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -64,7 +64,7 @@ var signers = sync.OnceValue(func() map[string]any {
 })
 
 // keySetOf is the public JSON Web Key Set of some of them.
-func keySetOf(t *testing.T, names ...string) string {
+func keySetOf(t testing.TB, names ...string) string {
 	t.Helper()
 	set := jwk.NewSet()
 	for _, n := range names {
