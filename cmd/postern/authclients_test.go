@@ -308,4 +308,54 @@ auth: [{certificate: {map: %[1]s/map.yaml}}, {file: users.yaml}]
 		}
 		arrivedOnce(t, filepath.Join(s.dir, "outbox"), l, "\r\n", "Return-Path", "X-Envelope-Params", "X-Envelope-To", "Received")
 	}
+	facts := certificateFacts(t, s)
+	if n := facts["auth email:"+siteAddress]; n == 0 || facts["tls email:"+siteAddress] != n || facts["auth pinned"] == 0 || facts["tls pinned"] != 0 {
+		t.Errorf("policy saw %v", facts)
+	}
+	// Who is taken out of the map is out, without a restart.
+	put(t, filepath.Join(dir, "map.yaml"), "certificates: {}\n")
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		said, err := withCertificate(dir, "alice")(t, s, newLetter("after", plainEML))
+		if err != nil && strings.Contains(said, "535 5.7.8") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("still let in: %v\n%s", err, said)
+		}
+	}
+}
+
+// certificateFacts counts the decisions in which policy was told of a certificate, by where and by whose it was.
+func certificateFacts(t *testing.T, s *site) map[string]int {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.dir, "state/decisions.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	type certificate struct{ SANs []string }
+	seen := map[string]int{}
+	for line := range bytes.Lines(text) {
+		var entry struct {
+			Input struct {
+				Auth struct {
+					Mechanism   string
+					Groups      []string
+					Certificate *certificate
+				}
+				TLS struct{ Certificate *certificate }
+			}
+		}
+		if err := json.Unmarshal(line, &entry); err != nil {
+			t.Fatalf("%v in %s", err, line)
+		}
+		if entry.Input.Auth.Mechanism != auth.External {
+			continue
+		}
+		for where, c := range map[string]*certificate{"auth": entry.Input.Auth.Certificate, "tls": entry.Input.TLS.Certificate} {
+			if c != nil {
+				seen[where+" "+strings.Join(append(c.SANs, entry.Input.Auth.Groups...), " ")]++
+			}
+		}
+	}
+	return seen
 }

@@ -45,6 +45,11 @@ func (d *daemon) fileOptions(a config.Auth) auth.FileOptions {
 		d.log.Warn("the key for SCRAM salts of logins that do not exist is not kept", "error", err)
 	}
 	scram := map[string]auth.ScramOffer{"on": auth.ScramOn, "off": auth.ScramOff}[a.Scram]
+	for _, other := range d.cfg.Auth {
+		if scram == auth.ScramAuto && other.File == "" && other.OAuth == nil && other.Certificate == nil {
+			scram = auth.ScramOff // a backend beside it that takes passwords only: its users could not log in by SCRAM
+		}
+	}
 	return auth.FileOptions{Logger: d.log, Scram: scram, DecoyKey: key}
 }
 

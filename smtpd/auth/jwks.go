@@ -21,14 +21,16 @@ const (
 	maxKeys      = 256
 )
 
-// keySet holds a provider's public keys: a file's, or a URL's. It has no goroutine; a login that needs keys fetches them while
-// others wait for the same answer.
+// keySet holds a provider's public keys: a file's, or a URL's. It has no goroutine; a login for which there is no key fetches them
+// and others wait with it; a login that finds them old fetches them while others go on with the old ones.
 type keySet struct {
 	source string
 	fetch  *fetcher // nil: source is a file
 	now    func() time.Time
 
-	mu     sync.Mutex // held over a fetch, so that there is one at a time
+	fetching sync.Mutex // held over a fetch
+
+	mu     sync.Mutex
 	keys   jwk.Set
 	at     time.Time // of keys
 	tried  time.Time
@@ -86,19 +88,22 @@ func parseKeys(data []byte) (jwk.Set, error) {
 
 // find gives the key of kid for alg. An unknown kid fetches the set again, but not more often than keysInterval.
 func (k *keySet) find(ctx context.Context, kid string, alg jwa.SignatureAlgorithm) (jwk.Key, error) {
+	key, age := k.lookup(kid, alg)
+	switch {
+	case k.fetch == nil:
+	case key == nil:
+		k.fetching.Lock()
+		k.refresh(ctx)
+		k.fetching.Unlock()
+	case age >= keysFresh && k.fetching.TryLock():
+		k.refresh(ctx)
+		k.fetching.Unlock()
+	}
+	key, age = k.lookup(kid, alg)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := k.now()
-	if k.fetch != nil && (k.keys == nil || now.Sub(k.at) >= keysFresh) {
-		k.refresh(ctx, now)
-	}
-	key := k.lookup(kid, alg)
-	if key == nil && k.fetch != nil {
-		k.refresh(ctx, now)
-		key = k.lookup(kid, alg)
-	}
 	switch {
-	case k.keys == nil || k.fetch != nil && now.Sub(k.at) >= keysStale:
+	case k.keys == nil || k.fetch != nil && age >= keysStale:
 		return nil, fmt.Errorf("%w: no keys: %w", ErrUnavailable, k.failed)
 	case key == nil && k.failed != nil: // it may be a new one
 		return nil, fmt.Errorf("%w: unknown key, and no newer keys: %w", ErrUnavailable, k.failed)
@@ -108,29 +113,40 @@ func (k *keySet) find(ctx context.Context, kid string, alg jwa.SignatureAlgorith
 	return key, nil
 }
 
-// refresh fetches, unless it has just been done.
-func (k *keySet) refresh(ctx context.Context, now time.Time) {
-	if !k.tried.IsZero() && now.Sub(k.tried) < keysInterval {
+// refresh fetches, unless it has just been done. fetching is held.
+func (k *keySet) refresh(ctx context.Context) {
+	k.mu.Lock()
+	now := k.now()
+	recent := !k.tried.IsZero() && now.Sub(k.tried) < keysInterval
+	if !recent {
+		k.tried = now
+	}
+	k.mu.Unlock()
+	if recent {
 		return
 	}
-	k.tried = now
 	// Others wait for this answer, too: it does not hang on whether this client stays.
 	data, err := k.fetch.get(context.WithoutCancel(ctx), k.source)
+	var set jwk.Set
 	if err == nil {
-		var set jwk.Set
-		if set, err = parseKeys(data); err == nil {
-			k.keys, k.at = set, now
-		} else {
+		if set, err = parseKeys(data); err != nil {
 			err = fmt.Errorf("%s: %w", k.source, err)
 		}
 	}
-	k.failed = err
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.failed = err; err == nil {
+		k.keys, k.at = set, now
+	}
 }
 
-// lookup wants the kid, or without one the only key that alg can use.
-func (k *keySet) lookup(kid string, alg jwa.SignatureAlgorithm) (found jwk.Key) {
+// lookup wants the kid, or without one the only key that alg can use, and says how old the set is.
+func (k *keySet) lookup(kid string, alg jwa.SignatureAlgorithm) (found jwk.Key, age time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	age = k.now().Sub(k.at)
 	if k.keys == nil {
-		return nil
+		return nil, age
 	}
 	for i := range k.keys.Len() {
 		key, _ := k.keys.Key(i)
@@ -138,11 +154,11 @@ func (k *keySet) lookup(kid string, alg jwa.SignatureAlgorithm) (found jwk.Key) 
 			continue
 		}
 		if found != nil {
-			return nil // two: which of them is not ours to guess
+			return nil, age // two: which of them is not ours to guess
 		}
 		found = key
 	}
-	return found
+	return found, age
 }
 
 // usable says whether a key is for signatures by alg.

@@ -290,6 +290,40 @@ func TestKeysFromURL(t *testing.T) {
 	want("down for too long", token(jwa.ES256(), "ec"), ErrUnavailable, 7)
 }
 
+// TestSlowKeyServer: while one login waits for newer keys, others go on with the old ones.
+func TestSlowKeyServer(t *testing.T) {
+	var now atomic.Int64
+	p := newProvider(t, text(200, keySetOf(t, "rsa")))
+	o := options(p.URL)
+	o.Timeout = 30 * time.Second
+	o.Now = func() time.Time { return atNoon.Add(time.Duration(now.Load())) }
+	a := oauthOf(t, o)
+	c := goodClaims()
+	c["exp"] = atNoon.Add(3 * keysFresh).Unix()
+	token := sign(t, jwa.RS256(), "rsa", "rsa", c)
+	if _, err := a.Token(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	entered, release := make(chan struct{}), make(chan struct{})
+	p.says(func(http.ResponseWriter, *http.Request) { close(entered); <-release })
+	now.Add(int64(keysFresh))
+	first := make(chan error, 1)
+	go func() {
+		_, err := a.Token(t.Context(), token)
+		first <- err
+	}()
+	<-entered
+	for range 10 {
+		if _, err := a.Token(t.Context(), token); err != nil {
+			t.Error(err)
+		}
+	}
+	close(release)
+	if err := <-first; err != nil { // what came was no key set, and the old one is still good
+		t.Error(err)
+	}
+}
+
 // TestLyingKeyServers: whatever comes instead of a key set, nobody is let in, and the program goes on.
 func TestLyingKeyServers(t *testing.T) {
 	private, err := jwk.Import(signers()["rsa"])
