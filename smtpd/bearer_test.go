@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/postern-mail/postern/smtpd/auth"
@@ -164,5 +165,37 @@ func TestExternal(t *testing.T) {
 			}
 			client.talk("C: EHLO client.example\nS: 250\n" + c.script + "\nC: MAIL FROM:<alice@example.com>\n" + after + quit)
 		})
+	}
+}
+
+// TestClientCertificateFacts: a certificate is a fact of TLS where an authority of the configuration in use vouches for it, and
+// that may be one that was read after the server started.
+func TestClientCertificateFacts(t *testing.T) {
+	t.Parallel()
+	pool := x509.NewCertPool()
+	leaf, err := x509.ParseCertificate(certificateOnce().Certificates[0].Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool.AddCert(leaf)
+	var current atomic.Pointer[tls.Config]
+	outer := &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return current.Load(), nil }}
+	s := start(t, func(s *Server, _ *Listener) { s.TLS = func() *tls.Config { return outer } }, rules(t, "mail", `
+		reject contains {"rule": "who", "message": sprintf("shown by %v", [input.tls.certificate.sans[0]])}`))
+	for _, c := range []struct {
+		authorities *x509.CertPool
+		want        string
+	}{{x509.NewCertPool(), "250 2.1.0"}, {pool, "550 5.7.1 shown by dns:mail.example.com"}, {nil, "250 2.1.0"}} {
+		config := certificateOnce().Clone()
+		config.ClientAuth, config.ClientCAs = tls.RequestClientCert, c.authorities
+		current.Store(config)
+		client := s.talk(hello + "C: STARTTLS\nS: 220 2.0.0\n")
+		show := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return &certificateOnce().Certificates[0], nil
+		}
+		if err := client.upgrade(&tls.Config{InsecureSkipVerify: true, GetClientCertificate: show}); err != nil {
+			t.Fatal(err)
+		}
+		client.talk("C: EHLO client.example\nS: 250\nC: MAIL FROM:<alice@example.com>\nS: " + c.want + quit)
 	}
 }
