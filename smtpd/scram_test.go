@@ -56,6 +56,12 @@ func (c *client) scram(mechanism, user, password, authzid string, binding *scram
 	if err != nil {
 		return "", err
 	}
+	return c.scramAs(maker, mechanism, binding)
+}
+
+// scramAs is scram with a client that may have worked its keys out before.
+func (c *client) scramAs(maker *scram.Client, mechanism string, binding *scram.ChannelBinding) (string, error) {
+	c.t.Helper()
 	talk := maker.NewConversation()
 	switch {
 	case binding != nil && binding.IsSupported():
