@@ -22,7 +22,9 @@ func (v *validator) mechanisms() {
 			serves[auth.External] = true
 		default:
 			serves[auth.Plain], serves[auth.LoginMech] = true, true
-			serves[auth.ScramSHA256], serves[auth.ScramSHA256+"-PLUS"] = a.Scram != "off", a.Scram != "off"
+			if a.File != "" && a.Scram != "off" {
+				serves[auth.ScramSHA256], serves[auth.ScramSHA256+"-PLUS"] = true, true
+			}
 		}
 	}
 	for address, list := range v.c.Submission.Mechanisms {
