@@ -33,10 +33,10 @@ func (f *fact) at(s Stage) bool {
 	return s >= f.from
 }
 
-// contract is version 1 of the policy input.
+// contract is version 2 of the policy input.
 func contract() *fact {
-	return &fact{kind: closed, always: true, doc: "What Postern tells a policy about a transaction. Version 1; it only grows. A fact that is not known is absent.", fields: []fact{
-		{name: "version", kind: integer, always: true, doc: "Version of this contract: 1."},
+	return &fact{kind: closed, always: true, doc: "What Postern tells a policy about a transaction. Version 2; it only grows. A fact that is not known is absent.", fields: []fact{
+		{name: "version", kind: integer, always: true, doc: "Version of this contract: 2."},
 		{name: "stage", kind: text, always: true, doc: `Stage that is decided: "connect", "mail", "rcpt" or "message".`},
 		{name: "id", kind: text, always: true, doc: "Transaction id, the same in every log line."},
 		{name: "now", kind: integer, always: true, doc: "Time of the decision in nanoseconds since 1970 UTC; use it where you would use time.now_ns()."},
@@ -55,12 +55,7 @@ func contract() *fact {
 			{name: "version", kind: text, doc: `"1.2", "1.3".`},
 			{name: "cipher", kind: text, doc: "Cipher suite."},
 			{name: "sni", kind: text, doc: "Server name that the client asked for."},
-			{name: "certificate", kind: closed, doc: "Verified client certificate.", fields: []fact{
-				{name: "subject", kind: text, doc: "Subject (RFC 4514)."},
-				{name: "issuer", kind: text, doc: "Issuer (RFC 4514)."},
-				{name: "sans", kind: list, always: true, item: &fact{kind: text}, doc: `Alternative names: "dns:...", "email:...", "uri:...".`},
-				{name: "sha256", kind: text, doc: "Fingerprint of the DER, lower-case hex."},
-			}},
+			{name: "certificate", kind: closed, doc: "Verified client certificate.", fields: certificateFacts()},
 		}},
 		{name: "auth", kind: closed, doc: "Absent when nobody has authenticated.", fields: []fact{
 			{name: "login", kind: text, always: true, doc: "Identity that was proved."},
@@ -69,6 +64,8 @@ func contract() *fact {
 			{name: "authzid", kind: text, doc: "Authorisation identity that was asked for, where it differs."},
 			{name: "groups", kind: list, always: true, item: &fact{kind: text}, doc: "Groups of the login."},
 			{name: "attributes", kind: open, always: true, item: &fact{kind: list, item: &fact{kind: text}}, doc: "Further attributes of the login."},
+			{name: "certificate", kind: closed, fields: certificateFacts(),
+				doc: "Client certificate that proved the login (EXTERNAL), verified or pinned. Since version 2."},
 		}},
 		{name: "envelope", kind: closed, from: StageMail, always: true, doc: "The SMTP envelope.", fields: []fact{
 			{name: "from", kind: closed, from: StageMail, always: true, doc: "MAIL FROM.", fields: append(
@@ -80,6 +77,16 @@ func contract() *fact {
 		{name: "message", kind: closed, only: StageMessage, always: true, doc: "The message.", fields: messageFacts()},
 		{name: "unknown", kind: list, always: true, item: &fact{kind: text}, doc: `Dotted paths of facts that this door cannot know, such as "client.port".`},
 	}}
+}
+
+// certificateFacts are the facts of a client certificate.
+func certificateFacts() []fact {
+	return []fact{
+		{name: "subject", kind: text, doc: "Subject (RFC 4514)."},
+		{name: "issuer", kind: text, doc: "Issuer (RFC 4514)."},
+		{name: "sans", kind: list, always: true, item: &fact{kind: text}, doc: `Alternative names: "dns:...", "email:...", "uri:...".`},
+		{name: "sha256", kind: text, doc: "Fingerprint of the DER, lower-case hex."},
+	}
 }
 
 // pathFacts are the facts of an envelope address.

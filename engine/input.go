@@ -85,7 +85,7 @@ func (b *builder) object(pairs []pair) *ast.Term { return b.term(ast.NewObject(p
 func (b *builder) build(t *Transaction, read parts) (ast.Value, error) {
 	k := b.k
 	pairs := make([]pair, 0, 12)
-	pairs = append(pairs, pair{k.version, k.one}, pair{k.stage, k.stages[t.Stage]}, pair{k.id, b.str(t.ID)},
+	pairs = append(pairs, pair{k.version, k.two}, pair{k.stage, k.stages[t.Stage]}, pair{k.id, b.str(t.ID)},
 		pair{k.now, b.num(t.Now.UnixNano())}, pair{k.unknown, b.strs(t.Unknown)})
 	if read&partServer != 0 {
 		pairs = append(pairs, pair{k.server, b.server(&t.Server)})
@@ -142,20 +142,26 @@ func (b *builder) tls(t *TLS) *ast.Term {
 	pairs = b.known(pairs, b.k.cipher, t.Cipher)
 	pairs = b.known(pairs, b.k.sni, t.SNI)
 	if c := t.Client; c != nil {
-		cert := append(make([]pair, 0, 4), pair{b.k.sans, b.strs(c.SANs)})
-		cert = b.known(cert, b.k.subject, c.Subject)
-		cert = b.known(cert, b.k.issuer, c.Issuer)
-		cert = b.known(cert, b.k.sha256, c.SHA256)
-		pairs = append(pairs, pair{b.k.certificate, b.object(cert)})
+		pairs = append(pairs, pair{b.k.certificate, b.clientCertificate(c)})
 	}
 	return b.object(pairs)
 }
 
+func (b *builder) clientCertificate(c *Certificate) *ast.Term {
+	pairs := append(make([]pair, 0, 4), pair{b.k.sans, b.strs(c.SANs)})
+	pairs = b.known(pairs, b.k.subject, c.Subject)
+	pairs = b.known(pairs, b.k.issuer, c.Issuer)
+	return b.object(b.known(pairs, b.k.sha256, c.SHA256))
+}
+
 func (b *builder) auth(a *Auth) *ast.Term {
-	pairs := append(make([]pair, 0, 6), pair{b.k.login, b.str(a.Login)}, pair{b.k.groups, b.strs(a.Groups)})
+	pairs := append(make([]pair, 0, 7), pair{b.k.login, b.str(a.Login)}, pair{b.k.groups, b.strs(a.Groups)})
 	pairs = b.known(pairs, b.k.mechanism, a.Mechanism)
 	pairs = b.known(pairs, b.k.backend, a.Backend)
 	pairs = b.known(pairs, b.k.authzid, a.AuthzID)
+	if a.Certificate != nil {
+		pairs = append(pairs, pair{b.k.certificate, b.clientCertificate(a.Certificate)})
+	}
 	attributes := b.k.object
 	if len(a.Attributes) > 0 {
 		list := make([]pair, 0, len(a.Attributes))

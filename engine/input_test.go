@@ -39,6 +39,7 @@ func full(t testing.TB) *Transaction {
 	tr.Client.Name = "laptop.example.com"
 	tr.TLS.SNI = "mail.example.com"
 	tr.TLS.Client = &Certificate{Subject: "CN=alice", Issuer: "CN=ca", SANs: []string{"email:alice@example.com"}, SHA256: "00"}
+	tr.Auth.Certificate = tr.TLS.Client
 	tr.Auth.AuthzID = "boss"
 	tr.Recipient = &tr.Envelope.To[0]
 	tr.Unknown = []string{"message.size"}
@@ -184,7 +185,7 @@ func TestAbsent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"client":{},"id":"","now":-6795364578871345152,"server":{},"stage":"connect","unknown":[],"version":1}`
+	const want = `{"client":{},"id":"","now":-6795364578871345152,"server":{},"stage":"connect","unknown":[],"version":2}`
 	if got := string(appendValue(nil, v)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}

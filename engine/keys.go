@@ -14,7 +14,7 @@ type keys struct {
 	unqualified, index, pieces, ambiguous, kind, field, text,
 	generated, messageID, date, body, truncated *ast.Term
 
-	one, yes, no, empty, list, object *ast.Term
+	two, yes, no, empty, list, object *ast.Term
 	stages                            [StageMessage + 1]*ast.Term
 }
 
@@ -34,7 +34,7 @@ func newKeys() *keys {
 		ambiguous: s("ambiguous"), kind: s("kind"), field: s("field"), text: s("text"), generated: s("generated"),
 		messageID: s("message_id"), date: s("date"), body: s("body"), truncated: s("truncated"),
 
-		one: ast.IntNumberTerm(1), yes: ast.BooleanTerm(true), no: ast.BooleanTerm(false), empty: s(""),
+		two: ast.IntNumberTerm(2), yes: ast.BooleanTerm(true), no: ast.BooleanTerm(false), empty: s(""),
 		list: ast.ArrayTerm(), object: ast.ObjectTerm(),
 	}
 	for _, stage := range allStages() {

@@ -81,6 +81,8 @@ type Auth struct {
 	AuthzID    string // authorisation identity asked for, where it differs
 	Groups     []string
 	Attributes map[string][]string
+	// Certificate that proved the login, pinned or verified; nil: something else did.
+	Certificate *Certificate
 }
 
 // Envelope is the SMTP envelope so far.

@@ -3,10 +3,13 @@ package smtpd
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"io"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/xdg-go/scram"
 
 	"github.com/postern-mail/postern/internal/message"
 )
@@ -64,5 +67,40 @@ func BenchmarkSession(b *testing.B) {
 				b.Fatalf("%q %v", line, err)
 			}
 		}
+	}
+}
+
+// BenchmarkLogin is one connection with STARTTLS, one login and QUIT, both ends in this process: compare with "nobody", which does not
+// log in. The client's share is in it; that of SCRAM is done once, as clients do that keep their keys.
+func BenchmarkLogin(b *testing.B) {
+	first := scramUsers(b)
+	s := start(b, func(s *Server, l *Listener) {
+		first(s, l)
+		s.Auth, s.Log = append(s.Auth, tokens{"s3cr3t": "alice"}), nil
+		s.Limits.ConnectionsPerIP = 1000
+	})
+	maker, err := scram.SHA256.NewClient("alice", "pencil", "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, way := range []struct{ name, script string }{
+		{"nobody", ""},
+		{"PLAIN, remembered", "C: AUTH PLAIN {alice:pencil}\nS: 235"},
+		{"OAUTHBEARER, no backend", "C: AUTH OAUTHBEARER " + encoded("n,,\x01auth=Bearer s3cr3t\x01\x01") + "\nS: 235"},
+		{"SCRAM-SHA-256", ""},
+	} {
+		b.Run(way.name, func(b *testing.B) {
+			for b.Loop() {
+				c := s.secured(tls.VersionTLS13)
+				c.t = b
+				if way.name == "SCRAM-SHA-256" {
+					if got, err := c.scramAs(maker, way.name, nil); err != nil || !strings.HasPrefix(got, "235") {
+						b.Fatal(got, err)
+					}
+				}
+				c.talk(way.script + quit)
+				c.conn.Close()
+			}
+		})
 	}
 }

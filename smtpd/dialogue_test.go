@@ -93,10 +93,15 @@ func (c *client) write(text string) error {
 }
 
 func (c *client) handshake() error {
+	return c.upgrade(&tls.Config{InsecureSkipVerify: true})
+}
+
+func (c *client) upgrade(config *tls.Config) error {
 	if c.r.Buffered() > 0 {
 		return errors.New("the server said more before the handshake")
 	}
-	conn := tls.Client(c.conn, &tls.Config{InsecureSkipVerify: true, DynamicRecordSizingDisabled: true}) // one write, one record
+	config.DynamicRecordSizingDisabled = true // one write, one record
+	conn := tls.Client(c.conn, config)
 	c.conn, c.r = conn, bufio.NewReader(conn)
 	return conn.Handshake()
 }

@@ -4,7 +4,8 @@
 // It stands on go-smtp, which accepts connections and calls a method a command. Around it stands guard, a net.Conn of ours
 // above TLS and below the library, which reads the protocol strictly: lines, commands, parameters, STARTTLS, message data
 // by DATA and by BDAT, order of commands, bounds. See there how the two keep in step. The RFCs: 5321 (SMTP), 6409 (submission),
-// 8314 (implicit TLS), 3207 (STARTTLS), 4954 (AUTH), 4616 (PLAIN), 1870 (SIZE), 2920 (PIPELINING), 6152 (8BITMIME),
+// 8314 (implicit TLS), 3207 (STARTTLS), 4954 (AUTH), 4616 (PLAIN), 5802 and 7677 (SCRAM), 5929 and 9266 (channel bindings),
+// 7628 (OAUTHBEARER), 4422 (EXTERNAL), 1870 (SIZE), 2920 (PIPELINING), 6152 (8BITMIME),
 // 2034 and 3463 (enhanced codes), 3030 (CHUNKING), 3461 (DSN), 6531 (SMTPUTF8), 3848 (Received).
 //
 // # A message

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -70,11 +71,11 @@ func TestTLSFacts(t *testing.T) {
 		t.Fatal(err)
 	}
 	state := tls.ConnectionState{Version: tls.VersionTLS12, CipherSuite: tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, ServerName: "mx", PeerCertificates: []*x509.Certificate{cert}}
-	if f := tlsFacts(state); f.Version != "1.2" || f.Cipher != "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256" || f.SNI != "mx" || f.Client != nil {
+	if f := tlsFacts(state, nil, time.Now()); f.Version != "1.2" || f.Cipher != "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256" || f.SNI != "mx" || f.Client != nil {
 		t.Errorf("%+v", f)
 	}
 	state.VerifiedChains = [][]*x509.Certificate{{cert}}
-	if f := tlsFacts(state).Client; f == nil || len(f.SANs) != 1 || f.SANs[0] != "dns:mail.example.com" || len(f.SHA256) != 64 {
+	if f := tlsFacts(state, nil, time.Now()).Client; f == nil || len(f.SANs) != 1 || f.SANs[0] != "dns:mail.example.com" || len(f.SHA256) != 64 {
 		t.Errorf("%+v", f)
 	}
 }

@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/emersion/go-smtp"
 
@@ -54,14 +55,11 @@ func (g *guard) capabilities() message.Reply {
 	if g.s.tls == nil && g.s.tlsConfig() != nil {
 		text += "\nSTARTTLS"
 	}
-	if g.mayAuthenticate() {
-		text += "\nAUTH " + mechanisms
+	if m := g.mechanisms(); len(m) > 0 {
+		text += "\nAUTH " + strings.Join(m, " ")
 	}
 	return say(250, "", text+"\nENHANCEDSTATUSCODES\n8BITMIME\nSMTPUTF8\nDSN\nCHUNKING")
 }
-
-// mayAuthenticate: under TLS only, so that no password is ever asked for in the clear (RFC 4954 §4).
-func (g *guard) mayAuthenticate() bool { return g.s.tls != nil && len(g.s.srv.Auth) > 0 }
 
 // complete gives a next hop's positive reply the enhanced status that we have promised (RFC 2034), where it has none.
 func complete(r message.Reply) message.Reply {

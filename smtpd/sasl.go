@@ -3,28 +3,20 @@ package smtpd
 import (
 	"bytes"
 	"encoding/base64"
-	"errors"
-	"math/rand/v2"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/emersion/go-smtp"
 
-	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
-	"github.com/postern-mail/postern/smtpd/auth"
 )
-
-// mechanisms that EHLO offers, under TLS.
-const mechanisms = "PLAIN LOGIN"
 
 // exchange is one AUTH dialogue (RFC 4954). It is the sasl.Server that the library drives, but the client's answers never
 // go through the library, whose buffers would keep them: the guard leaves them in response, for Next to take and wipe.
 type exchange struct {
 	g         *guard
-	mechanism string
+	mechanism mechanism
 	response  []byte // nil: none yet
-	login     []byte // LOGIN, after the first answer
 	challenge []byte // the library's, base64
 }
 
@@ -53,7 +45,9 @@ func (g *guard) auth(arg string) {
 		g.refuse(replySequence("EHLO first"))
 	case g.s.tls == nil && g.s.tlsConfig() != nil && len(g.s.srv.Auth) > 0:
 		g.refuse(say(530, "5.7.0", "Must issue a STARTTLS command first"))
-	case !g.mayAuthenticate():
+	case g.s.tls == nil && len(g.s.srv.Auth) > 0: // RFC 4954 §6
+		g.refuse(say(538, "5.7.11", "Encryption is required for authentication"))
+	case len(g.s.srv.Auth) == 0:
 		g.refuse(say(502, "5.5.1", "AUTH is not offered"))
 	case g.s.auth != nil: // RFC 4954 §4
 		g.refuse(replySequence("Already authenticated"))
@@ -61,10 +55,12 @@ func (g *guard) auth(arg string) {
 		g.refuse(replySequence("AUTH is not allowed in a transaction"))
 	case name == "":
 		g.refuse(replySyntax("The syntax is AUTH mechanism [initial-response]"))
-	case !strings.Contains(" "+mechanisms+" ", " "+name+" "):
+	case !slices.Contains(g.mechanisms(), name) && slices.Contains(g.served(), name): // RFC 4954 §6
+		g.refuse(say(534, "5.7.9", "Mechanism is not allowed here"))
+	case !slices.Contains(g.mechanisms(), name):
 		g.refuse(say(504, "5.5.4", "Mechanism is not offered"))
 	default:
-		g.sasl = exchange{g: g, mechanism: name}
+		g.sasl = exchange{g: g, mechanism: g.s.mechanism(name)}
 		if hasInitial {
 			if g.sasl.response = decode([]byte(initial)); g.sasl.response == nil {
 				g.refuse(say(501, "5.5.2", "Not base64"))
@@ -122,26 +118,12 @@ func (g *guard) continueAuth() error {
 func (x *exchange) Next([]byte) (ask []byte, done bool, err error) {
 	answer := x.response
 	x.response = nil
-	if answer == nil && x.mechanism == "PLAIN" { // RFC 4954 §4: an empty challenge asks for the initial response
-		return []byte{}, false, nil
-	}
-	if answer == nil {
-		return []byte("Username:"), false, nil
-	}
 	defer clear(answer)
-	if x.mechanism == "PLAIN" {
-		parts := bytes.Split(answer, []byte{0}) // RFC 4616 §2
-		if len(parts) != 3 {
-			x.g.errs++ // no password was tried, so failed does not count it
-			return nil, false, x.finish(say(501, "5.5.2", "Malformed PLAIN response"))
-		}
-		return nil, true, x.finish(x.g.s.AUTH("PLAIN", string(parts[0]), string(parts[1]), string(parts[2])))
+	ask, r := x.mechanism.next(answer)
+	if r.IsZero() {
+		return ask, false, nil
 	}
-	if x.login == nil {
-		x.login = bytes.Clone(answer)
-		return []byte("Password:"), false, nil
-	}
-	return nil, true, x.finish(x.g.s.AUTH("LOGIN", "", string(x.login), string(answer)))
+	return nil, true, x.finish(r)
 }
 
 // finish leaves the reply for the guard.
@@ -152,76 +134,4 @@ func (x *exchange) finish(r message.Reply) error {
 		return &smtp.SMTPError{Code: 421, EnhancedCode: smtp.NoEnhancedCode, Message: "-"}
 	}
 	return libraryError(r)
-}
-
-var errLoginForm = errors.New("malformed login or password")
-
-// AUTH checks a password (RFC 4954 §4). The password is not kept, and nothing of it is logged.
-func (s *session) AUTH(mechanism, authzid, login, password string) message.Reply {
-	if s.srv.Throttle.Refused(s.client.IP, login) {
-		s.srv.Metrics.auth(mechanism, "throttled")
-		s.log.Warn("authentication refused unchecked: too many failures before", "login", login, "mechanism", mechanism, "client", s.client.IP)
-		return say(421, "4.7.0", "Too many authentication failures")
-	}
-	s.pause(s.srv.Throttle.Delay(s.client.IP, login))
-	id, err := s.prove(login, password)
-	if err == nil && authzid != "" && authzid != login && authzid != id.Login {
-		// Speaking for somebody else (RFC 4616 §2) is not offered: what one may send as is policy.
-		err = auth.ErrCredentials
-	}
-	switch {
-	case err == nil:
-		s.auth = &engine.Auth{
-			Login: id.Login, Mechanism: mechanism, Backend: id.Backend, AuthzID: authzid,
-			Groups: id.Groups, Attributes: id.Attributes,
-		}
-		s.failures = 0
-		s.srv.Throttle.Succeeded(s.client.IP, login)
-		s.srv.Metrics.auth(mechanism, "success")
-		s.log.Info("authenticated", "login", id.Login, "mechanism", mechanism, "backend", id.Backend)
-		return say(235, "2.7.0", "Authentication successful")
-	case errors.Is(err, auth.ErrCredentials):
-		return s.failed(mechanism, login)
-	}
-	s.srv.Metrics.auth(mechanism, "unavailable")
-	s.log.Error("authentication is not available", "login", login, "mechanism", mechanism, "error", err)
-	s.g.errs++
-	return say(454, "4.7.0", "Temporary authentication failure, try again later")
-}
-
-// prove asks the backends about what can be a login at all.
-func (s *session) prove(login, password string) (auth.Identity, error) {
-	if _, ok := auth.Login(login); !ok || password == "" || len(password) > auth.MaxPassword {
-		return auth.Identity{}, errors.Join(auth.ErrCredentials, errLoginForm)
-	}
-	return auth.Chain(s.srv.Auth).Password(s.ctx, login, password)
-}
-
-// failed slows down who guesses, and then closes the connection.
-func (s *session) failed(mechanism, login string) message.Reply {
-	s.failures++
-	s.srv.Throttle.Failed(s.client.IP, login)
-	s.srv.Metrics.auth(mechanism, "failure")
-	s.log.Warn("authentication failed", "login", login, "mechanism", mechanism, "client", s.client.IP, "failures", s.failures)
-	if s.limits.AuthDelay > 0 {
-		s.pause(s.limits.AuthDelay << min(s.failures-1, 4))
-	}
-	if s.failures >= s.limits.AuthFailures {
-		return say(421, "4.7.0", "Too many authentication failures")
-	}
-	return say(535, "5.7.8", "Authentication credentials invalid")
-}
-
-// pause holds the client up for d and up to a quarter more, so that the time tells nothing.
-func (s *session) pause(d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	timer := time.NewTimer(d + rand.N(d/4+1))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-s.ctx.Done():
-	case <-s.srv.stopping():
-	}
 }

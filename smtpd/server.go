@@ -57,6 +57,7 @@ type Server struct {
 	blocks   sync.Pool
 	spooling atomic.Int64
 	open     sync.WaitGroup
+	observer atomic.Pointer[observer]
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -68,7 +69,9 @@ type Listener struct {
 	Name    string         // for policy and logs; "": the address
 	TLS     bool           // implicit TLS (RFC 8314), not STARTTLS
 	Trusted []netip.Prefix // proxies that speak the PROXY protocol, and must
-	Failure engine.Verdict // when policy cannot decide; the zero value is Defer
+	// Mechanisms of authentication that may be used here, as EHLO names them; none: all that the backends can serve.
+	Mechanisms []string
+	Failure    engine.Verdict // when policy cannot decide; the zero value is Defer
 }
 
 // ErrServerClosed is what Serve returns after Shutdown.

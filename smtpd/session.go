@@ -33,11 +33,12 @@ type session struct {
 	network netip.Prefix // counted under; see door
 
 	// What EHLO, STARTTLS and AUTH have brought.
-	tls      *engine.TLS
-	helo     string
-	esmtp    bool
-	auth     *engine.Auth
-	failures int
+	tls         *engine.TLS
+	certificate []byte // ours, DER, where it is known
+	helo        string
+	esmtp       bool
+	auth        *engine.Auth
+	failures    int
 
 	tx *transaction
 }

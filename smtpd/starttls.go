@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/smtpd/auth"
 )
 
 // wantTLS begins STARTTLS (RFC 3207).
@@ -55,21 +57,64 @@ func (g *guard) handshake() bool {
 		g.rerr = io.EOF
 		return false
 	}
-	conn := tls.Server(g.raw, config)
+	used := &handshake{}
+	conn := tls.Server(g.raw, g.s.srv.observed(config))
 	g.raw.SetDeadline(time.Now().Add(g.s.limits.Handshake))
-	if err := conn.Handshake(); err != nil {
+	if err := conn.HandshakeContext(context.WithValue(g.s.ctx, handshakeKey{}, used)); err != nil {
 		g.s.log.Info("TLS handshake failed", "error", err)
 		g.s.srv.Metrics.connection("tls-failed")
 		g.rerr, g.werr = io.EOF, io.EOF
 		return false
 	}
 	g.conn = conn
-	g.s.tls = tlsFacts(conn.ConnectionState())
+	g.s.certificate = used.certificate
+	g.s.tls = tlsFacts(conn.ConnectionState(), used.authorities, g.s.srv.now())
 	return true
 }
 
-// tlsFacts tells policy of the encryption. A certificate is told of only where it was verified.
-func tlsFacts(state tls.ConnectionState) *engine.TLS {
+// handshake is what we used in one: it is nowhere in tls.ConnectionState.
+type handshake struct {
+	certificate []byte         // ours, DER; nil: one of several, and we do not know which
+	authorities *x509.CertPool // of the client's
+}
+
+type handshakeKey struct{}
+
+// observer is a configuration and the same one with a look at what is used of it. One is kept for as long as the first does not
+// change: it holds the keys of session tickets.
+type observer struct{ config, observed *tls.Config }
+
+func (s *Server) observed(config *tls.Config) *tls.Config {
+	if o := s.observer.Load(); o != nil && o.config == config {
+		return o.observed
+	}
+	o := &observer{config, config.Clone()}
+	o.observed.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		use, chosen := config, (*tls.Config)(nil)
+		if config.GetConfigForClient != nil {
+			var err error
+			if chosen, err = config.GetConfigForClient(hello); err != nil {
+				return nil, err
+			}
+			if chosen != nil {
+				use = chosen
+			}
+		}
+		if h, ok := hello.Context().Value(handshakeKey{}).(*handshake); ok {
+			h.authorities = use.ClientCAs
+			if use.GetCertificate == nil && len(use.Certificates) == 1 {
+				h.certificate = use.Certificates[0].Certificate[0]
+			}
+		}
+		return chosen, nil
+	}
+	s.observer.Store(o)
+	return o.observed
+}
+
+// tlsFacts tells policy of the encryption. A certificate is told of only where it was verified: by TLS itself, or, where TLS only
+// asked for one, now. One that does not verify is as good as none, but for a backend that has pinned it.
+func tlsFacts(state tls.ConnectionState, authorities *x509.CertPool, now time.Time) *engine.TLS {
 	t := &engine.TLS{Cipher: tls.CipherSuiteName(state.CipherSuite), SNI: state.ServerName}
 	switch state.Version {
 	case tls.VersionTLS13:
@@ -81,23 +126,27 @@ func tlsFacts(state tls.ConnectionState) *engine.TLS {
 	case tls.VersionTLS10:
 		t.Version = "1.0"
 	}
-	if len(state.VerifiedChains) > 0 {
-		t.Client = certificate(state.VerifiedChains[0][0])
+	if len(state.VerifiedChains) > 0 || verifies(state.PeerCertificates, authorities, now) {
+		t.Client = certificate(state.PeerCertificates[0])
 	}
 	return t
 }
 
+func verifies(chain []*x509.Certificate, authorities *x509.CertPool, now time.Time) bool {
+	if len(chain) == 0 || authorities == nil {
+		return false
+	}
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: authorities, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return err == nil
+}
+
 func certificate(c *x509.Certificate) *engine.Certificate {
 	sum := sha256.Sum256(c.Raw)
-	f := &engine.Certificate{Subject: c.Subject.String(), Issuer: c.Issuer.String(), SHA256: hex.EncodeToString(sum[:])}
-	for _, n := range c.DNSNames {
-		f.SANs = append(f.SANs, "dns:"+n)
-	}
-	for _, n := range c.EmailAddresses {
-		f.SANs = append(f.SANs, "email:"+n)
-	}
-	for _, n := range c.URIs {
-		f.SANs = append(f.SANs, "uri:"+n.String())
-	}
-	return f
+	return &engine.Certificate{Subject: c.Subject.String(), Issuer: c.Issuer.String(), SHA256: hex.EncodeToString(sum[:]), SANs: auth.SANs(c)}
 }

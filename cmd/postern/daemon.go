@@ -33,6 +33,7 @@ type daemon struct {
 	decisions *decisionlog.Log
 	certs     *certs.Reloader
 	users     []*auth.File
+	backends  []watched // files of other backends
 	hop       relay.Hop
 	held      relay.Hop // quarantine
 
@@ -154,7 +155,7 @@ func (d *daemon) watched() []watched {
 	for _, u := range d.users {
 		sets = append(sets, watched{"users", []string{u.Path()}, u.Reload})
 	}
-	return sets
+	return append(sets, d.backends...)
 }
 
 func (d *daemon) health() health {

@@ -22,6 +22,10 @@ import (
 
 const passwdLong = `Hash a password with argon2id and print the line to append to a users file.
 
+With --scram, it becomes a SCRAM-SHA-256 verifier instead. Clients can then log in without sending
+the password; whoever steals the file guesses faster than at argon2id. PLAIN and LOGIN work with both.
+A users file offers SCRAM-SHA-256 when all of its users have a verifier (auth[].scram).
+
 The password is asked for twice on a terminal, without echo; otherwise it is the first line
 of standard input. It is never taken from the command line, where other users could see it.
 
@@ -31,24 +35,27 @@ a running server notices.`
 
 const passwdExample = `  postern passwd alice
   postern passwd alice --file users.yaml
+  postern passwd alice --scram --file users.yaml
   pwgen 20 1 | tee /dev/tty | postern passwd alice --file users.yaml`
 
 func newPasswdCmd(p *program) *cobra.Command {
 	var file string
+	var scram bool
 	cmd := &cobra.Command{
 		Use:     "passwd NAME",
 		Short:   "Print a user's line for the users file, or put it there",
 		Long:    passwdLong,
 		Example: passwdExample,
 		Args:    cobra.ExactArgs(1),
-		RunE:    func(_ *cobra.Command, args []string) error { return passwd(p, args[0], file) },
+		RunE:    func(_ *cobra.Command, args []string) error { return passwd(p, args[0], file, scram) },
 	}
 	cmd.Flags().StringVar(&file, "file", "", "users `file` to change; it is made if there is none")
+	cmd.Flags().BoolVar(&scram, "scram", false, "make a SCRAM-SHA-256 verifier, not an argon2id hash")
 	cmd.MarkFlagFilename("file", "yaml", "yml")
 	return cmd
 }
 
-func passwd(p *program, name, file string) error {
+func passwd(p *program, name, file string, scram bool) error {
 	login, ok := auth.Login(name)
 	if !ok {
 		return usageError(fmt.Errorf("%q cannot be a login: 1 to %d octets without spaces or control characters", name, auth.MaxLogin))
@@ -57,7 +64,11 @@ func passwd(p *program, name, file string) error {
 	if err != nil {
 		return err
 	}
-	hash, err := auth.HashPassword(rand.Reader, password)
+	make := auth.HashPassword
+	if scram {
+		make = auth.HashScram
+	}
+	hash, err := make(rand.Reader, password)
 	if err != nil {
 		return usageError(err)
 	}

@@ -40,6 +40,18 @@ func TestPasswd(t *testing.T) {
 			t.Errorf("%s: %v", login, err)
 		}
 	}
+	if code, out, stderr := call("pencil", "passwd", "alice", "--scram", "--file", users); code != exitOK || out != "" || stderr != users+": alice has a new password\n" {
+		t.Errorf("code %d, printed %q, %q", code, out, stderr)
+	}
+	if code, out, _ := call("pencil", "passwd", "dora", "--scram"); code != exitOK || !strings.HasPrefix(out, `  dora: "SCRAM-SHA-256$100000:`) {
+		t.Errorf("code %d, printed %q", code, out)
+	}
+	if err := f.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Password(context.Background(), "alice", "pencil"); err != nil {
+		t.Error(err)
+	}
 	var report map[string]string
 	if code, out, _ := call("x\n", "passwd", "carol", "--json"); code != exitOK || json.Unmarshal([]byte(out), &report) != nil || report["login"] != "carol" || report["hash"] == "" {
 		t.Errorf("code %d, printed %q", code, out)

@@ -61,7 +61,10 @@ func startSite(t *testing.T, relay, more string) *site {
 	if !strings.Contains(more, "submission:") {
 		more += "submission: {listen: '127.0.0.1:0', listen_tls: '127.0.0.1:0'}\n"
 	}
-	put(t, filepath.Join(s.dir, "postern.yaml"), "hostname: mail.example.com\nstate_dir: state\nauth: [{file: users.yaml}]\nrelay: {to: '"+relay+"'}\nadmin: {listen: '127.0.0.1:0'}\n"+more)
+	if !strings.Contains(more, "\nauth:") {
+		more += "\nauth: [{file: users.yaml}]\n"
+	}
+	put(t, filepath.Join(s.dir, "postern.yaml"), "hostname: mail.example.com\nstate_dir: state\nrelay: {to: '"+relay+"'}\nadmin: {listen: '127.0.0.1:0'}\n"+more)
 	s.start(t)
 	return s
 }

@@ -44,7 +44,7 @@ func (d *daemon) buildSubmission(_ context.Context, notice io.Writer) error {
 }
 
 func (d *daemon) loadCertificate() (err error) {
-	files := certs.Files{Cert: d.cfg.Submission.TLS.Cert, Key: d.cfg.Submission.TLS.Key, ClientCA: d.cfg.Submission.TLS.ClientCA}
+	files := certs.Files{Cert: d.cfg.Submission.TLS.Cert, Key: d.cfg.Submission.TLS.Key, ClientCA: d.cfg.Submission.TLS.ClientCA, AskClient: d.cfg.PinsCertificates()}
 	if cert, key, ok := d.cfg.SelfSigned(); ok {
 		files.Cert, files.Key = cert, key
 	}
@@ -60,7 +60,15 @@ func (d *daemon) tlsConfig() func() *tls.Config {
 func (d *daemon) openBackends() ([]auth.Backend, error) {
 	var backends []auth.Backend
 	for _, a := range d.cfg.Auth {
-		f, err := auth.OpenFile(a.File, auth.FileOptions{Logger: d.log})
+		if a.OAuth != nil || a.Certificate != nil {
+			b, err := d.openProved(a)
+			if err != nil {
+				return nil, err
+			}
+			backends = append(backends, b)
+			continue
+		}
+		f, err := auth.OpenFile(a.File, d.fileOptions(a))
 		if err != nil {
 			return nil, err
 		}
@@ -126,7 +134,7 @@ func hopOptions(t config.Target) (o relay.Options, err error) {
 func (d *daemon) serveSubmission(ctx context.Context, l submissionListener) error {
 	err := d.smtp.Serve(ctx, smtpd.Listener{
 		Listener: l.listener, Name: l.name, TLS: l.implicit, Trusted: d.cfg.Submission.ProxyProtocol,
-		Failure: failureVerdict(d.cfg.Policy.OnError),
+		Failure: failureVerdict(d.cfg.Policy.OnError), Mechanisms: d.cfg.Submission.MechanismsAt(l.name),
 	})
 	if errors.Is(err, smtpd.ErrServerClosed) || errors.Is(err, context.Canceled) {
 		return nil

@@ -1,14 +1,21 @@
 // Package auth proves who is submitting. One file is one backend.
 //
-// File is the users file: argon2id (RFC 9106) and bcrypt hashes, checked whole when it is read, replaced whole when it is
-// read again. Throttle counts failures by address and by login, and slows them down. Plain passwords are held only as long
+// File is the users file: argon2id (RFC 9106) and bcrypt hashes and SCRAM-SHA-256 verifiers (RFC 5802, RFC 7677), checked whole
+// when it is read, replaced whole when it is read again. OAuth is for bearer tokens: JWTs by key set (RFC 7519, RFC 8725), others
+// by asking the provider (RFC 7662). Certificates is for TLS client certificates (RFC 5280), by alternative name or fingerprint.
+// A Backend says by the add-on interfaces Offerer, Verifier, Bearer and Certifier what it can do beside passwords.
+// Throttle counts failures by address and by login, and slows them down. Plain passwords are held only as long
 // as a check lasts; what is remembered of a successful one is a keyed hash under a key that never leaves the process.
 //
 // What it does when things fail: a users file that has anything wrong with it is refused whole, and the table before it
 // stays; a hash that cannot be read never authenticates anybody; a check that gets no memory or time ends in
 // ErrUnavailable, which is not a failed try.
 //
-// No goroutine is started here, except that argon2 runs its lanes on goroutines that end before the check returns.
+// A provider that is down, slow or talks nonsense is ErrUnavailable, too; so is a certificate about which no revocation list in
+// date says anything.
+//
+// No goroutine is started here, except that argon2 runs its lanes on goroutines that end before the check returns, and
+// that the HTTP client of an OAuth keeps some for idle connections, which end 90 seconds after the last use.
 package auth
 
 import (

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -9,6 +10,17 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
+)
+
+// ScramOffer says when a users file offers SCRAM. Many clients take the strongest mechanism that is offered and give up when it
+// fails: a user without a verifier could then not log in, although PLAIN would do.
+type ScramOffer uint8
+
+// The zero value is ScramAuto.
+const (
+	ScramAuto ScramOffer = iota // when every user of the file has a verifier
+	ScramOn                     // when one has
+	ScramOff
 )
 
 // FileOptions configure a File; zero fields mean the defaults.
@@ -23,6 +35,11 @@ type FileOptions struct {
 	CacheLife time.Duration
 	// CacheSize is how many are remembered; 65,536 (about 8 MB).
 	CacheSize int
+	// Scram says when SCRAM-SHA-256 is offered; when all users have a verifier.
+	Scram ScramOffer
+	// DecoyKey keys the salts that SCRAM clients are told for logins that do not exist. One that outlives the process keeps
+	// them the same as the salts of users are; empty: a random one.
+	DecoyKey []byte
 	// Now is the clock; time.Now.
 	Now func() time.Time
 	// Logger hears of reloads; none.
@@ -61,6 +78,10 @@ func OpenFile(path string, o FileOptions) (*File, error) {
 	}
 	if o.CacheSize <= 0 {
 		o.CacheSize = 1 << 16
+	}
+	if len(o.DecoyKey) == 0 {
+		o.DecoyKey = make([]byte, 32)
+		rand.Read(o.DecoyKey) // never fails (crypto/rand)
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -134,6 +155,40 @@ func (f *File) Password(ctx context.Context, login, password string) (Identity, 
 	}
 	t.cache.add(p, f.options.Now())
 	return u.identity(f, login), nil
+}
+
+// Mechanisms implements Offerer: PLAIN and LOGIN, and SCRAM as FileOptions.Scram says.
+func (f *File) Mechanisms() []string {
+	t := f.table.Load()
+	if t == nil || t.scram == nil || f.options.Scram == ScramOff || f.options.Scram == ScramAuto && !t.allScram {
+		return []string{Plain, LoginMech}
+	}
+	return []string{ScramSHA256, Plain, LoginMech}
+}
+
+// StoredKeys implements Verifier.
+func (f *File) StoredKeys(_ context.Context, login string) (StoredKeys, error) {
+	t := f.table.Load()
+	if t == nil || t.scram == nil {
+		return StoredKeys{}, fmt.Errorf("no SCRAM verifiers: %w", ErrUnavailable)
+	}
+	canonical, ok := Login(login)
+	if !ok {
+		canonical = login // in no file
+	}
+	// Made up for everybody, so that it takes the same time.
+	salt := append(hmacSHA256(f.options.DecoyKey, "salt\x00", canonical), hmacSHA256(f.options.DecoyKey, "more\x00", canonical)...)
+	salt = salt[:min(len(t.scram.salt), len(salt))]
+	key := hmacSHA256(f.options.DecoyKey, "key\x00", canonical)
+	k := StoredKeys{Iterations: t.scram.iterations, Salt: salt, StoredKey: key, ServerKey: key}
+	u, known := t.users[canonical]
+	if !known {
+		return k, nil
+	}
+	if h, ok := u.hash.(*scramHash); ok {
+		k = StoredKeys{h.iterations, h.salt, h.storedKey, h.serverKey, u.identity(f, canonical)}
+	}
+	return k, nil
 }
 
 // identity shares groups and attributes with the table: callers only read them.

@@ -45,12 +45,16 @@ func parseHash(s string, maxMemory uint32) (hash, error) {
 		return parseArgon2id(s, maxMemory)
 	case strings.HasPrefix(s, "$2a$"), strings.HasPrefix(s, "$2b$"), strings.HasPrefix(s, "$2y$"):
 		return parseBcrypt(s)
+	case strings.HasPrefix(s, scramPrefix):
+		return parseScram(s)
+	case strings.HasPrefix(s, "SCRAM-"), strings.HasPrefix(s, "{SCRAM-"):
+		return nil, errors.New("of SCRAM only SCRAM-SHA-256 is read; " + scramForm)
 	case strings.HasPrefix(s, "$argon2i$"), strings.HasPrefix(s, "$argon2d$"):
 		return nil, errors.New("argon2i and argon2d are not read, only argon2id")
 	case strings.HasPrefix(s, "{") && strings.Contains(s, "}$"):
 		return nil, errors.New("a scheme in braces is not read: write the hash alone, from its first $")
 	case strings.HasPrefix(s, "$"):
-		return nil, errors.New("unknown kind of hash, only argon2id ($argon2id$...) and bcrypt ($2b$...) are read")
+		return nil, errors.New("unknown kind of hash, only argon2id ($argon2id$...), bcrypt ($2b$...) and SCRAM-SHA-256$... are read")
 	}
 	return nil, errors.New("this is no password hash")
 }

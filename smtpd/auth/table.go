@@ -19,9 +19,11 @@ const (
 
 // table is one reading of a users file: immutable but for its cache of recent successes, which dies with it.
 type table struct {
-	users map[string]*user
-	decoy hash // of the most common kind
-	cache *cache
+	users    map[string]*user
+	decoy    hash       // of the most common kind
+	scram    *scramHash // an example of the most common kind of verifier; nil: nobody has one
+	allScram bool       // everybody has
+	cache    *cache
 }
 
 // user is one line of it.
@@ -62,7 +64,13 @@ func buildTable(doc *yamldoc.Doc, maxMemory uint32) (*table, error) {
 	if err := doc.Findings().Err(); err != nil {
 		return nil, err
 	}
-	t.decoy = t.commonest().decoy()
+	t.decoy = t.commonest(func(hash) bool { return true }).decoy()
+	t.scram, _ = t.commonest(func(h hash) bool { _, is := h.(*scramHash); return is }).(*scramHash)
+	t.allScram = true
+	for _, u := range t.users {
+		_, is := u.hash.(*scramHash)
+		t.allScram = t.allScram && is
+	}
 	return t, nil
 }
 
@@ -75,23 +83,26 @@ func readUser(n yamldoc.Node, maxMemory uint32) *user {
 		return u
 	}
 	n.Map(yamldoc.Keys{
-		"password": func(n yamldoc.Node) { u.hash = readHash(n, maxMemory) },
-		"groups":   func(n yamldoc.Node) { u.groups = readWords(n, maxGroups) },
-		"attributes": func(n yamldoc.Node) {
-			u.attributes = map[string][]string{}
-			n.Each(func(name string, n yamldoc.Node) {
-				if len(u.attributes) == maxAttributes || len(name) > maxWord {
-					n.Fail("one attribute too many, or its name too long", fmt.Sprintf("at most %d of %d octets", maxAttributes, maxWord))
-					return
-				}
-				u.attributes[name] = readWords(n, maxValues)
-			})
-		},
+		"password":   func(n yamldoc.Node) { u.hash = readHash(n, maxMemory) },
+		"groups":     func(n yamldoc.Node) { u.groups = readWords(n, maxGroups) },
+		"attributes": func(n yamldoc.Node) { u.attributes = readAttributes(n) },
 	})
 	if u.hash == nil && !hasKey(n, "password") {
 		n.Fail("has no password", "add password: and a hash as postern passwd prints it")
 	}
 	return u
+}
+
+func readAttributes(n yamldoc.Node) map[string][]string {
+	attributes := map[string][]string{}
+	n.Each(func(name string, n yamldoc.Node) {
+		if len(attributes) == maxAttributes || len(name) > maxWord {
+			n.Fail("one attribute too many, or its name too long", fmt.Sprintf("at most %d of %d octets", maxAttributes, maxWord))
+			return
+		}
+		attributes[name] = readWords(n, maxValues)
+	})
+	return attributes
 }
 
 func hasKey(n yamldoc.Node, want string) (found bool) {
@@ -130,11 +141,14 @@ func readWords(n yamldoc.Node, max int) []string {
 	return words
 }
 
-// commonest is a hash of the kind that most users have: an unknown login then costs what most known ones do. Without users
-// it is what HashPassword makes.
-func (t *table) commonest() hash {
+// commonest is a hash of the kind that most users have, of those kinds that count: an unknown login then costs what most known
+// ones do. Where there is none it is what HashPassword makes.
+func (t *table) commonest(counts func(hash) bool) hash {
 	count, example := map[string]int{}, map[string]hash{}
 	for _, u := range t.users {
+		if !counts(u.hash) {
+			continue
+		}
 		k := u.hash.kind()
 		count[k]++
 		example[k] = u.hash

@@ -12,7 +12,9 @@ import (
 // Files names what a Reloader reads.
 type Files struct {
 	Cert, Key string // PEM
-	ClientCA  string // PEM; "": client certificates are not asked for
+	ClientCA  string // PEM; "": client certificates are not asked for, unless AskClient
+	// AskClient asks for client certificates of any authority, for those that are pinned.
+	AskClient bool
 }
 
 // Reloader serves the certificate that was read last and found good. Make one with NewReloader; it is safe for concurrent use.
@@ -96,7 +98,11 @@ func (r *Reloader) load() (*tls.Config, error) {
 		if poolErr != nil {
 			return nil, poolErr
 		}
-		c.ClientCAs, c.ClientAuth = pool, tls.VerifyClientCertIfGiven
+		// They are verified after the handshake: one that does not verify is as good as none, and ends no connection.
+		c.ClientCAs, c.ClientAuth = pool, tls.RequestClientCert
+	}
+	if r.files.AskClient {
+		c.ClientAuth = tls.RequestClientCert
 	}
 	return c, err
 }

@@ -42,7 +42,10 @@ type Config struct {
 type Submission struct {
 	Listen    []string // addresses with STARTTLS, "host:port" or ":port"
 	ListenTLS []string // addresses with implicit TLS (RFC 8314)
-	TLS       TLS
+	// Mechanisms that may be used, by address as it stands in Listen and ListenTLS; "": where nothing else is said. None: all that
+	// the backends can serve.
+	Mechanisms map[string][]string
+	TLS        TLS
 	// ProxyProtocol: peers that may say on whose behalf they connect; none: nobody may.
 	ProxyProtocol []netip.Prefix
 	Limits        Limits
@@ -76,7 +79,35 @@ type Limits struct {
 
 // Auth is one authentication backend; they are asked in order.
 type Auth struct {
-	File string // users file
+	File        string       // users file
+	Scram       string       // of File: "auto" (where all users have a verifier), "on", "off"
+	OAuth       *OAuth       // bearer tokens
+	Certificate *Certificate // TLS client certificates
+}
+
+// OAuth is a provider of bearer tokens, which are JWTs (Keys) or known to it alone (Introspection).
+type OAuth struct {
+	Issuer           string
+	Keys             string // path or URL of a JSON Web Key Set
+	Audience         []string
+	Algorithms       []string
+	Introspection    string // URL
+	ClientID         string
+	ClientSecretFile string // its first line is the secret
+	Scope            string
+	Login            string // claim
+	Groups           string // claim
+	Attributes       []string
+	Discovery        string // URL that clients are told whose token was refused
+	CA               string // PEM file of authorities of the provider's certificate; "": the system's
+	Timeout          time.Duration
+}
+
+// Certificate says whose a TLS client certificate is. Its authorities are Submission.TLS.ClientCA's.
+type Certificate struct {
+	Map string   // path
+	SAN []string // kinds of alternative names that are logins as they are: "email", "dns", "uri"
+	CRL string   // path
 }
 
 // Relay says where accepted messages go.

@@ -62,7 +62,7 @@ func (c *Config) fill() {
 		c.Submission.ListenTLS = []string{"127.0.0.1:2465"}
 	}
 	if !c.written("auth") {
-		c.Auth = []Auth{{File: filepath.Join(c.StateDir, "users.yaml")}}
+		c.Auth = []Auth{{File: filepath.Join(c.StateDir, "users.yaml"), Scram: "auto"}}
 	}
 	if len(c.Relay.To) == 0 {
 		c.Relay.To = []Target{{URL: "maildir:" + filepath.Join(c.StateDir, "outbox")}}

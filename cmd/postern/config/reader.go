@@ -45,8 +45,9 @@ func (r *reader) root(n yamldoc.Node) {
 func (r *reader) submission(n yamldoc.Node) {
 	s := &r.c.Submission
 	r.section(n, yamldoc.Keys{
-		"listen":     func(n yamldoc.Node) { r.addresses(n, &s.Listen) },
-		"listen_tls": func(n yamldoc.Node) { r.addresses(n, &s.ListenTLS) },
+		"listen":     func(n yamldoc.Node) { r.listeners(n, &s.Listen) },
+		"listen_tls": func(n yamldoc.Node) { r.listeners(n, &s.ListenTLS) },
+		"mechanisms": func(n yamldoc.Node) { r.mechanisms(n, "") },
 		"tls": func(n yamldoc.Node) {
 			r.section(n, yamldoc.Keys{
 				"cert":            func(n yamldoc.Node) { r.path(n, &s.TLS.Cert) },
@@ -81,18 +82,38 @@ func (r *reader) limits(n yamldoc.Node, l *Limits) {
 func (r *reader) auth(n yamldoc.Node) {
 	r.mark(n)
 	n.List(false, func(i int, n yamldoc.Node) {
-		var a Auth
-		before := len(r.c.Auth)
+		a := Auth{Scram: "auto"}
 		if i < maxList {
-			r.section(n, yamldoc.Keys{"file": func(n yamldoc.Node) { r.path(n, &a.File) }})
+			r.section(n, yamldoc.Keys{
+				"file":        func(n yamldoc.Node) { r.path(n, &a.File) },
+				"scram":       func(n yamldoc.Node) { set(&a.Scram)(n.Choice("auto", "on", "off")) },
+				"oauth":       func(n yamldoc.Node) { r.oauth(n, &a) },
+				"certificate": func(n yamldoc.Node) { r.certificate(n, &a) },
+			})
 		}
-		if a.File == "" && n.Empty() {
+		switch kinds := a.kinds(); {
+		case r.failed(n):
+		case kinds == 0:
 			n.Fail("names no backend", "write - file: users.yaml")
+		case kinds > 1:
+			n.Fail("names several backends", "write each as an element of its own, in the order in which they are to be asked")
+		case a.File == "" && r.c.written(n.Key()+".scram"):
+			n.Fail("scram is of a users file", "take it out")
 		}
-		if a.File != "" && before < maxList {
+		if len(r.c.Auth) < maxList {
 			r.c.Auth = append(r.c.Auth, a)
 		}
 	})
+}
+
+// kinds counts the fields that are set.
+func (a Auth) kinds() (n int) {
+	for _, set := range []bool{a.File != "", a.OAuth != nil, a.Certificate != nil} {
+		if set {
+			n++
+		}
+	}
+	return n
 }
 
 func (r *reader) milter(n yamldoc.Node) {

@@ -163,7 +163,16 @@ func (v *validator) auth() {
 	if len(v.c.Auth) == 0 && v.c.Submission.RequireAuth {
 		v.add("auth", "nobody could submit: authentication is required and there is no backend", "write auth: [{file: users.yaml}], or submission: {require_auth: false}")
 	}
+	v.mechanisms()
 	for i, a := range v.c.Auth {
+		switch {
+		case a.OAuth != nil:
+			v.oauth(fmt.Sprintf("auth[%d].oauth", i), a.OAuth)
+			continue
+		case a.Certificate != nil:
+			v.certificate(fmt.Sprintf("auth[%d].certificate", i), a.Certificate)
+			continue
+		}
 		key := fmt.Sprintf("auth[%d].file", i)
 		if _, err := os.Stat(a.File); errors.Is(err, fs.ErrNotExist) {
 			if v.c.File != "" {

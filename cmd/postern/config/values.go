@@ -38,14 +38,55 @@ func (r *reader) address(n yamldoc.Node, to *string) {
 	}
 }
 
-func (r *reader) addresses(n yamldoc.Node, to *[]string) {
+// listeners reads addresses, each alone or as a mapping with mechanisms of its own.
+func (r *reader) listeners(n yamldoc.Node, to *[]string) {
+	r.mark(n)
 	n.List(true, func(i int, n yamldoc.Node) {
 		r.mark(n)
 		var a string
-		if r.address(n, &a); a != "" && i < maxList {
+		if n.IsMap() {
+			r.listener(n, &a)
+		} else {
+			r.address(n, &a)
+		}
+		if a != "" && i < maxList {
 			*to = append(*to, a)
 		}
 	})
+}
+
+func (r *reader) listener(n yamldoc.Node, a *string) {
+	var mechanisms yamldoc.Node
+	restricted := false
+	r.section(n, yamldoc.Keys{
+		"address":    func(n yamldoc.Node) { r.address(n, a) },
+		"mechanisms": func(n yamldoc.Node) { mechanisms, restricted = n, true },
+	})
+	if *a == "" && !r.failed(n) {
+		n.Fail("has no address", `add address: ":587"`)
+	}
+	if restricted && *a != "" {
+		r.mechanisms(mechanisms, *a)
+	}
+}
+
+// mechanisms that the listener at address may use.
+func (r *reader) mechanisms(n yamldoc.Node, address string) {
+	known := []string{"PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "OAUTHBEARER", "XOAUTH2", "EXTERNAL"}
+	var list []string
+	n.List(true, func(_ int, n yamldoc.Node) {
+		if s, ok := n.Choice(known...); ok {
+			list = append(list, s)
+		}
+	})
+	if len(list) == 0 && !r.failed(n) {
+		n.Fail("names no mechanism", "write [PLAIN], or take it out for all that the backends can serve")
+		return
+	}
+	if r.c.Submission.Mechanisms == nil {
+		r.c.Submission.Mechanisms = map[string][]string{}
+	}
+	r.c.Submission.Mechanisms[address] = list
 }
 
 // badAddress says what is wrong with host:port; "" nothing.

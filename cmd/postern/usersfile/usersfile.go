@@ -141,7 +141,7 @@ func replaceScalar(text string, at yamldoc.Pos, value string) (string, bool) {
 		if end < 2 {
 			return "", false
 		}
-	case '$':
+	case '$', 'S': // SCRAM-SHA-256$...
 		// A plain scalar ends before white space, or before what ends it in a flow mapping: argon2 parameters have commas, but
 		// no space after them.
 		end = strings.IndexAny(rest, " \t\r\n}")

@@ -1,0 +1,154 @@
+package auth
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Claims say which claims of a token become which facts, and what a token must claim. An introspection response has the same
+// names (RFC 7662 §2.2).
+type Claims struct {
+	Issuer     string   // iss; "": any, for introspection alone
+	Audience   []string // aud: one of them; none: any, for introspection alone
+	Scope      string   // that must be among the token's; "": none
+	Login      string   // claim that is the login; "email"
+	Groups     string   // claim with groups, a text or a list; "": none
+	Attributes []string // claims that become attributes
+	// Leeway for clocks that differ; one minute.
+	Leeway time.Duration
+}
+
+const (
+	defaultLogin  = "email"
+	defaultLeeway = time.Minute
+)
+
+// claimSet is the payload of a token. Numbers are json.Number.
+type claimSet map[string]any
+
+func parseClaims(payload []byte) (claimSet, error) {
+	var set claimSet
+	dec := json.NewDecoder(bytes.NewReader(payload))
+	dec.UseNumber()
+	if err := dec.Decode(&set); err != nil || set == nil || dec.More() {
+		return nil, reason("the payload is no JSON object")
+	}
+	return set, nil
+}
+
+// identity checks the claims at now. expires says that an expiry is wanted.
+func (c *Claims) identity(set claimSet, backend string, now time.Time, expires bool) (Identity, error) {
+	if err := c.times(set, now, expires); err != nil {
+		return Identity{}, err
+	}
+	if iss, _ := set["iss"].(string); c.Issuer != "" && (expires || set["iss"] != nil) && iss != c.Issuer {
+		return Identity{}, reason("the token is of another issuer")
+	}
+	if len(c.Audience) > 0 && (expires || set["aud"] != nil) && !slices.ContainsFunc(set.texts("aud"), func(a string) bool { return slices.Contains(c.Audience, a) }) {
+		return Identity{}, reason("the token is for another audience")
+	}
+	if c.Scope != "" && !set.hasScope(c.Scope) {
+		return Identity{}, ErrScope
+	}
+	name := or(c.Login, defaultLogin)
+	text, _ := set[name].(string)
+	login, ok := Login(text)
+	if !ok {
+		return Identity{}, reason("the token has no usable claim " + name)
+	}
+	if verified, there := set["email_verified"]; there && name == defaultLogin && verified != true && verified != "true" {
+		return Identity{}, reason("the address in the token is not verified")
+	}
+	id := Identity{Login: login, Backend: backend}
+	if c.Groups != "" {
+		id.Groups = limited(set.texts(c.Groups), maxGroups)
+	}
+	for _, a := range c.Attributes {
+		if values := limited(set.texts(a), maxValues); len(values) > 0 {
+			if id.Attributes == nil {
+				id.Attributes = map[string][]string{}
+			}
+			id.Attributes[a] = values
+		}
+	}
+	return id, nil
+}
+
+// times are exp, nbf and iat (RFC 7519 §4.1).
+func (c *Claims) times(set claimSet, now time.Time, expires bool) error {
+	leeway := or(c.Leeway, defaultLeeway)
+	exp, there, ok := set.time("exp")
+	switch {
+	case !ok || expires && !there:
+		return reason("the token does not say when it expires")
+	case there && !now.Before(exp.Add(leeway)):
+		return reason("the token has expired")
+	}
+	for _, name := range []string{"nbf", "iat"} {
+		at, there, ok := set.time(name)
+		if !ok || there && now.Add(leeway).Before(at) {
+			return reason(fmt.Sprintf("the token is not valid yet (%s)", name))
+		}
+	}
+	return nil
+}
+
+// time of a NumericDate. ok is false where it is none.
+func (s claimSet) time(name string) (at time.Time, there, ok bool) {
+	v, there := s[name]
+	if !there {
+		return time.Time{}, false, true
+	}
+	n, ok := v.(json.Number)
+	if !ok {
+		return time.Time{}, true, false
+	}
+	f, err := n.Float64()
+	if err != nil || math.IsNaN(f) || f < 0 || f > 1<<40 {
+		return time.Time{}, true, false
+	}
+	return time.Unix(int64(f), 0), true, true
+}
+
+// texts of a claim that is a text, a number, a truth, or a list of them.
+func (s claimSet) texts(name string) []string {
+	list, ok := s[name].([]any)
+	if !ok {
+		list = []any{s[name]}
+	}
+	var out []string
+	for _, v := range list {
+		switch v := v.(type) {
+		case string:
+			out = append(out, v)
+		case json.Number:
+			out = append(out, v.String())
+		case bool:
+			out = append(out, fmt.Sprint(v))
+		}
+	}
+	return out
+}
+
+// hasScope looks into scope (RFC 8693 §4.2: words in a text) and scp, which some providers have instead.
+func (s claimSet) hasScope(want string) bool {
+	for _, name := range []string{"scope", "scp"} {
+		for _, text := range s.texts(name) {
+			if slices.Contains(strings.Fields(text), want) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// limited leaves out what is too long, empty, or too much.
+func limited(list []string, max int) []string {
+	list = slices.DeleteFunc(list, func(s string) bool { return s == "" || len(s) > maxWord })
+	return list[:min(len(list), max)]
+}
