@@ -23,6 +23,9 @@ type health struct {
 	Draining bool   `json:"draining,omitempty"`
 	// Refused says what is at the source and not active, and why not.
 	Refused *refusedHealth `json:"policy_refused,omitempty"`
+	// Shadow and Canary are the candidates beside the policy. They do not make the server degraded: mail does not depend on them.
+	Shadow *candidateHealth `json:"shadow,omitempty"`
+	Canary *candidateHealth `json:"canary,omitempty"`
 }
 
 type refusedHealth struct {
@@ -30,6 +33,8 @@ type refusedHealth struct {
 	Stage    string           `json:"stage"` // read, signature, load, compile, lint, test or smoke
 	Since    time.Time        `json:"since"`
 	Findings []engine.Finding `json:"findings"`
+
+	text string
 }
 
 // adminServer serves /metrics and /healthz. Its goroutine is Serve's, which ends with ctx.

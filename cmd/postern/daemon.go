@@ -30,6 +30,7 @@ type daemon struct {
 
 	engine    *engine.Engine
 	feed      *policyFeed
+	tried     *candidates // beside the policy
 	decisions *decisionlog.Log
 	certs     *certs.Reloader
 	users     []*auth.File
@@ -72,9 +73,13 @@ func (d *daemon) build(ctx context.Context, notice io.Writer) error {
 	if d.feed, err = newPolicyFeed(d.cfg.Policy, compileOptions(d.cfg), keepDir(d.cfg), d.engine, d.log, d.metrics); err != nil {
 		return usageError(err)
 	}
+	if d.tried, err = newCandidates(d.cfg, d.engine, d.log, d.metrics); err != nil {
+		return usageError(err)
+	}
 	if err := d.feed.watcher.Start(ctx); err != nil {
 		return usageError(err)
 	}
+	d.tried.start(ctx)
 	if d.cfg.Submission.Enabled() {
 		if err := d.buildSubmission(ctx, notice); err != nil {
 			return err
@@ -138,6 +143,7 @@ func (d *daemon) run(ctx context.Context, group *errgroup.Group) {
 		group.Go(func() error { return d.milter.Serve(ctx, l.listener, l.config) })
 	}
 	group.Go(func() error { return d.feed.watcher.Run(ctx) })
+	d.tried.run(ctx, group)
 	group.Go(func() error {
 		watchFiles(ctx, d.watched(), d.hup, d.log)
 		return nil
@@ -163,11 +169,20 @@ func (d *daemon) health() health {
 	if p := d.engine.Policy(); p != nil {
 		h.Revision = p.Revision()
 	}
-	if r := d.feed.watcher.Refused(); r != nil {
-		h.Status, h.Policy = "degraded", r.Error()
-		h.Refused = &refusedHealth{Source: d.feed.watcher.Source.String(), Stage: string(r.Stage), Since: r.Since.UTC(), Findings: loadFindings(&r.Refusal)}
+	if h.Refused = refusedBy(d.feed); h.Refused != nil {
+		h.Status, h.Policy = "degraded", h.Refused.text
 	}
+	h.Shadow, h.Canary = d.tried.health()
 	return h
+}
+
+// refusedBy says what a feed's source has that was refused; nil: nothing.
+func refusedBy(f *policyFeed) *refusedHealth {
+	r := f.watcher.Refused()
+	if r == nil {
+		return nil
+	}
+	return &refusedHealth{Source: f.watcher.Source.String(), Stage: string(r.Stage), Since: r.Since.UTC(), Findings: loadFindings(&r.Refusal), text: r.Error()}
 }
 
 // shutdown ends the front ends within ctx.

@@ -23,6 +23,7 @@ type policyFeed struct {
 	engine  *engine.Engine
 	watcher *bundles.Watcher
 	gate    gate
+	took    func(*engine.Policy) // told of what engine has taken; nil: nobody is
 	log     *slog.Logger
 
 	modules string // ModulesHash of the active policy; only activate touches it, and it never runs twice at once
@@ -135,6 +136,9 @@ func (f *policyFeed) activate(ctx context.Context, c *bundles.Candidate) error {
 		f.own = c.OwnHash
 	}
 	f.engine.Swap(next)
+	if f.took != nil {
+		f.took(next)
+	}
 	f.modules = c.ModulesHash
 	for _, w := range next.Warnings() {
 		f.log.Warn("policy", "finding", w.String())

@@ -145,6 +145,7 @@ func (d *daemon) addresses() []any {
 func (d *daemon) reload() {
 	d.log.Info("reloading")
 	d.feed.watcher.Trigger()
+	d.tried.reload()
 	select {
 	case d.hup <- struct{}{}:
 	default: // one is under way

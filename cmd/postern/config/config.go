@@ -153,6 +153,8 @@ type Policy struct {
 	Timeout time.Duration // of one evaluation; 100 ms
 	// AllowBuiltins names builtins that are otherwise refused: those that reach the network, the environment or chance.
 	AllowBuiltins []string
+	Shadow        *Candidate    // decides beside the policy, without effect; nil: none
+	Canary        *Canary       // decides for a share of identities; nil: none
 	Poll          time.Duration // how often a bundle that is not on this machine is asked for; 30 s
 	Tests         string        // "required": a bundle's own tests must pass; "off"
 	TestTimeout   time.Duration // of all of them; 30 s

@@ -174,6 +174,8 @@ func (r *reader) policy(n yamldoc.Node) {
 		"allow_builtins": func(n yamldoc.Node) {
 			r.list(n, func(_ yamldoc.Node, s string) { p.AllowBuiltins = append(p.AllowBuiltins, s) })
 		},
+		"shadow":       r.shadow,
+		"canary":       r.canary,
 		"poll":         func(n yamldoc.Node) { set(&p.Poll)(n.Duration(time.Second, 24*time.Hour)) },
 		"tests":        func(n yamldoc.Node) { set(&p.Tests)(n.Choice("required", "off")) },
 		"test_timeout": func(n yamldoc.Node) { set(&p.TestTimeout)(n.Duration(time.Second, 10*time.Minute)) },

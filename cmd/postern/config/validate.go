@@ -255,12 +255,9 @@ func (v *validator) policy() {
 	v.remote()
 	v.verify()
 	if p.Bundle != "" && !p.remote() {
-		if info, err := os.Stat(p.Bundle); err != nil {
-			v.add("policy.bundle", p.Bundle+": "+reason(err), "give the path of a directory, or of a .tar.gz made by opa build")
-		} else if !info.IsDir() && !strings.HasSuffix(p.Bundle, ".tar.gz") && !strings.HasSuffix(p.Bundle, ".tgz") {
-			v.add("policy.bundle", p.Bundle+" is neither a directory nor a .tar.gz", "give one of them")
-		}
+		v.bundleHere("policy.bundle", p.Bundle)
 	}
+	v.candidates()
 	for i, path := range p.Data {
 		v.file(v.element("policy.data", i), path)
 	}
