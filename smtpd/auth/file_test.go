@@ -172,8 +172,8 @@ func TestCacheLife(t *testing.T) {
 	for i := range 100 {
 		c.add(c.proof("u", []byte{byte(i)}), now)
 	}
-	if len(c.until) > 2 {
-		t.Errorf("the cache holds %d of at most 2", len(c.until))
+	if len(c.entries) > 2 {
+		t.Errorf("the cache holds %d of at most 2", len(c.entries))
 	}
 }
 
