@@ -186,6 +186,9 @@ func (l *LDAP) Password(ctx context.Context, login, password string) (Identity, 
 		cancel()
 		if !errors.Is(err, errServer) {
 			l.first.Store(int32(n))
+			if err != nil && !errors.Is(err, ErrCredentials) && !errors.Is(err, ErrUnavailable) {
+				err = unavailable("%s: %w", l.servers[n].name, err)
+			}
 			return id, err
 		}
 		l.o.Logger.Warn("LDAP server", "url", l.servers[n].name, "error", err)
