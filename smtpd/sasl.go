@@ -194,7 +194,7 @@ func (s *session) prove(login, password string) (auth.Identity, error) {
 	if _, ok := auth.Login(login); !ok || password == "" || len(password) > auth.MaxPassword {
 		return auth.Identity{}, errors.Join(auth.ErrCredentials, errLoginForm)
 	}
-	return auth.Chain(s.srv.Auth).Password(s.ctx, login, password)
+	return auth.Chain(s.srv.Auth).Password(auth.WithClient(s.ctx, s.client.IP), login, password)
 }
 
 // failed slows down who guesses, and then closes the connection.

@@ -82,6 +82,21 @@ func (t *Throttle) Refused(addr netip.Addr, login string) bool {
 	return ok && t.score(k, now) >= float64(or(t.Refuse, 30)) && !t.trusts(addr, login, now)
 }
 
+// Failures are those that have been counted of late, for the address and for the login, whole ones. An address that is exempt
+// has none.
+func (t *Throttle) Failures(addr netip.Addr, login string) (ofAddr, ofLogin int) {
+	if t == nil {
+		return 0, 0
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	if k, ok := t.addr(addr); ok {
+		ofAddr = int(t.score(k, now))
+	}
+	return ofAddr, int(t.score(t.login(login), now))
+}
+
 // Failed counts a failed try. ErrUnavailable is none.
 func (t *Throttle) Failed(addr netip.Addr, login string) {
 	if t == nil {

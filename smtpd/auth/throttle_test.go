@@ -122,3 +122,32 @@ func TestLogin(t *testing.T) {
 		}
 	}
 }
+
+func TestThrottleFailures(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	web := netip.MustParsePrefix("10.0.0.0/8")
+	th := &Throttle{Now: func() time.Time { return now }, HalfLife: time.Minute, Exempt: []netip.Prefix{web}}
+	a, near := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+	for range 8 {
+		th.Failed(a, "alice")
+	}
+	th.Failed(web.Addr().Next(), "alice")
+	for _, c := range []struct {
+		addr           netip.Addr
+		login          string
+		after          time.Duration
+		byAddr, login9 int
+	}{
+		{a, "alice", 0, 8, 9}, {near, "ALICE", 0, 8, 9}, {a, "bob", 0, 8, 0}, {web.Addr().Next(), "alice", 0, 0, 9}, {netip.Addr{}, "", 0, 0, 0},
+		{a, "alice", time.Minute, 4, 4}, {a, "alice", time.Hour, 0, 0},
+	} {
+		now = now.Add(c.after)
+		if byAddr, byLogin := th.Failures(c.addr, c.login); byAddr != c.byAddr || byLogin != c.login9 {
+			t.Errorf("%v, %q: %d, %d; want %d, %d", c.addr, c.login, byAddr, byLogin, c.byAddr, c.login9)
+		}
+	}
+	var none *Throttle
+	if x, y := none.Failures(a, "alice"); x != 0 || y != 0 {
+		t.Error(x, y)
+	}
+}
