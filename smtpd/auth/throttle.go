@@ -82,7 +82,7 @@ func (t *Throttle) Refused(addr netip.Addr, login string) bool {
 	return ok && t.score(k, now) >= float64(or(t.Refuse, 30)) && !t.trusts(addr, login, now)
 }
 
-// Failures are those that have been counted of late, for the address and for the login, whole ones. An address that is exempt
+// Failures are those that have been counted of late, for the address and for the login, rounded. An address that is exempt
 // has none.
 func (t *Throttle) Failures(addr netip.Addr, login string) (ofAddr, ofLogin int) {
 	if t == nil {
@@ -92,9 +92,9 @@ func (t *Throttle) Failures(addr netip.Addr, login string) (ofAddr, ofLogin int)
 	defer t.mu.Unlock()
 	now := t.now()
 	if k, ok := t.addr(addr); ok {
-		ofAddr = int(t.score(k, now))
+		ofAddr = int(math.Round(t.score(k, now)))
 	}
-	return ofAddr, int(t.score(t.login(login), now))
+	return ofAddr, int(math.Round(t.score(t.login(login), now)))
 }
 
 // Failed counts a failed try. ErrUnavailable is none.
