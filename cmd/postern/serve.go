@@ -145,6 +145,9 @@ func (d *daemon) addresses() []any {
 func (d *daemon) reload() {
 	d.log.Info("reloading")
 	d.feed.watcher.Trigger()
+	for _, f := range d.flushers {
+		f.Flush()
+	}
 	select {
 	case d.hup <- struct{}{}:
 	default: // one is under way

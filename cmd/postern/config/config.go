@@ -51,6 +51,10 @@ type Submission struct {
 	Received string
 	// RequireAuth refuses MAIL before AUTH with 530 5.7.0. Default: true.
 	RequireAuth bool
+	// AuthLimits are about failed logins over all connections.
+	AuthLimits AuthLimits
+	// RecentLogins come from a POP or IMAP server.
+	RecentLogins RecentLogins
 }
 
 // Enabled says that there is a listener.
@@ -74,9 +78,12 @@ type Limits struct {
 	Idle             time.Duration // between two commands; 5 minutes (RFC 5321 §4.5.3.2.7)
 }
 
-// Auth is one authentication backend; they are asked in order.
+// Auth is one authentication backend; they are asked in order. One field is set.
 type Auth struct {
-	File string // users file
+	File    string // users file
+	Dovecot *Dovecot
+	LDAP    *LDAP
+	RADIUS  *RADIUS
 }
 
 // Relay says where accepted messages go.
@@ -133,6 +140,8 @@ type DecisionLog struct {
 // Admin serves /metrics and /healthz.
 type Admin struct {
 	Listen string // "": not served
+	// Autoconfig is served there, too, for a web server in front to pass on.
+	Autoconfig Autoconfig
 }
 
 // Log is the program's own log, on standard error.
@@ -161,7 +170,7 @@ func defaults(dir string) *Config {
 		Submission: Submission{
 			TLS:      TLS{SessionTickets: true},
 			Limits:   Limits{MessageBytes: 25 << 20, Recipients: 100, Connections: 1000, ConnectionsPerIP: 50, Errors: 20, Idle: 5 * time.Minute},
-			Received: "full", RequireAuth: true,
+			Received: "full", RequireAuth: true, RecentLogins: RecentLogins{Mode: 0o660},
 		},
 		Policy: Policy{OnError: "defer", Timeout: 100 * time.Millisecond},
 		Log:    Log{Level: slog.LevelInfo, Format: "auto"},

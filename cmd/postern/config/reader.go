@@ -35,7 +35,10 @@ func (r *reader) root(n yamldoc.Node) {
 		"policy":       r.policy,
 		"decision_log": r.decisionLog,
 		"admin": func(n yamldoc.Node) {
-			r.section(n, yamldoc.Keys{"listen": func(n yamldoc.Node) { r.address(n, &c.Admin.Listen) }})
+			r.section(n, yamldoc.Keys{
+				"listen":     func(n yamldoc.Node) { r.address(n, &c.Admin.Listen) },
+				"autoconfig": r.autoconfig,
+			})
 		},
 		"log": r.log,
 	})
@@ -57,9 +60,11 @@ func (r *reader) submission(n yamldoc.Node) {
 		"proxy_protocol": func(n yamldoc.Node) {
 			r.section(n, yamldoc.Keys{"trusted": func(n yamldoc.Node) { r.prefixes(n, &s.ProxyProtocol) }})
 		},
-		"limits":       func(n yamldoc.Node) { r.limits(n, &s.Limits) },
-		"received":     func(n yamldoc.Node) { r.received(n, &s.Received) },
-		"require_auth": func(n yamldoc.Node) { set(&s.RequireAuth)(n.Bool()) },
+		"limits":        func(n yamldoc.Node) { r.limits(n, &s.Limits) },
+		"received":      func(n yamldoc.Node) { r.received(n, &s.Received) },
+		"require_auth":  func(n yamldoc.Node) { set(&s.RequireAuth)(n.Bool()) },
+		"auth_limits":   r.authLimits,
+		"recent_logins": r.recentLogins,
 	})
 }
 
@@ -83,15 +88,32 @@ func (r *reader) auth(n yamldoc.Node) {
 		var a Auth
 		before := len(r.c.Auth)
 		if i < maxList {
-			r.section(n, yamldoc.Keys{"file": func(n yamldoc.Node) { r.path(n, &a.File) }})
+			r.section(n, yamldoc.Keys{
+				"file":    func(n yamldoc.Node) { r.path(n, &a.File) },
+				"dovecot": func(n yamldoc.Node) { a.Dovecot = new(Dovecot); r.dovecot(n, a.Dovecot) },
+				"ldap":    func(n yamldoc.Node) { a.LDAP = new(LDAP); r.ldap(n, a.LDAP) },
+				"radius":  func(n yamldoc.Node) { a.RADIUS = new(RADIUS); r.radius(n, a.RADIUS) },
+			})
 		}
-		if a.File == "" && n.Empty() {
+		switch kinds := a.kinds(); {
+		case kinds == 0 && n.Empty():
 			n.Fail("names no backend", "write - file: users.yaml")
-		}
-		if a.File != "" && before < maxList {
+		case kinds > 1:
+			n.Fail("names several backends", "write each in an element of its own, with a - before it")
+		case kinds == 1 && before < maxList:
 			r.c.Auth = append(r.c.Auth, a)
 		}
 	})
+}
+
+// kinds counts the fields that are set.
+func (a Auth) kinds() (n int) {
+	for _, set := range []bool{a.File != "", a.Dovecot != nil, a.LDAP != nil, a.RADIUS != nil} {
+		if set {
+			n++
+		}
+	}
+	return n
 }
 
 func (r *reader) milter(n yamldoc.Node) {
