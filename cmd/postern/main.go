@@ -28,10 +28,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 // commands are the verbs of the program, in the order of its help.
 func commands(p *program) []*cobra.Command {
 	return []*cobra.Command{
-		newServeCmd(p),   // the servers
-		newCheckCmd(p),   // configuration and policy, for CI
-		newEvalCmd(p),    // what would happen to a message, and why
-		newPasswdCmd(p),  // a line for the users file
-		newVersionCmd(p), // what this is made of
+		newServeCmd(p),       // the servers
+		newCheckCmd(p),       // configuration and policy, for CI
+		newEvalCmd(p),        // what would happen to a message, and why
+		newPasswdCmd(p),      // a line for the users file
+		newImportCmd(p),      // tables of other servers
+		newDNSCmd(p),         // by which mail programs find us
+		newNotifyLoginCmd(p), // what POP and IMAP servers know
+		newVersionCmd(p),     // what this is made of
 	}
 }

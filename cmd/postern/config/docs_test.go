@@ -22,7 +22,7 @@ func TestDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	var documented []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_.\\[\\]]+)` \\|.*\\|.*\\| (restart|\\*\\*.*) \\|$").FindAllStringSubmatch(string(text), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_.\\[\\]]+)` \\|.*\\|.*\\| (restart|\\*\\*.*) \\|$").FindAllStringSubmatch(string(text), -1) {
 		documented = append(documented, m[1])
 	}
 	known := knownKeys(t)
