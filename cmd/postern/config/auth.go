@@ -223,7 +223,7 @@ func (r *reader) authLimits(n yamldoc.Node) {
 		"max_delay": func(n yamldoc.Node) { set(&l.MaxDelay)(n.Duration(time.Millisecond, time.Minute)) },
 		"refuse":    func(n yamldoc.Node) { set(&l.Refuse)(n.Int(3, 100_000)) },
 		"half_life": func(n yamldoc.Node) { set(&l.HalfLife)(n.Duration(time.Second, 24*time.Hour)) },
-		"exempt":    func(n yamldoc.Node) { r.prefixes(n, &l.Exempt) },
+		"exempt":    func(n yamldoc.Node) { r.prefixes(n, &l.Exempt, "name the machines behind which many people come") },
 	})
 }
 

@@ -213,6 +213,7 @@ func furnish(t *testing.T) string {
 	write(t, filepath.Join(dir, "bad-users.yaml"), "users:\n  alice: secret\n")
 	write(t, filepath.Join(dir, "senders.yaml"), "senders: {}\n")
 	write(t, filepath.Join(dir, "relay.pass"), "hunter2\n")
+	write(t, filepath.Join(dir, "radius.secret"), "0123456789abcdef0123456789abcdef\n")
 	for _, d := range []string{"policies", "state"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
 			t.Fatal(err)

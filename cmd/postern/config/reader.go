@@ -58,7 +58,7 @@ func (r *reader) submission(n yamldoc.Node) {
 			})
 		},
 		"proxy_protocol": func(n yamldoc.Node) {
-			r.section(n, yamldoc.Keys{"trusted": func(n yamldoc.Node) { r.prefixes(n, &s.ProxyProtocol) }})
+			r.section(n, yamldoc.Keys{"trusted": func(n yamldoc.Node) { r.prefixes(n, &s.ProxyProtocol, "name the proxies: who may speak for others may be anyone") }})
 		},
 		"limits":        func(n yamldoc.Node) { r.limits(n, &s.Limits) },
 		"received":      func(n yamldoc.Node) { r.received(n, &s.Received) },
@@ -245,7 +245,7 @@ func (r *reader) verdict(n yamldoc.Node, to *string) {
 	set(to)(n.Choice("defer", "reject", "accept"))
 }
 
-func (r *reader) prefixes(n yamldoc.Node, to *[]netip.Prefix) {
+func (r *reader) prefixes(n yamldoc.Node, to *[]netip.Prefix, everybody string) {
 	r.list(n, func(n yamldoc.Node, s string) {
 		p, err := netip.ParsePrefix(s)
 		if addr, aerr := netip.ParseAddr(s); err != nil && aerr == nil && addr.Zone() == "" {
@@ -255,7 +255,7 @@ func (r *reader) prefixes(n yamldoc.Node, to *[]netip.Prefix) {
 		case err != nil:
 			n.Fail(fmt.Sprintf("%q is no network", s), "write an address or a network: 192.0.2.7, 10.0.0.0/8, 2001:db8::/32")
 		case p.Bits() == 0:
-			n.Fail(fmt.Sprintf("%s is everybody", s), "name the proxies: who may speak for others may be anyone")
+			n.Fail(fmt.Sprintf("%s is everybody", s), everybody)
 		case p.Masked() != p:
 			n.Fail(fmt.Sprintf("%s has bits beyond its mask", s), "write "+p.Masked().String())
 		default:
