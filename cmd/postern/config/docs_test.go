@@ -42,14 +42,18 @@ func TestDocumented(t *testing.T) {
 	}
 }
 
-// TestExamples loads every yaml block of the page. What they refer to does not exist here; their keys and values must be right.
+// TestExamples loads every yaml block of the page, and of the one about backends. What they refer to does not exist here; their keys and values must be right.
 func TestExamples(t *testing.T) {
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
-	if len(blocks) < 8 {
+	backends, err := os.ReadFile("../../../docs/auth-backends.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text)+string(backends), -1)
+	if len(blocks) < 16 {
 		t.Fatalf("only %d examples", len(blocks))
 	}
 	for i, b := range blocks {
