@@ -74,7 +74,9 @@ func TestBackendsThatLie(t *testing.T) {
 	gone := lies[:len(lies)-1] + "x" // no port at all
 	for name, make := range map[string]func() (auth.Backend, error){
 		"dovecot lies": func() (auth.Backend, error) { return auth.NewDovecot(auth.DovecotOptions{Address: lies}) },
-		"dovecot down": func() (auth.Backend, error) { return auth.NewDovecot(auth.DovecotOptions{Address: "/nonexistent/auth"}) },
+		"dovecot down": func() (auth.Backend, error) {
+			return auth.NewDovecot(auth.DovecotOptions{Address: "/nonexistent/auth"})
+		},
 		"ldap lies": func() (auth.Backend, error) {
 			return auth.NewLDAP(auth.LDAPOptions{URLs: []string{"ldap://" + lies}, DN: "uid={login}"})
 		},

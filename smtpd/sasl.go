@@ -194,7 +194,11 @@ func (s *session) prove(login, password string) (auth.Identity, error) {
 	if _, ok := auth.Login(login); !ok || password == "" || len(password) > auth.MaxPassword {
 		return auth.Identity{}, errors.Join(auth.ErrCredentials, errLoginForm)
 	}
-	return auth.Chain(s.srv.Auth).Password(auth.WithClient(s.ctx, s.client.IP), login, password)
+	ctx := auth.WithClient(s.ctx, s.client.IP)
+	if s.srv.Throttle.Trusts(s.client.IP, login) {
+		ctx = auth.WithTrust(ctx)
+	}
+	return auth.Chain(s.srv.Auth).Password(ctx, login, password)
 }
 
 // failed slows down who guesses, and then closes the connection.

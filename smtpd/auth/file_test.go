@@ -325,3 +325,22 @@ func BenchmarkLoad(b *testing.B) {
 		}
 	}
 }
+
+// TestTrustedDoNotWait: while strangers hold all the memory there is, one of them is told so after his time, and who has been here
+// before is served.
+func TestTrustedDoNotWait(t *testing.T) {
+	f := open(t, "users: {alice: '"+cheap("x")+"'}", FileOptions{Wait: 20 * time.Millisecond, CacheLife: -1})
+	if err := f.slots.Acquire(context.Background(), f.options.Memory); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Password(context.Background(), "alice", "x"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a stranger: %v", err)
+	}
+	f.options.Wait = 30 * time.Second
+	if _, err := f.Password(WithTrust(context.Background()), "alice", "x"); err != nil {
+		t.Errorf("a trusted one: %v", err)
+	}
+	if _, err := f.Password(WithTrust(context.Background()), "alice", "y"); !errors.Is(err, ErrCredentials) {
+		t.Errorf("trust took the place of a password: %v", err)
+	}
+}

@@ -82,6 +82,16 @@ func (t *Throttle) Refused(addr netip.Addr, login string) bool {
 	return ok && t.score(k, now) >= float64(or(t.Refuse, 30)) && !t.trusts(addr, login, now)
 }
 
+// Trusts says that addr has proved login within a day.
+func (t *Throttle) Trusts(addr netip.Addr, login string) bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.trusts(addr, login, t.now())
+}
+
 // Failures are those that have been counted of late, for the address and for the login, rounded. An address that is exempt
 // has none.
 func (t *Throttle) Failures(addr netip.Addr, login string) (ofAddr, ofLogin int) {
