@@ -163,15 +163,13 @@ func (s *session) AUTH(mechanism, authzid, login, password string) message.Reply
 		s.log.Warn("authentication refused unchecked: too many failures before", "login", login, "mechanism", mechanism, "client", s.client.IP)
 		return say(421, "4.7.0", "Too many authentication failures")
 	}
-	if d := s.srv.Throttle.Delay(s.client.IP, login); d > 0 {
-		release, ok := s.srv.Throttle.Hold(s.client.IP)
-		if !ok {
-			s.srv.Metrics.auth(mechanism, "throttled")
-			return say(421, "4.7.0", "Too many authentication failures")
-		}
-		s.pause(d)
-		release()
+	release, ok := s.srv.Throttle.Hold(s.client.IP, login)
+	if !ok {
+		s.srv.Metrics.auth(mechanism, "throttled")
+		return say(421, "4.7.0", "Too many logins at once from your address, try again later")
 	}
+	defer release()
+	s.pause(s.srv.Throttle.Delay(s.client.IP, login))
 	id, err := s.prove(login, password)
 	if err == nil && authzid != "" && authzid != login && authzid != id.Login {
 		// Speaking for somebody else (RFC 4616 §2) is not offered: what one may send as is policy.

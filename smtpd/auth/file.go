@@ -18,6 +18,9 @@ type FileOptions struct {
 	Memory int64
 	// Parallel checks at most; half of GOMAXPROCS and at least one, so that a crowd of logins leaves room for mail.
 	Parallel int
+	// Queue is how many strangers' checks may wait for their turn; 32. More are answered ErrUnavailable at once: their connections
+	// would be all there are, and their clients gone when their turn comes.
+	Queue int
 	// Wait is how long a check may wait for its turn before the answer is ErrUnavailable; 10 s.
 	Wait time.Duration
 	// MaxHashMemory is the greatest m of argon2id that the file may ask for, in KiB; 1 GiB.
@@ -46,6 +49,7 @@ type File struct {
 	table   atomic.Pointer[table]
 	slots   *semaphore.Weighted // weighs in octets
 	trusted *semaphore.Weighted // the same again, for those who are not to wait behind strangers; see WithTrust
+	waiting atomic.Int64        // in slots
 	share   int64               // of each check: the least weight, so that Parallel holds
 }
 
@@ -57,6 +61,7 @@ func OpenFile(path string, o FileOptions) (*File, error) {
 	if o.Parallel <= 0 {
 		o.Parallel = max(1, runtime.GOMAXPROCS(0)/2)
 	}
+	o.Queue = or(o.Queue, 32)
 	o.Wait = or(o.Wait, 10*time.Second)
 	if o.MaxHashMemory == 0 {
 		o.MaxHashMemory = 1 << 20
@@ -126,16 +131,11 @@ func (f *File) Password(ctx context.Context, login, password string) (Identity, 
 		h = u.hash
 	}
 	weight := min(max(int64(h.memory())<<10, f.share), f.options.Memory)
-	lane := f.slots
-	if isTrusted(ctx) {
-		lane = f.trusted
+	release, err := f.turn(ctx, weight)
+	if err != nil {
+		return Identity{}, err
 	}
-	bounded, cancel := context.WithTimeout(ctx, f.options.Wait)
-	defer cancel()
-	if err := lane.Acquire(bounded, weight); err != nil {
-		return Identity{}, fmt.Errorf("too many logins at once: %w: %w", ErrUnavailable, err)
-	}
-	defer lane.Release(weight)
+	defer release()
 	// While this one waited, another with the same password may have been through.
 	if known && t.cache.has(p, f.options.Now()) {
 		return u.identity(f, login), nil
@@ -145,6 +145,25 @@ func (f *File) Password(ctx context.Context, login, password string) (Identity, 
 	}
 	t.cache.add(p, f.options.Now())
 	return u.identity(f, login), nil
+}
+
+// turn waits until a check of some weight may begin.
+func (f *File) turn(ctx context.Context, weight int64) (release func(), err error) {
+	lane := f.slots
+	if isTrusted(ctx) {
+		lane = f.trusted
+	} else {
+		defer f.waiting.Add(-1)
+		if f.waiting.Add(1) > int64(f.options.Queue) {
+			return nil, fmt.Errorf("too many logins at once: %w", ErrUnavailable)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.options.Wait)
+	defer cancel()
+	if err := lane.Acquire(ctx, weight); err != nil {
+		return nil, fmt.Errorf("too many logins at once: %w: %w", ErrUnavailable, err)
+	}
+	return func() { lane.Release(weight) }, nil
 }
 
 // identity shares groups and attributes with the table: callers only read them.

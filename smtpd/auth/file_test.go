@@ -336,7 +336,10 @@ func TestTrustedDoNotWait(t *testing.T) {
 	if _, err := f.Password(context.Background(), "alice", "x"); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("a stranger: %v", err)
 	}
-	f.options.Wait = 30 * time.Second
+	f.options.Wait, f.options.Queue = 30*time.Second, 0
+	if _, err := f.Password(context.Background(), "alice", "x"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a stranger, with the queue full: %v", err)
+	}
 	if _, err := f.Password(WithTrust(context.Background()), "alice", "x"); err != nil {
 		t.Errorf("a trusted one: %v", err)
 	}

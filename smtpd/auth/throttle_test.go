@@ -155,29 +155,42 @@ func TestThrottleFailures(t *testing.T) {
 func TestThrottleHold(t *testing.T) {
 	a, near, far := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("192.0.2.1")
 	th := &Throttle{Waiting: 2, Exempt: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
-	first, ok1 := th.Hold(a)
-	_, ok2 := th.Hold(near)
-	_, ok3 := th.Hold(a)
-	_, other := th.Hold(far)
+	first, ok1 := th.Hold(a, "x")
+	_, ok2 := th.Hold(near, "y")
+	_, ok3 := th.Hold(a, "x")
+	_, other := th.Hold(far, "x")
 	if !ok1 || !ok2 || ok3 || !other {
 		t.Errorf("%v %v %v, another address %v", ok1, ok2, ok3, other)
 	}
 	first()
-	second, ok := th.Hold(a)
+	second, ok := th.Hold(a, "x")
 	if !ok {
 		t.Error("nothing was released")
 	}
 	second()
 	for range 100 {
-		if _, ok := th.Hold(netip.MustParseAddr("10.1.1.1")); !ok {
+		if _, ok := th.Hold(netip.MustParseAddr("10.1.1.1"), "x"); !ok {
 			t.Fatal("an exempt address was counted")
 		}
 	}
 	if len(th.held) != 2 {
 		t.Errorf("%d addresses are held", len(th.held))
 	}
+	th = &Throttle{}
+	for range 3 {
+		th.Failed(a, "x")
+	}
+	for i := range 6 {
+		if _, ok := th.Hold(a, "x"); ok != (i < 4) {
+			t.Errorf("after failures, the %d. try: %v", i+1, ok)
+		}
+	}
+	th.Succeeded(a, "x")
+	if _, ok := th.Hold(a, "x"); !ok {
+		t.Error("who has proved the login is held up")
+	}
 	var none *Throttle
-	release, ok := none.Hold(a)
+	release, ok := none.Hold(a, "x")
 	if release(); !ok {
 		t.Error("a nil Throttle holds")
 	}
