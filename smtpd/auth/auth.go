@@ -1,14 +1,17 @@
 // Package auth proves who is submitting. One file is one backend.
 //
 // File is the users file: argon2id (RFC 9106) and bcrypt hashes, checked whole when it is read, replaced whole when it is
-// read again. Throttle counts failures by address and by login, and slows them down. Plain passwords are held only as long
+// read again. Dovecot, LDAP and RADIUS ask servers; Cached remembers what a slow one has proved; RecentLogins, which proves
+// nothing, remembers who has logged in elsewhere. Throttle counts failures by address and by login, and slows them down. Plain passwords are held only as long
 // as a check lasts; what is remembered of a successful one is a keyed hash under a key that never leaves the process.
 //
 // What it does when things fail: a users file that has anything wrong with it is refused whole, and the table before it
 // stays; a hash that cannot be read never authenticates anybody; a check that gets no memory or time ends in
 // ErrUnavailable, which is not a failed try.
 //
-// No goroutine is started here, except that argon2 runs its lanes on goroutines that end before the check returns.
+// argon2 runs its lanes on goroutines that end before the check returns. Each connection to an LDAP server has two of the
+// library's, which end when it is closed: by its server, after an error, or by Close. RecentLogins.Serve runs on its caller's.
+// No other goroutine is started here.
 package auth
 
 import (

@@ -58,7 +58,9 @@ func (r *reader) submission(n yamldoc.Node) {
 			})
 		},
 		"proxy_protocol": func(n yamldoc.Node) {
-			r.section(n, yamldoc.Keys{"trusted": func(n yamldoc.Node) { r.prefixes(n, &s.ProxyProtocol, "name the proxies: who may speak for others may be anyone") }})
+			r.section(n, yamldoc.Keys{"trusted": func(n yamldoc.Node) {
+				r.prefixes(n, &s.ProxyProtocol, "name the proxies: who may speak for others may be anyone")
+			}})
 		},
 		"limits":        func(n yamldoc.Node) { r.limits(n, &s.Limits) },
 		"received":      func(n yamldoc.Node) { r.received(n, &s.Received) },
