@@ -18,7 +18,7 @@ type FileOptions struct {
 	Memory int64
 	// Parallel checks at most; half of GOMAXPROCS and at least one, so that a crowd of logins leaves room for mail.
 	Parallel int
-	// Queue is how many strangers' checks may wait for their turn; 32. More are answered ErrUnavailable at once: their connections
+	// Queue is how many strangers' checks may wait for their turn; 256. More are answered ErrUnavailable at once: their connections
 	// would be all there are, and their clients gone when their turn comes.
 	Queue int
 	// Wait is how long a check may wait for its turn before the answer is ErrUnavailable; 10 s.
@@ -61,7 +61,7 @@ func OpenFile(path string, o FileOptions) (*File, error) {
 	if o.Parallel <= 0 {
 		o.Parallel = max(1, runtime.GOMAXPROCS(0)/2)
 	}
-	o.Queue = or(o.Queue, 32)
+	o.Queue = or(o.Queue, 256)
 	o.Wait = or(o.Wait, 10*time.Second)
 	if o.MaxHashMemory == 0 {
 		o.MaxHashMemory = 1 << 20

@@ -22,8 +22,8 @@ type Throttle struct {
 	MaxDelay time.Duration
 	// Refuse is the count from which an address is refused without a check; 30. A login is never refused, only slowed.
 	Refuse int
-	// Waiting is how many tries from one address may be under way at once, 16, or a quarter of that where more than Free have
-	// failed. More are refused: guesses in parallel would wait in parallel, and their connections would be all there are.
+	// Waiting is how many tries from one address may be under way at once where more than Free have failed; 4. More are refused:
+	// guesses in parallel would wait in parallel, and their connections would be all there are.
 	Waiting int
 	// Entries at most in each of the tables; 65,536 (about 5 MB).
 	Entries int
@@ -87,7 +87,7 @@ func (t *Throttle) Refused(addr netip.Addr, login string) bool {
 }
 
 // Hold counts a try of login from addr among those under way, until release is called. Not ok: there are as many as may be. An
-// address that has proved the login is not counted.
+// address that has proved the login is not counted, and one of which no more than Free have failed is not bounded.
 func (t *Throttle) Hold(addr netip.Addr, login string) (release func(), ok bool) {
 	if t == nil {
 		return func() {}, true
@@ -99,11 +99,7 @@ func (t *Throttle) Hold(addr netip.Addr, login string) (release func(), ok bool)
 	if !counted || t.trusts(addr, login, now) {
 		return func() {}, true
 	}
-	most := or(t.Waiting, 16)
-	if t.score(k, now) > float64(or(t.Free, 2)) {
-		most = max(1, most/4)
-	}
-	if t.held[k] >= most {
+	if t.held[k] >= or(t.Waiting, 4) && t.score(k, now) > float64(or(t.Free, 2)) {
 		return nil, false
 	}
 	if t.held == nil {

@@ -155,6 +155,10 @@ func TestThrottleFailures(t *testing.T) {
 func TestThrottleHold(t *testing.T) {
 	a, near, far := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("192.0.2.1")
 	th := &Throttle{Waiting: 2, Exempt: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	for range 3 {
+		th.Failed(a, "x")
+		th.Failed(far, "x")
+	}
 	first, ok1 := th.Hold(a, "x")
 	_, ok2 := th.Hold(near, "y")
 	_, ok3 := th.Hold(a, "x")
@@ -177,6 +181,17 @@ func TestThrottleHold(t *testing.T) {
 		t.Errorf("%d addresses are held", len(th.held))
 	}
 	th = &Throttle{}
+	var releases []func()
+	for range 100 {
+		release, ok := th.Hold(a, "x")
+		if !ok {
+			t.Fatal("an address of which nothing has failed is bounded")
+		}
+		releases = append(releases, release)
+	}
+	for _, release := range releases {
+		release()
+	}
 	for range 3 {
 		th.Failed(a, "x")
 	}
