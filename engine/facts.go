@@ -50,6 +50,11 @@ func contract() *fact {
 			{name: "port", kind: integer, doc: "Port."},
 			{name: "name", kind: text, doc: "Verified reverse name."},
 			{name: "ehlo", kind: text, doc: "Argument of the last EHLO or HELO; absent before it."},
+			{name: "recent_auth_failures", kind: integer, doc: "Failed logins from this address of late (IPv6: its /64), halved every half-life; submission only. Since version 2."},
+			{name: "recent_login", kind: closed, doc: "Who has logged in at another server (POP, IMAP) from this address of late. It does not prove that the client is he. Since version 2.", fields: []fact{
+				{name: "login", kind: text, always: true, doc: "Who it was."},
+				{name: "age", kind: integer, always: true, doc: "Seconds since."},
+			}},
 		}},
 		{name: "tls", kind: closed, doc: "Absent in the clear.", fields: []fact{
 			{name: "version", kind: text, doc: `"1.2", "1.3".`},
@@ -66,6 +71,7 @@ func contract() *fact {
 			{name: "attributes", kind: open, always: true, item: &fact{kind: list, item: &fact{kind: text}}, doc: "Further attributes of the login."},
 			{name: "certificate", kind: closed, fields: certificateFacts(),
 				doc: "Client certificate that proved the login (EXTERNAL), verified or pinned. Since version 2."},
+			{name: "recent_failures", kind: integer, doc: "Failed tries at this login of late, from wherever, halved every half-life; submission only. Since version 2."},
 		}},
 		{name: "envelope", kind: closed, from: StageMail, always: true, doc: "The SMTP envelope.", fields: []fact{
 			{name: "from", kind: closed, from: StageMail, always: true, doc: "MAIL FROM.", fields: append(

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -124,7 +125,7 @@ func (b *builder) server(s *Server) *ast.Term {
 }
 
 func (b *builder) client(c *Client) *ast.Term {
-	pairs := make([]pair, 0, 4)
+	pairs := make([]pair, 0, 6)
 	if c.IP.IsValid() {
 		pairs = append(pairs, pair{b.k.ip, b.str(c.IP.Unmap().WithZone("").String())})
 	}
@@ -133,6 +134,12 @@ func (b *builder) client(c *Client) *ast.Term {
 	}
 	pairs = b.known(pairs, b.k.name, c.Name)
 	pairs = b.known(pairs, b.k.ehlo, c.EHLO)
+	if c.RecentAuthFailures != nil {
+		pairs = append(pairs, pair{b.k.recentAuthFailures, b.num(int64(*c.RecentAuthFailures))})
+	}
+	if r := c.RecentLogin; r != nil {
+		pairs = append(pairs, pair{b.k.recentLogin, b.object([]pair{{b.k.login, b.str(r.Login)}, {b.k.age, b.num(int64(r.Age / time.Second))}})})
+	}
 	return b.object(pairs)
 }
 
@@ -155,12 +162,15 @@ func (b *builder) clientCertificate(c *Certificate) *ast.Term {
 }
 
 func (b *builder) auth(a *Auth) *ast.Term {
-	pairs := append(make([]pair, 0, 7), pair{b.k.login, b.str(a.Login)}, pair{b.k.groups, b.strs(a.Groups)})
+	pairs := append(make([]pair, 0, 9), pair{b.k.login, b.str(a.Login)}, pair{b.k.groups, b.strs(a.Groups)})
 	pairs = b.known(pairs, b.k.mechanism, a.Mechanism)
 	pairs = b.known(pairs, b.k.backend, a.Backend)
 	pairs = b.known(pairs, b.k.authzid, a.AuthzID)
 	if a.Certificate != nil {
 		pairs = append(pairs, pair{b.k.certificate, b.clientCertificate(a.Certificate)})
+	}
+	if a.RecentFailures != nil {
+		pairs = append(pairs, pair{b.k.recentFailures, b.num(int64(*a.RecentFailures))})
 	}
 	attributes := b.k.object
 	if len(a.Attributes) > 0 {

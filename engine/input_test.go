@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
@@ -37,10 +38,12 @@ func full(t testing.TB) *Transaction {
 	tr := transactionOf(t, "From: Alice <alice@example.com>, bob\r\nFrom: x@example.com\r\nSender: alice@example.com\r\nReply-To: a@example.com\r\n"+
 		"To: b@example.com\r\nCc: c@example.com\r\nBcc: d@example.com\r\nResent-From: r@example.com\r\nSubject: \xff\r\n\r\n")
 	tr.Client.Name = "laptop.example.com"
+	tr.Client.RecentAuthFailures, tr.Client.RecentLogin = new(int), &RecentLogin{Login: "alice", Age: time.Minute}
 	tr.TLS.SNI = "mail.example.com"
 	tr.TLS.Client = &Certificate{Subject: "CN=alice", Issuer: "CN=ca", SANs: []string{"email:alice@example.com"}, SHA256: "00"}
 	tr.Auth.Certificate = tr.TLS.Client
 	tr.Auth.AuthzID = "boss"
+	tr.Auth.RecentFailures = new(int)
 	tr.Recipient = &tr.Envelope.To[0]
 	tr.Unknown = []string{"message.size"}
 	return tr

@@ -6,9 +6,9 @@ import "github.com/open-policy-agent/opa/v1/ast"
 type keys struct {
 	version, stage, id, now, server, client, tls, auth, envelope, recipient, message, unknown,
 	hostname, listener, door,
-	ip, port, name, ehlo,
+	ip, port, name, ehlo, recentAuthFailures, recentLogin, age,
 	cipher, sni, certificate, subject, issuer, sans, sha256,
-	login, mechanism, backend, authzid, groups, attributes,
+	login, mechanism, backend, authzid, groups, attributes, recentFailures,
 	from, to, null, address, key, local, domain, parameters,
 	size, headers, header, value, sender, replyTo, cc, bcc, resent,
 	unqualified, index, pieces, ambiguous, kind, field, text,
@@ -33,6 +33,8 @@ func newKeys() *keys {
 		resent: s("resent"), unqualified: s("unqualified"), index: s("index"), pieces: s("pieces"),
 		ambiguous: s("ambiguous"), kind: s("kind"), field: s("field"), text: s("text"), generated: s("generated"),
 		messageID: s("message_id"), date: s("date"), body: s("body"), truncated: s("truncated"),
+
+		recentAuthFailures: s("recent_auth_failures"), recentLogin: s("recent_login"), age: s("age"), recentFailures: s("recent_failures"),
 
 		two: ast.IntNumberTerm(2), yes: ast.BooleanTerm(true), no: ast.BooleanTerm(false), empty: s(""),
 		list: ast.ArrayTerm(), object: ast.ObjectTerm(),

@@ -55,6 +55,18 @@ type Client struct {
 	Port uint16     // 0: unknown
 	Name string     // verified reverse name, where the front end knows one
 	EHLO string     // argument of the last EHLO or HELO; "" before
+
+	// RecentAuthFailures are failed logins from this address of late (IPv6: its /64), on whatever connection; nil: not counted.
+	RecentAuthFailures *int
+	// RecentLogin is who has logged in elsewhere (POP, IMAP) from this address of late; nil: nobody that we were told of.
+	RecentLogin *RecentLogin
+}
+
+// RecentLogin is a login at another server. It says that somebody at the address proved it, not that the client is he: many
+// people may share an address.
+type RecentLogin struct {
+	Login string
+	Age   time.Duration
 }
 
 // TLS is the state of the connection's encryption.
@@ -83,6 +95,8 @@ type Auth struct {
 	Attributes map[string][]string
 	// Certificate that proved the login, pinned or verified; nil: something else did.
 	Certificate *Certificate
+	// RecentFailures are failed tries at this login of late, from wherever; nil: not counted.
+	RecentFailures *int
 }
 
 // Envelope is the SMTP envelope so far.

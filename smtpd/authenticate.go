@@ -42,8 +42,18 @@ func (s *session) authenticate(a attempt) (message.Reply, error) {
 		s.log.Warn("authentication refused unchecked: too many failures before", "login", a.login, "mechanism", a.mechanism, "client", s.client.IP)
 		return say(421, "4.7.0", "Too many authentication failures"), auth.ErrCredentials
 	}
+	release, ok := s.srv.Throttle.Hold(s.client.IP, counted)
+	if !ok {
+		s.srv.Metrics.auth(a.mechanism, "throttled")
+		return say(421, "4.7.0", "Too many logins at once from your address, try again later"), auth.ErrCredentials
+	}
+	defer release()
 	s.pause(s.srv.Throttle.Delay(s.client.IP, counted))
-	id, err := a.prove(s.ctx)
+	ctx := auth.WithClient(s.ctx, s.client.IP)
+	if s.srv.Throttle.Trusts(s.client.IP, counted) {
+		ctx = auth.WithTrust(ctx)
+	}
+	id, err := a.prove(ctx)
 	if err == nil && !same(a.authzid, id.Login, a.login) {
 		// Speaking for somebody else (RFC 4422 §3.4.1) is not offered: what one may send as is policy.
 		err = auth.ErrCredentials

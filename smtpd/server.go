@@ -32,6 +32,8 @@ type Server struct {
 	Auth []auth.Backend
 	// Throttle counts failed logins by address and login over all connections; nil: each connection is on its own.
 	Throttle *auth.Throttle
+	// RecentLogins are logins at other servers, for policy to read; nil: none are known.
+	RecentLogins *auth.RecentLogins
 	// Anonymous lets clients send without authentication.
 	Anonymous bool
 	// TLS gives the configuration for each handshake; nil, or a nil configuration: no TLS, and so no AUTH.

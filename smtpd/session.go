@@ -127,6 +127,7 @@ func (s *session) decide(t *engine.Transaction) engine.Decision {
 	t.Client = s.client
 	t.Client.EHLO = s.helo
 	t.TLS, t.Auth = s.tls, s.auth
+	s.recent(t)
 	t.Failure = s.ln.Failure
 	t.Unknown = NeverKnown()
 	d := s.srv.Engine.Decide(s.ctx, t)
@@ -134,6 +135,29 @@ func (s *session) decide(t *engine.Transaction) engine.Decision {
 		s.log.Error("policy could not decide", "id", t.ID, "error", d.Err)
 	}
 	return d
+}
+
+// recent completes t with what has happened of late at other connections and other servers.
+func (s *session) recent(t *engine.Transaction) {
+	if s.srv.RecentLogins != nil {
+		if login, age, ok := s.srv.RecentLogins.Last(t.Client.IP); ok {
+			t.Client.RecentLogin = &engine.RecentLogin{Login: login, Age: age}
+		}
+	}
+	if s.srv.Throttle == nil {
+		return
+	}
+	login := ""
+	if t.Auth != nil {
+		login = t.Auth.Login
+	}
+	ofAddr, ofLogin := s.srv.Throttle.Failures(t.Client.IP, login)
+	t.Client.RecentAuthFailures = &ofAddr
+	if t.Auth != nil {
+		known := *t.Auth
+		known.RecentFailures = &ofLogin
+		t.Auth = &known
+	}
 }
 
 // answer leaves r for the guard, which writes it, and tells the library as much as it has to know.

@@ -37,8 +37,8 @@ type refusedHealth struct {
 	text string
 }
 
-// adminServer serves /metrics and /healthz. Its goroutine is Serve's, which ends with ctx.
-func adminServer(ctx context.Context, l net.Listener, metrics prometheus.Gatherer, status func() health) error {
+// adminServer serves /metrics and /healthz, and what mail programs ask for. Its goroutine is Serve's, which ends with ctx.
+func adminServer(ctx context.Context, l net.Listener, metrics prometheus.Gatherer, status func() health, setup *clientSetup) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
@@ -57,6 +57,7 @@ func adminServer(ctx context.Context, l net.Listener, metrics prometheus.Gathere
 		w.WriteHeader(code)
 		json.NewEncoder(w).Encode(h)
 	})
+	setup.register(mux)
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -34,7 +35,10 @@ type daemon struct {
 	decisions *decisionlog.Log
 	certs     *certs.Reloader
 	users     []*auth.File
-	backends  []watched // files of other backends
+	backends  []watched              // files of other backends
+	closers   []io.Closer            // of backends
+	flushers  []interface{ Flush() } // what they remember
+	recent    *auth.RecentLogins     // nil: not configured
 	hop       relay.Hop
 	held      relay.Hop // quarantine
 
@@ -44,6 +48,7 @@ type daemon struct {
 	submission    []submissionListener
 	milters       []milterListener
 	adminListener net.Listener
+	recentSocket  *net.UnixConn
 	hup           chan struct{}
 }
 
@@ -114,6 +119,9 @@ func (d *daemon) bind() error {
 		}
 		d.milters = append(d.milters, milterListener{l, milter.ListenerConfig{Name: c.Name, Failure: failureVerdict(onError)}})
 	}
+	if err := d.bindRecent(); err != nil {
+		return err
+	}
 	if addr := d.cfg.Admin.Listen; addr != "" {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
@@ -148,8 +156,11 @@ func (d *daemon) run(ctx context.Context, group *errgroup.Group) {
 		watchFiles(ctx, d.watched(), d.hup, d.log)
 		return nil
 	})
+	if d.recentSocket != nil {
+		group.Go(func() error { return d.recent.Serve(ctx, d.recentSocket) })
+	}
 	if d.adminListener != nil {
-		group.Go(func() error { return adminServer(ctx, d.adminListener, d.metrics, d.health) })
+		group.Go(func() error { return adminServer(ctx, d.adminListener, d.metrics, d.health, newClientSetup(d.cfg)) })
 	}
 }
 
@@ -212,6 +223,13 @@ func (d *daemon) close() {
 		if h != nil {
 			h.Close()
 		}
+	}
+	for _, c := range d.closers {
+		c.Close()
+	}
+	if d.recentSocket != nil {
+		d.recentSocket.Close()
+		os.Remove(d.cfg.Submission.RecentLogins.Socket)
 	}
 	if d.decisions != nil {
 		if err := d.decisions.Close(); err != nil && !errors.Is(err, decisionlog.ErrClosed) {

@@ -28,14 +28,17 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 // commands are the verbs of the program, in the order of its help.
 func commands(p *program) []*cobra.Command {
 	return []*cobra.Command{
-		newServeCmd(p),   // the servers
-		newCheckCmd(p),   // configuration and policy, for CI
-		newTestCmd(p),    // a policy's own tests, Rego and messages
-		newEvalCmd(p),    // what would happen to a message, and why
-		newExplainCmd(p), // why a logged decision came out as it did
-		newReplayCmd(p),  // what another policy would have decided
-		newInitCmd(p),    // a policy repository to start from
-		newPasswdCmd(p),  // a line for the users file
-		newVersionCmd(p), // what this is made of
+		newServeCmd(p),       // the servers
+		newCheckCmd(p),       // configuration and policy, for CI
+		newTestCmd(p),        // a policy's own tests, Rego and messages
+		newEvalCmd(p),        // what would happen to a message, and why
+		newExplainCmd(p),     // why a logged decision came out as it did
+		newReplayCmd(p),      // what another policy would have decided
+		newInitCmd(p),        // a policy repository to start from
+		newPasswdCmd(p),      // a line for the users file
+		newImportCmd(p),      // tables of other servers
+		newDNSCmd(p),         // by which mail programs find us
+		newNotifyLoginCmd(p), // what POP and IMAP servers know
+		newVersionCmd(p),     // what this is made of
 	}
 }

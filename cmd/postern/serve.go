@@ -146,6 +146,9 @@ func (d *daemon) reload() {
 	d.log.Info("reloading")
 	d.feed.watcher.Trigger()
 	d.tried.reload()
+	for _, f := range d.flushers {
+		f.Flush()
+	}
 	select {
 	case d.hup <- struct{}{}:
 	default: // one is under way

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/cmd/postern/config"
@@ -32,8 +33,11 @@ func (d *daemon) buildSubmission(_ context.Context, notice io.Writer) error {
 		return usageError(err)
 	}
 	c := d.cfg.Submission
+	if c.RecentLogins.Socket != "" {
+		d.recent = &auth.RecentLogins{Life: c.RecentLogins.Life, Logger: d.log}
+	}
 	d.smtp = &smtpd.Server{
-		Hostname: d.cfg.Hostname, Engine: d.engine, Relay: d.hop, Quarantine: d.held, Auth: backends, Throttle: new(auth.Throttle), Anonymous: !c.RequireAuth,
+		Hostname: d.cfg.Hostname, Engine: d.engine, Relay: d.hop, Quarantine: d.held, Auth: backends, Throttle: throttle(d.cfg.Submission.AuthLimits), RecentLogins: d.recent, Anonymous: !c.RequireAuth,
 		TLS: d.tlsConfig(), Received: c.Received, Log: d.log, Metrics: smtpd.NewMetrics(d.metrics),
 		Limits: smtpd.Limits{
 			MessageBytes: c.Limits.MessageBytes, Recipients: c.Limits.Recipients, Connections: c.Limits.Connections,
@@ -68,6 +72,14 @@ func (d *daemon) openBackends() ([]auth.Backend, error) {
 			backends = append(backends, b)
 			continue
 		}
+		if a.File == "" {
+			b, err := d.openRemote(a)
+			if err != nil {
+				return nil, err
+			}
+			backends = append(backends, b)
+			continue
+		}
 		f, err := auth.OpenFile(a.File, d.fileOptions(a))
 		if err != nil {
 			return nil, err
@@ -76,6 +88,71 @@ func (d *daemon) openBackends() ([]auth.Backend, error) {
 		backends = append(backends, f)
 	}
 	return backends, nil
+}
+
+// openRemote makes a backend whose passwords are somewhere else. None is asked before somebody logs in.
+func (d *daemon) openRemote(a config.Auth) (auth.Backend, error) {
+	switch {
+	case a.Dovecot != nil:
+		b, err := auth.NewDovecot(a.Dovecot.Options)
+		if err != nil {
+			return nil, err
+		}
+		d.closers = append(d.closers, b)
+		return d.cached(b, a.Dovecot.Cache), nil
+	case a.LDAP != nil:
+		o := a.LDAP.Options
+		o.Logger = d.log
+		b, err := a.LDAP.Open(o)
+		if err != nil {
+			return nil, err
+		}
+		d.closers, d.flushers = append(d.closers, b), append(d.flushers, b)
+		if o.DN != "" {
+			return d.cached(b, a.LDAP.Cache), nil
+		}
+		return b, nil // it looks whether the entry has changed
+	default:
+		o := a.RADIUS.Options
+		o.Logger = d.log
+		b, err := a.RADIUS.Open(o)
+		if err != nil {
+			return nil, err
+		}
+		return d.cached(b, a.RADIUS.Cache), nil
+	}
+}
+
+func (d *daemon) cached(b auth.Backend, life time.Duration) auth.Backend {
+	c := auth.NewCached(b, auth.CacheOptions{Life: life})
+	d.flushers = append(d.flushers, c)
+	return c
+}
+
+func throttle(l config.AuthLimits) *auth.Throttle {
+	return &auth.Throttle{Free: l.Free, MaxDelay: l.MaxDelay, Refuse: l.Refuse, HalfLife: l.HalfLife, Exempt: l.Exempt}
+}
+
+// bindRecent opens the socket on which a POP or IMAP server tells who has logged in.
+func (d *daemon) bindRecent() (err error) {
+	c := d.cfg.Submission.RecentLogins
+	if d.recent == nil {
+		return nil
+	}
+	if d.recentSocket, err = auth.ListenRecent(c.Socket, c.Mode); err != nil {
+		return bindError("submission.recent_logins.socket", c.Socket, err)
+	}
+	if c.Group == "" {
+		return nil
+	}
+	gid, err := config.Gid(c.Group)
+	if err == nil {
+		err = os.Chown(c.Socket, -1, gid)
+	}
+	if err != nil {
+		return bindError("submission.recent_logins.group", c.Group, err)
+	}
+	return nil
 }
 
 // openHops makes the next hops, several with failover, and the quarantine.

@@ -4,6 +4,8 @@
 // when it is read, replaced whole when it is read again. OAuth is for bearer tokens: JWTs by key set (RFC 7519, RFC 8725), others
 // by asking the provider (RFC 7662). Certificates is for TLS client certificates (RFC 5280), by alternative name or fingerprint.
 // A Backend says by the add-on interfaces Offerer, Verifier, Bearer and Certifier what it can do beside passwords.
+// Dovecot, LDAP and RADIUS ask servers; Cached remembers what a slow one has proved; RecentLogins, which proves nothing,
+// remembers who has logged in elsewhere.
 // Throttle counts failures by address and by login, and slows them down. Plain passwords are held only as long
 // as a check lasts; what is remembered of a successful one is a keyed hash under a key that never leaves the process.
 //
@@ -14,8 +16,9 @@
 // A provider that is down, slow or talks nonsense is ErrUnavailable, too; so is a certificate about which no revocation list in
 // date says anything.
 //
-// No goroutine is started here, except that argon2 runs its lanes on goroutines that end before the check returns, and
-// that the HTTP client of an OAuth keeps some for idle connections, which end 90 seconds after the last use.
+// Argon2 runs its lanes on goroutines that end before the check returns. The HTTP client of an OAuth keeps some for idle
+// connections, which end 90 seconds after the last use. Each connection to an LDAP server has two of the library's, which end when it is closed: by its server, after an error, or by Close. RecentLogins.Serve runs on its caller's.
+// No other goroutine is started here.
 package auth
 
 import (

@@ -13,78 +13,110 @@ import (
 type proof [sha256.Size]byte
 
 // cache remembers successful checks for a while, so that a client which sends fifty messages over fifty connections pays for
-// one argon2. Failures are not kept: guessing stays slow. It belongs to one table, and so to one reading of the file.
+// one argon2. Failures are not kept: guessing stays slow. A File has one for each reading of its table.
 type cache struct {
-	key  [32]byte
 	life time.Duration
 	max  int
 
-	mu    sync.Mutex
-	until map[proof]time.Time
+	mu      sync.Mutex
+	key     [32]byte
+	entries map[proof]remembered
+}
+
+// remembered is what a check found out, and until when it is taken for true.
+type remembered struct {
+	until time.Time
+	id    Identity
 }
 
 func newCache(life time.Duration, max int) *cache {
-	c := &cache{life: life, max: max, until: map[proof]time.Time{}}
+	c := &cache{life: life, max: max, entries: map[proof]remembered{}}
 	rand.Read(c.key[:]) // never fails (crypto/rand)
 	return c
 }
 
-// proof of login and password. The length keeps "ab"+"c" and "a"+"bc" apart.
-func (c *cache) proof(login string, password []byte) (p proof) {
-	mac := hmac.New(sha256.New, c.key[:])
-	var n [4]byte
-	binary.BigEndian.PutUint32(n[:], uint32(len(login)))
-	mac.Write(n[:])
-	mac.Write([]byte(login))
-	mac.Write(password)
+// proof of login and password, and of whatever else the answer hung on. The lengths keep "ab"+"c" and "a"+"bc" apart.
+func (c *cache) proof(login string, password []byte, more ...string) (p proof) {
+	c.mu.Lock()
+	key := c.key
+	c.mu.Unlock()
+	mac := hmac.New(sha256.New, key[:])
+	part := func(b []byte) {
+		var n [4]byte
+		binary.BigEndian.PutUint32(n[:], uint32(len(b)))
+		mac.Write(n[:])
+		mac.Write(b)
+	}
+	part([]byte(login))
+	part(password)
+	for _, m := range more {
+		part([]byte(m))
+	}
 	mac.Sum(p[:0])
 	return p
+}
+
+// empty forgets everything, and what is being checked meanwhile, too: its proof was made with a key that is gone.
+func (c *cache) empty() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rand.Read(c.key[:])
+	clear(c.entries)
 }
 
 // has says whether p succeeded within the life of an entry. Looking up a keyed hash in a map tells an attacker who does not
 // know the key nothing by its time.
 func (c *cache) has(p proof, now time.Time) bool {
-	if c.life <= 0 {
-		return false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	until, ok := c.until[p]
-	if ok && !now.Before(until) {
-		delete(c.until, p)
-		return false
-	}
+	_, ok := c.recall(p, now)
 	return ok
 }
 
-// add remembers p. A full cache first drops what is over, then any entry.
-func (c *cache) add(p proof, now time.Time) {
+// recall gives what is remembered of p.
+func (c *cache) recall(p proof, now time.Time) (Identity, bool) {
+	if c.life <= 0 {
+		return Identity{}, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, ok := c.entries[p]
+	if ok && !now.Before(r.until) {
+		delete(c.entries, p)
+		return Identity{}, false
+	}
+	return r.id, ok
+}
+
+// add remembers p for whoever has its identity elsewhere.
+func (c *cache) add(p proof, now time.Time) { c.remember(p, Identity{}, now) }
+
+// remember keeps id under p. A full cache first drops what is over, then any entry.
+func (c *cache) remember(p proof, id Identity, now time.Time) {
 	if c.life <= 0 || c.max <= 0 {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.until) >= c.max {
+	if len(c.entries) >= c.max {
 		c.makeRoom(now)
 	}
-	c.until[p] = now.Add(c.life)
+	c.entries[p] = remembered{now.Add(c.life), id}
 }
 
 // makeRoom looks at a bounded number of entries, so that a full cache costs no login a walk over all of it.
 func (c *cache) makeRoom(now time.Time) {
 	const look = 64
 	seen, victim := 0, proof{}
-	for p, until := range c.until {
+	for p, r := range c.entries {
 		if seen++; seen > look {
 			break
 		}
-		if !now.Before(until) {
-			delete(c.until, p)
+		if !now.Before(r.until) {
+			delete(c.entries, p)
 			continue
 		}
 		victim = p
 	}
-	if len(c.until) >= c.max {
-		delete(c.until, victim)
+	if len(c.entries) >= c.max {
+		delete(c.entries, victim)
 	}
 }

@@ -25,10 +25,16 @@ const (
 
 // FileOptions configure a File; zero fields mean the defaults.
 type FileOptions struct {
-	// Memory that checks may take at once, in octets; 256 MiB. A single hash that needs more runs alone.
+	// Memory that checks may take at once, in octets; 256 MiB. A single hash that needs more runs alone. Those of WithTrust may
+	// take as much again, so that a storm of strangers keeps nobody waiting who has been here before.
 	Memory int64
 	// Parallel checks at most; half of GOMAXPROCS and at least one, so that a crowd of logins leaves room for mail.
 	Parallel int
+	// Queue is how many strangers' checks may wait for their turn; 256. More are answered ErrUnavailable at once: their connections
+	// would be all there are, and their clients gone when their turn comes.
+	Queue int
+	// Wait is how long a check may wait for its turn before the answer is ErrUnavailable; 10 s.
+	Wait time.Duration
 	// MaxHashMemory is the greatest m of argon2id that the file may ask for, in KiB; 1 GiB.
 	MaxHashMemory uint32
 	// CacheLife is how long a successful check is remembered; one minute. Negative: not at all.
@@ -59,6 +65,8 @@ type File struct {
 	options FileOptions
 	table   atomic.Pointer[table]
 	slots   *semaphore.Weighted // weighs in octets
+	trusted *semaphore.Weighted // the same again, for those who are not to wait behind strangers; see WithTrust
+	waiting atomic.Int64        // in slots
 	share   int64               // of each check: the least weight, so that Parallel holds
 }
 
@@ -70,6 +78,8 @@ func OpenFile(path string, o FileOptions) (*File, error) {
 	if o.Parallel <= 0 {
 		o.Parallel = max(1, runtime.GOMAXPROCS(0)/2)
 	}
+	o.Queue = or(o.Queue, 256)
+	o.Wait = or(o.Wait, 10*time.Second)
 	if o.MaxHashMemory == 0 {
 		o.MaxHashMemory = 1 << 20
 	}
@@ -89,7 +99,7 @@ func OpenFile(path string, o FileOptions) (*File, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	f := &File{path: path, options: o, slots: semaphore.NewWeighted(o.Memory), share: o.Memory / int64(o.Parallel)}
+	f := &File{path: path, options: o, slots: semaphore.NewWeighted(o.Memory), trusted: semaphore.NewWeighted(o.Memory), share: o.Memory / int64(o.Parallel)}
 	return f, f.Reload()
 }
 
@@ -120,7 +130,7 @@ func (f *File) Reload() error {
 	return nil
 }
 
-// Password implements Backend. ctx bounds the wait for memory; a check that has begun runs to its end.
+// Password implements Backend. ctx and Wait bound the wait for memory; a check that has begun runs to its end.
 func (f *File) Password(ctx context.Context, login, password string) (Identity, error) {
 	t := f.table.Load()
 	if t == nil {
@@ -142,10 +152,11 @@ func (f *File) Password(ctx context.Context, login, password string) (Identity, 
 		h = u.hash
 	}
 	weight := min(max(int64(h.memory())<<10, f.share), f.options.Memory)
-	if err := f.slots.Acquire(ctx, weight); err != nil {
-		return Identity{}, fmt.Errorf("too many logins at once: %w: %w", ErrUnavailable, err)
+	release, err := f.turn(ctx, weight)
+	if err != nil {
+		return Identity{}, err
 	}
-	defer f.slots.Release(weight)
+	defer release()
 	// While this one waited, another with the same password may have been through.
 	if known && t.cache.has(p, f.options.Now()) {
 		return u.identity(f, login), nil
@@ -189,6 +200,25 @@ func (f *File) StoredKeys(_ context.Context, login string) (StoredKeys, error) {
 		k = StoredKeys{h.iterations, h.salt, h.storedKey, h.serverKey, u.identity(f, canonical)}
 	}
 	return k, nil
+}
+
+// turn waits until a check of some weight may begin.
+func (f *File) turn(ctx context.Context, weight int64) (release func(), err error) {
+	lane := f.slots
+	if isTrusted(ctx) {
+		lane = f.trusted
+	} else {
+		defer f.waiting.Add(-1)
+		if f.waiting.Add(1) > int64(f.options.Queue) {
+			return nil, fmt.Errorf("too many logins at once: %w", ErrUnavailable)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.options.Wait)
+	defer cancel()
+	if err := lane.Acquire(ctx, weight); err != nil {
+		return nil, fmt.Errorf("too many logins at once: %w: %w", ErrUnavailable, err)
+	}
+	return func() { lane.Release(weight) }, nil
 }
 
 // identity shares groups and attributes with the table: callers only read them.

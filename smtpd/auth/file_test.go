@@ -172,8 +172,8 @@ func TestCacheLife(t *testing.T) {
 	for i := range 100 {
 		c.add(c.proof("u", []byte{byte(i)}), now)
 	}
-	if len(c.until) > 2 {
-		t.Errorf("the cache holds %d of at most 2", len(c.until))
+	if len(c.entries) > 2 {
+		t.Errorf("the cache holds %d of at most 2", len(c.entries))
 	}
 }
 
@@ -323,5 +323,27 @@ func BenchmarkLoad(b *testing.B) {
 		if err := f.Reload(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestTrustedDoNotWait: while strangers hold all the memory there is, one of them is told so after his time, and who has been here
+// before is served.
+func TestTrustedDoNotWait(t *testing.T) {
+	f := open(t, "users: {alice: '"+cheap("x")+"'}", FileOptions{Wait: 20 * time.Millisecond, CacheLife: -1})
+	if err := f.slots.Acquire(context.Background(), f.options.Memory); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Password(context.Background(), "alice", "x"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a stranger: %v", err)
+	}
+	f.options.Wait, f.options.Queue = 30*time.Second, 0
+	if _, err := f.Password(context.Background(), "alice", "x"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a stranger, with the queue full: %v", err)
+	}
+	if _, err := f.Password(WithTrust(context.Background()), "alice", "x"); err != nil {
+		t.Errorf("a trusted one: %v", err)
+	}
+	if _, err := f.Password(WithTrust(context.Background()), "alice", "y"); !errors.Is(err, ErrCredentials) {
+		t.Errorf("trust took the place of a password: %v", err)
 	}
 }

@@ -22,6 +22,9 @@ type Throttle struct {
 	MaxDelay time.Duration
 	// Refuse is the count from which an address is refused without a check; 30. A login is never refused, only slowed.
 	Refuse int
+	// Waiting is how many tries from one address may be under way at once where more than Free have failed; 4. More are refused:
+	// guesses in parallel would wait in parallel, and their connections would be all there are.
+	Waiting int
 	// Entries at most in each of the tables; 65,536 (about 5 MB).
 	Entries int
 	// Exempt addresses are not counted: a webmail or a proxy behind which everybody comes. Their logins still are.
@@ -34,6 +37,7 @@ type Throttle struct {
 	seeded bool
 	counts map[key]count
 	proved map[key]time.Time
+	held   map[key]int // tries that wait, by address
 }
 
 // key is a keyed hash of an address, a login, or both: of one size however long a login is.
@@ -80,6 +84,60 @@ func (t *Throttle) Refused(addr netip.Addr, login string) bool {
 	now := t.now()
 	k, ok := t.addr(addr)
 	return ok && t.score(k, now) >= float64(or(t.Refuse, 30)) && !t.trusts(addr, login, now)
+}
+
+// Hold counts a try of login from addr among those under way, until release is called. Not ok: there are as many as may be. An
+// address that has proved the login is not counted, and one of which no more than Free have failed is not bounded.
+func (t *Throttle) Hold(addr netip.Addr, login string) (release func(), ok bool) {
+	if t == nil {
+		return func() {}, true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	k, counted := t.addr(addr)
+	if !counted || t.trusts(addr, login, now) {
+		return func() {}, true
+	}
+	if t.held[k] >= or(t.Waiting, 4) && t.score(k, now) > float64(or(t.Free, 2)) {
+		return nil, false
+	}
+	if t.held == nil {
+		t.held = map[key]int{}
+	}
+	t.held[k]++
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.held[k]--; t.held[k] == 0 {
+			delete(t.held, k)
+		}
+	}, true
+}
+
+// Trusts says that addr has proved login within a day.
+func (t *Throttle) Trusts(addr netip.Addr, login string) bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.trusts(addr, login, t.now())
+}
+
+// Failures are those that have been counted of late, for the address and for the login, rounded. An address that is exempt
+// has none.
+func (t *Throttle) Failures(addr netip.Addr, login string) (ofAddr, ofLogin int) {
+	if t == nil {
+		return 0, 0
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	if k, ok := t.addr(addr); ok {
+		ofAddr = int(math.Round(t.score(k, now)))
+	}
+	return ofAddr, int(math.Round(t.score(t.login(login), now)))
 }
 
 // Failed counts a failed try. ErrUnavailable is none.

@@ -122,3 +122,91 @@ func TestLogin(t *testing.T) {
 		}
 	}
 }
+
+func TestThrottleFailures(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	web := netip.MustParsePrefix("10.0.0.0/8")
+	th := &Throttle{Now: func() time.Time { return now }, HalfLife: time.Minute, Exempt: []netip.Prefix{web}}
+	a, near := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+	for range 8 {
+		th.Failed(a, "alice")
+	}
+	th.Failed(web.Addr().Next(), "alice")
+	for _, c := range []struct {
+		addr           netip.Addr
+		login          string
+		after          time.Duration
+		byAddr, login9 int
+	}{
+		{a, "alice", 0, 8, 9}, {near, "ALICE", 0, 8, 9}, {a, "bob", 0, 8, 0}, {web.Addr().Next(), "alice", 0, 0, 9}, {netip.Addr{}, "", 0, 0, 0},
+		{a, "alice", time.Minute, 4, 5}, {a, "alice", time.Hour, 0, 0},
+	} {
+		now = now.Add(c.after)
+		if byAddr, byLogin := th.Failures(c.addr, c.login); byAddr != c.byAddr || byLogin != c.login9 {
+			t.Errorf("%v, %q: %d, %d; want %d, %d", c.addr, c.login, byAddr, byLogin, c.byAddr, c.login9)
+		}
+	}
+	var none *Throttle
+	if x, y := none.Failures(a, "alice"); x != 0 || y != 0 {
+		t.Error(x, y)
+	}
+}
+
+func TestThrottleHold(t *testing.T) {
+	a, near, far := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("192.0.2.1")
+	th := &Throttle{Waiting: 2, Exempt: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	for range 3 {
+		th.Failed(a, "x")
+		th.Failed(far, "x")
+	}
+	first, ok1 := th.Hold(a, "x")
+	_, ok2 := th.Hold(near, "y")
+	_, ok3 := th.Hold(a, "x")
+	_, other := th.Hold(far, "x")
+	if !ok1 || !ok2 || ok3 || !other {
+		t.Errorf("%v %v %v, another address %v", ok1, ok2, ok3, other)
+	}
+	first()
+	second, ok := th.Hold(a, "x")
+	if !ok {
+		t.Error("nothing was released")
+	}
+	second()
+	for range 100 {
+		if _, ok := th.Hold(netip.MustParseAddr("10.1.1.1"), "x"); !ok {
+			t.Fatal("an exempt address was counted")
+		}
+	}
+	if len(th.held) != 2 {
+		t.Errorf("%d addresses are held", len(th.held))
+	}
+	th = &Throttle{}
+	var releases []func()
+	for range 100 {
+		release, ok := th.Hold(a, "x")
+		if !ok {
+			t.Fatal("an address of which nothing has failed is bounded")
+		}
+		releases = append(releases, release)
+	}
+	for _, release := range releases {
+		release()
+	}
+	for range 3 {
+		th.Failed(a, "x")
+	}
+	for i := range 6 {
+		if _, ok := th.Hold(a, "x"); ok != (i < 4) {
+			t.Errorf("after failures, the %d. try: %v", i+1, ok)
+		}
+	}
+	th.Succeeded(a, "x")
+	if _, ok := th.Hold(a, "x"); !ok {
+		t.Error("who has proved the login is held up")
+	}
+	var none *Throttle
+	release, ok := none.Hold(a, "x")
+	if release(); !ok {
+		t.Error("a nil Throttle holds")
+	}
+}

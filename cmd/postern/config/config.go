@@ -54,6 +54,10 @@ type Submission struct {
 	Received string
 	// RequireAuth refuses MAIL before AUTH with 530 5.7.0. Default: true.
 	RequireAuth bool
+	// AuthLimits are about failed logins over all connections.
+	AuthLimits AuthLimits
+	// RecentLogins come from a POP or IMAP server.
+	RecentLogins RecentLogins
 }
 
 // Enabled says that there is a listener.
@@ -77,12 +81,15 @@ type Limits struct {
 	Idle             time.Duration // between two commands; 5 minutes (RFC 5321 §4.5.3.2.7)
 }
 
-// Auth is one authentication backend; they are asked in order.
+// Auth is one authentication backend; they are asked in order. One field is set.
 type Auth struct {
 	File        string       // users file
 	Scram       string       // of File: "auto" (where all users have a verifier), "on", "off"
 	OAuth       *OAuth       // bearer tokens
 	Certificate *Certificate // TLS client certificates
+	Dovecot     *Dovecot
+	LDAP        *LDAP
+	RADIUS      *RADIUS
 }
 
 // OAuth is a provider of bearer tokens, which are JWTs (Keys) or known to it alone (Introspection).
@@ -225,6 +232,8 @@ type DecisionUpload struct {
 // Admin serves /metrics and /healthz.
 type Admin struct {
 	Listen string // "": not served
+	// Autoconfig is served there, too, for a web server in front to pass on.
+	Autoconfig Autoconfig
 }
 
 // Log is the program's own log, on standard error.
@@ -253,7 +262,7 @@ func defaults(dir string) *Config {
 		Submission: Submission{
 			TLS:      TLS{SessionTickets: true},
 			Limits:   Limits{MessageBytes: 25 << 20, Recipients: 100, Connections: 1000, ConnectionsPerIP: 50, Errors: 20, Idle: 5 * time.Minute},
-			Received: "full", RequireAuth: true,
+			Received: "full", RequireAuth: true, RecentLogins: RecentLogins{Mode: 0o660},
 		},
 		Policy: Policy{OnError: "defer", Timeout: 100 * time.Millisecond, Poll: 30 * time.Second, Tests: "required", TestTimeout: 30 * time.Second},
 		DecisionLog: DecisionLog{

@@ -256,6 +256,7 @@ func furnish(t *testing.T) string {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "mask.key"), "0123456789abcdef\n")
+	write(t, filepath.Join(dir, "radius.secret"), "0123456789abcdef0123456789abcdef\n")
 	for _, d := range []string{"policies", "state", "keys"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
 			t.Fatal(err)

@@ -22,7 +22,7 @@ func TestDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	var documented []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_.\\[\\]]+)` \\|.*\\|.*\\| (restart|\\*\\*.*) \\|$").FindAllStringSubmatch(string(text), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_.\\[\\]]+)` \\|.*\\|.*\\| (restart|\\*\\*.*) \\|$").FindAllStringSubmatch(string(text), -1) {
 		documented = append(documented, m[1])
 	}
 	known := knownKeys(t)
@@ -42,14 +42,18 @@ func TestDocumented(t *testing.T) {
 	}
 }
 
-// TestExamples loads every yaml block of the page. What they refer to does not exist here; their keys and values must be right.
+// TestExamples loads every yaml block of the page, and of the one about backends. What they refer to does not exist here; their keys and values must be right.
 func TestExamples(t *testing.T) {
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
-	if len(blocks) < 8 {
+	backends, err := os.ReadFile("../../../docs/auth-backends.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text)+string(backends), -1)
+	if len(blocks) < 16 {
 		t.Fatalf("only %d examples", len(blocks))
 	}
 	for i, b := range blocks {
@@ -66,7 +70,7 @@ func TestExamples(t *testing.T) {
 func knownKeys(t *testing.T) []string {
 	t.Helper()
 	methods := map[string]*ast.BlockStmt{}
-	for _, name := range []string{"reader.go", "values.go", "oauth.go", "candidates.go"} {
+	for _, name := range []string{"reader.go", "values.go", "oauth.go", "candidates.go", "auth.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
 		if err != nil {
 			t.Fatal(err)

@@ -36,7 +36,10 @@ func (r *reader) root(n yamldoc.Node) {
 		"policy":       r.policy,
 		"decision_log": r.decisionLog,
 		"admin": func(n yamldoc.Node) {
-			r.section(n, yamldoc.Keys{"listen": func(n yamldoc.Node) { r.address(n, &c.Admin.Listen) }})
+			r.section(n, yamldoc.Keys{
+				"listen":     func(n yamldoc.Node) { r.address(n, &c.Admin.Listen) },
+				"autoconfig": r.autoconfig,
+			})
 		},
 		"log": r.log,
 	})
@@ -57,11 +60,15 @@ func (r *reader) submission(n yamldoc.Node) {
 			})
 		},
 		"proxy_protocol": func(n yamldoc.Node) {
-			r.section(n, yamldoc.Keys{"trusted": func(n yamldoc.Node) { r.prefixes(n, &s.ProxyProtocol) }})
+			r.section(n, yamldoc.Keys{"trusted": func(n yamldoc.Node) {
+				r.prefixes(n, &s.ProxyProtocol, "name the proxies: who may speak for others may be anyone")
+			}})
 		},
-		"limits":       func(n yamldoc.Node) { r.limits(n, &s.Limits) },
-		"received":     func(n yamldoc.Node) { r.received(n, &s.Received) },
-		"require_auth": func(n yamldoc.Node) { set(&s.RequireAuth)(n.Bool()) },
+		"limits":        func(n yamldoc.Node) { r.limits(n, &s.Limits) },
+		"received":      func(n yamldoc.Node) { r.received(n, &s.Received) },
+		"require_auth":  func(n yamldoc.Node) { set(&s.RequireAuth)(n.Bool()) },
+		"auth_limits":   r.authLimits,
+		"recent_logins": r.recentLogins,
 	})
 }
 
@@ -88,6 +95,9 @@ func (r *reader) auth(n yamldoc.Node) {
 				"file":        func(n yamldoc.Node) { r.path(n, &a.File) },
 				"scram":       func(n yamldoc.Node) { set(&a.Scram)(n.Choice("auto", "on", "off")) },
 				"oauth":       func(n yamldoc.Node) { r.oauth(n, &a) },
+				"dovecot":     func(n yamldoc.Node) { a.Dovecot = new(Dovecot); r.dovecot(n, a.Dovecot) },
+				"ldap":        func(n yamldoc.Node) { a.LDAP = new(LDAP); r.ldap(n, a.LDAP) },
+				"radius":      func(n yamldoc.Node) { a.RADIUS = new(RADIUS); r.radius(n, a.RADIUS) },
 				"certificate": func(n yamldoc.Node) { r.certificate(n, &a) },
 			})
 		}
@@ -108,7 +118,7 @@ func (r *reader) auth(n yamldoc.Node) {
 
 // kinds counts the fields that are set.
 func (a Auth) kinds() (n int) {
-	for _, set := range []bool{a.File != "", a.OAuth != nil, a.Certificate != nil} {
+	for _, set := range []bool{a.File != "", a.OAuth != nil, a.Certificate != nil, a.Dovecot != nil, a.LDAP != nil, a.RADIUS != nil} {
 		if set {
 			n++
 		}
@@ -344,7 +354,7 @@ func (r *reader) verdict(n yamldoc.Node, to *string) {
 	set(to)(n.Choice("defer", "reject", "accept"))
 }
 
-func (r *reader) prefixes(n yamldoc.Node, to *[]netip.Prefix) {
+func (r *reader) prefixes(n yamldoc.Node, to *[]netip.Prefix, everybody string) {
 	r.list(n, func(n yamldoc.Node, s string) {
 		p, err := netip.ParsePrefix(s)
 		if addr, aerr := netip.ParseAddr(s); err != nil && aerr == nil && addr.Zone() == "" {
@@ -354,7 +364,7 @@ func (r *reader) prefixes(n yamldoc.Node, to *[]netip.Prefix) {
 		case err != nil:
 			n.Fail(fmt.Sprintf("%q is no network", s), "write an address or a network: 192.0.2.7, 10.0.0.0/8, 2001:db8::/32")
 		case p.Bits() == 0:
-			n.Fail(fmt.Sprintf("%s is everybody", s), "name the proxies: who may speak for others may be anyone")
+			n.Fail(fmt.Sprintf("%s is everybody", s), everybody)
 		case p.Masked() != p:
 			n.Fail(fmt.Sprintf("%s has bits beyond its mask", s), "write "+p.Masked().String())
 		default:

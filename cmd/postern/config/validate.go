@@ -33,6 +33,7 @@ func (c *Config) Validate() yamldoc.Findings {
 	if c.Submission.Enabled() {
 		v.tls()
 		v.auth()
+		v.recentSocket()
 	} else if c.written("auth") && len(c.Auth) > 0 {
 		v.warn("auth", "nobody logs in where there is no submission server", "take auth: out, or add submission: {listen: ...}")
 	}
@@ -41,6 +42,9 @@ func (c *Config) Validate() yamldoc.Findings {
 	v.policy()
 	v.decisionLog()
 	v.places()
+	if v.c.Admin.Autoconfig.Domain != "" && v.c.Admin.Listen == "" {
+		v.add("admin.autoconfig", "there is no listener to serve it", "add listen: 127.0.0.1:8880")
+	}
 	return v.found.Sorted()
 }
 
@@ -172,6 +176,9 @@ func (v *validator) auth() {
 		case a.Certificate != nil:
 			v.certificate(fmt.Sprintf("auth[%d].certificate", i), a.Certificate)
 			continue
+		case a.File == "":
+			v.backend(i, a)
+			continue
 		}
 		key := fmt.Sprintf("auth[%d].file", i)
 		if _, err := os.Stat(a.File); errors.Is(err, fs.ErrNotExist) {
@@ -236,10 +243,7 @@ func (v *validator) milter() {
 			v.add(key, "mode and group are of unix sockets", "take them out of a tcp: listener")
 		}
 		if l.Group != "" {
-			_, byName := user.LookupGroup(l.Group)
-			if _, number := strconv.ParseUint(l.Group, 10, 31); byName != nil && number != nil {
-				v.add(key, fmt.Sprintf("there is no group %q", l.Group), "write the name of a group of this system, often postfix")
-			}
+			v.group(key, l.Group)
 		}
 		if l.Network == "unix" {
 			v.parentOf(key, l.Address)
@@ -248,6 +252,21 @@ func (v *validator) milter() {
 			v.warn(key, "mail passes unchecked whenever policy fails here", "write on_error: defer")
 		}
 	}
+}
+
+func (v *validator) group(key, name string) {
+	if _, err := lookupGroup(name); err != nil {
+		v.add(key, fmt.Sprintf("there is no group %q", name), "write the name of a group of this system, often postfix")
+	}
+}
+
+// lookupGroup gives the number of a group that is written as a name or a number.
+func lookupGroup(name string) (gid string, err error) {
+	if g, err := user.LookupGroup(name); err == nil {
+		return g.Gid, nil
+	}
+	_, err = strconv.ParseUint(name, 10, 31)
+	return name, err
 }
 
 func (v *validator) policy() {

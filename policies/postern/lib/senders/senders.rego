@@ -37,6 +37,7 @@ grants := object.union_n([
 	_group_grants,
 	_delegated(_lasting_of(_own), "on-behalf", "on behalf of"),
 	_delegated(_lasting_of(_own), "send-as", "delegated address"),
+	_plain(_attributed, "address from the directory"),
 	_plain_own,
 	{lower(login): {"as": "send-as", "why": "own login"} | indexof(login, "@") > 0},
 ])
@@ -70,14 +71,26 @@ judged(key, "") if {
 
 # METADATA
 # title: Primary address
-# description: The login's own address, for Sender; its first plain one, or the login where that is one; undefined otherwise.
+# description: |
+#   The login's own address, for Sender; its first plain one, or the first of its attributes, or the login where that is one;
+#   undefined otherwise.
 # custom:
 #   rfc: RFC 5322 section 3.6.2
 primary := [address |
-	some address in array.concat(_own, [login])
+	some address in array.concat(array.concat(_own, _attributed), [login])
 	is_string(address)
-	regex.match(`^[^\x00-\x20()<>\[\]:;@\\,"\x7f]+@[^\x00-\x20()<>:;@\\,"\x7f]+$`, address)
+	_is_plain(address)
 ][0]
+
+_is_plain(address) if regex.match(`^[^\x00-\x20()<>\[\]:;@\\,"\x7f]+@[^\x00-\x20()<>:;@\\,"\x7f]+$`, address)
+
+# Addresses that the login's attributes give it, in the order of the setting. A directory gives no wildcards: "@domain" in an
+# attribute is no address.
+_attributed := [address |
+	some name in settings.sender_attributes
+	some address in input.auth.attributes[name] # postern:ignore fact-unknown-at-door -- data.senders names addresses, too
+	_is_plain(address)
+]
 
 default _own := []
 

@@ -96,6 +96,22 @@ default sender := "fix"
 sender := data.settings.sender if data.settings.sender in {"refuse", "leave"}
 
 # METADATA
+# title: Attributes that hold sender addresses
+# description: |
+#   Names of attributes, as the backend that authenticated gave them, whose values are the login's own addresses. Only those
+#   that users cannot change themselves belong here.
+# custom:
+#   rfc: RFC 6409 section 6.1
+default sender_attributes := []
+
+sender_attributes := [name |
+	some name in data.settings.sender_attributes
+	is_string(name)
+] if {
+	is_array(data.settings.sender_attributes)
+}
+
+# METADATA
 # title: Ambiguities allowed
 # description: Kinds of ambiguous headers that pass all the same. The operator's list takes the place of the default one.
 default ambiguous_allow := {"address-in-display-name"}

@@ -13,6 +13,7 @@ _all := {
 	"allow_dotless_domains": settings.allow_dotless_domains,
 	"sender": settings.sender,
 	"ambiguous_allow": settings.ambiguous_allow,
+	"sender_attributes": settings.sender_attributes,
 }
 
 _defaults := {
@@ -26,6 +27,7 @@ _defaults := {
 	"allow_dotless_domains": false,
 	"sender": "fix",
 	"ambiguous_allow": {"address-in-display-name"},
+	"sender_attributes": [],
 }
 
 test_defaults if _all == _defaults with data.settings as {}
@@ -44,6 +46,7 @@ test_each_setting if {
 		"allow_dotless_domains": true,
 		"sender": "leave",
 		"ambiguous_allow": {"duplicate-date"},
+		"sender_attributes": ["mail"],
 	}
 	given := object.union(wanted, {"domain": "@Example.COM", "ambiguous_allow": ["duplicate-date"]})
 	_all == wanted with data.settings as given
@@ -55,7 +58,7 @@ test_wrong_types_never_loosen if {
 }
 
 test_wrong_values_never_loosen if {
-	given := {"require_auth": "no", "allow_local": "yes", "max_recipients": 0, "sender": "anything", "ambiguous_allow": "all"}
+	given := {"require_auth": "no", "allow_local": "yes", "max_recipients": 0, "sender": "anything", "ambiguous_allow": "all", "sender_attributes": "mail"}
 	_all == _defaults with data.settings as given
 }
 

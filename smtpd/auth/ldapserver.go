@@ -1,0 +1,267 @@
+package auth
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/go-ldap/ldap/v3"
+)
+
+// ldapServer is one server with its idle connections: those that searches use, bound as whom we search as, and those that are
+// bound as one user after another.
+type ldapServer struct {
+	l                *LDAP
+	scheme, host     string
+	network, address string
+	name             string // for logs
+
+	mu              sync.Mutex
+	closed          bool
+	binds, searches []*ldapConn
+}
+
+// ldapConn counts what comes in, because the library would take whatever length a server announces.
+type ldapConn struct {
+	*ldap.Conn
+	limit *limitedConn
+}
+
+type limitedConn struct {
+	net.Conn
+	left atomic.Int64
+}
+
+func (c *limitedConn) Read(b []byte) (int, error) {
+	if c.left.Load() <= 0 {
+		return 0, errors.New("the server says more than it was asked for")
+	}
+	n, err := c.Conn.Read(b)
+	c.left.Add(-int64(n))
+	return n, err
+}
+
+// with calls f with a connection of one kind. A kept one that turns out to be dead is replaced. Errors of the network, and those
+// that say that the server cannot answer, wrap errServer.
+func (s *ldapServer) with(ctx context.Context, kind *[]*ldapConn, f func(*ldap.Conn) error) error {
+	for {
+		c, reused, err := s.take(ctx, kind)
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", errServer, s.name, err)
+		}
+		stop := context.AfterFunc(ctx, func() { c.Close() })
+		err = f(c.Conn)
+		alive := stop() && !c.IsClosing()
+		if alive && !ldap.IsErrorAnyOf(err, ldap.ErrorNetwork, ldap.ErrorUnexpectedResponse, ldap.ErrorUnexpectedMessage) && !serverTrouble(err) {
+			s.give(kind, c)
+			return err
+		}
+		c.Close()
+		if err == nil {
+			return nil // the answer was whole before ctx ended
+		}
+		if reused && ctx.Err() == nil && !serverTrouble(err) {
+			continue
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			err = errors.Join(err, cause)
+		}
+		return fmt.Errorf("%w: %s: %w", errServer, s.name, err)
+	}
+}
+
+// serverTrouble says that the server answered, but that another may do better.
+func serverTrouble(err error) bool {
+	return ldap.IsErrorAnyOf(err, ldap.LDAPResultBusy, ldap.LDAPResultUnavailable, ldap.LDAPResultOperationsError, ldap.LDAPResultOther,
+		ldap.LDAPResultTimeLimitExceeded, ldap.LDAPResultProtocolError)
+}
+
+func (s *ldapServer) take(ctx context.Context, kind *[]*ldapConn) (c *ldapConn, reused bool, err error) {
+	s.mu.Lock()
+	for n := len(*kind); n > 0 && c == nil; n-- {
+		c, *kind = (*kind)[n-1], (*kind)[:n-1]
+		if c.IsClosing() {
+			c.Close()
+			c = nil
+		}
+	}
+	s.mu.Unlock()
+	if c != nil {
+		c.limit.left.Store(ldapAnswer)
+		return c, true, nil
+	}
+	c, err = s.dial(ctx)
+	if err != nil || kind != &s.searches || s.l.o.BindDN == "" {
+		return c, false, err
+	}
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	if err := c.Bind(s.l.o.BindDN, s.l.o.BindPassword); err != nil {
+		c.Close()
+		return nil, false, fmt.Errorf("bind as %s to search: %w", s.l.o.BindDN, err)
+	}
+	return c, false, nil
+}
+
+func (s *ldapServer) give(kind *[]*ldapConn, c *ldapConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		c.Close()
+		return
+	}
+	*kind = append(*kind, c)
+}
+
+func (s *ldapServer) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, c := range append(s.binds, s.searches...) {
+		c.Close()
+	}
+	s.binds, s.searches = nil, nil
+}
+
+// dial connects, with TLS where it is to be.
+func (s *ldapServer) dial(ctx context.Context) (*ldapConn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, s.network, s.address)
+	if err != nil {
+		return nil, err
+	}
+	c := &limitedConn{Conn: conn}
+	c.left.Store(ldapAnswer)
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if s.l.o.TLS != nil {
+		config = s.l.o.TLS.Clone()
+	}
+	config.ServerName = or(config.ServerName, s.host)
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if s.scheme == "ldaps" {
+		secure := tls.Client(c, config)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		l := ldap.NewConn(secure, true)
+		l.Start()
+		return &ldapConn{l, c}, nil
+	}
+	l := ldap.NewConn(c, false)
+	l.Start()
+	if s.l.o.StartTLS {
+		if err := l.StartTLS(config); err != nil {
+			l.Close()
+			return nil, fmt.Errorf("StartTLS: %w", err)
+		}
+	}
+	return &ldapConn{l, c}, nil
+}
+
+// bindError is what the result of a user's bind means. All that the server says about this user is a refusal; the rest is
+// left for with to judge.
+func bindError(err error) error {
+	if ldap.IsErrorAnyOf(err, ldap.LDAPResultInvalidCredentials, ldap.LDAPResultNoSuchObject, ldap.LDAPResultInvalidDNSyntax,
+		ldap.LDAPResultInappropriateAuthentication, ldap.LDAPResultConstraintViolation, ldap.LDAPResultUnwillingToPerform,
+		ldap.LDAPResultInsufficientAccessRights, ldap.LDAPResultNamingViolation) {
+		return fmt.Errorf("%w: %w", ErrCredentials, err)
+	}
+	return err
+}
+
+// find looks for the user; nil where there is none. Several are nobody's password: the filter is wrong.
+func (s *ldapServer) find(c *ldap.Conn, values map[string]string) (*ldap.Entry, error) {
+	wanted := append([]string{"entryCSN", "modifyTimestamp"}, s.l.wanted()...)
+	found, err := s.search(c, s.l.o.Base, ldap.ScopeWholeSubtree, expand(s.l.o.Filter, values, ldap.EscapeFilter), wanted, 2)
+	switch {
+	case ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded) || len(found) > 1:
+		return nil, unavailable("ldap: the filter finds several entries for one login: make it unambiguous")
+	case err != nil || len(found) == 0:
+		return nil, err
+	case found[0].DN == "":
+		return nil, unavailable("ldap: the entry found has an empty DN, as whom anybody may bind")
+	}
+	return found[0], nil
+}
+
+func (s *ldapServer) search(c *ldap.Conn, base string, scope int, filter string, attributes []string, most int) ([]*ldap.Entry, error) {
+	r, err := c.Search(ldap.NewSearchRequest(base, scope, ldap.NeverDerefAliases, most, 0, false, filter, attributes, nil))
+	if err != nil {
+		return nil, err
+	}
+	return r.Entries, nil
+}
+
+// wanted are the attributes of the user's entry that are read.
+func (l *LDAP) wanted() (names []string) {
+	for _, name := range append([]string{l.o.LoginAttribute, l.o.Groups.Attribute}, l.o.Attributes...) {
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// identity is what user's entry says, and the groups found beside it.
+func (s *ldapServer) identity(c *ldap.Conn, user *ldap.Entry, values map[string]string) (Identity, error) {
+	o, attributes := s.l.o, facts{}
+	id := Identity{Login: values["login"], Backend: s.l.Name()}
+	if o.LoginAttribute != "" {
+		login, ok := Login(user.GetEqualFoldAttributeValue(o.LoginAttribute))
+		if !ok {
+			return Identity{}, unavailable("ldap: %s has no %s that is a login", user.DN, o.LoginAttribute)
+		}
+		id.Login = login
+	}
+	for _, name := range o.Attributes {
+		for _, v := range user.GetEqualFoldAttributeValues(name) {
+			attributes.add(name, v)
+		}
+	}
+	id.Attributes = attributes
+	if o.Groups.Attribute != "" {
+		id.Groups = groupsOf(user.GetEqualFoldAttributeValues(o.Groups.Attribute), o.Groups.Under)
+	}
+	if o.Groups.Base == "" {
+		return id, nil
+	}
+	filter := map[string]string{"dn": user.DN}
+	for name, v := range values {
+		filter[name] = v
+	}
+	found, err := s.search(c, o.Groups.Base, ldap.ScopeWholeSubtree, expand(o.Groups.Filter, filter, ldap.EscapeFilter), []string{o.Groups.Name}, ldapEntries)
+	if err != nil {
+		// Never half of the groups: a rule may forbid by group as well as allow.
+		return Identity{}, unavailable("ldap: groups of %s: %w", user.DN, err)
+	}
+	for _, e := range found {
+		if name := e.GetEqualFoldAttributeValue(o.Groups.Name); factText(name) {
+			id.Groups = append(id.Groups, name)
+		}
+	}
+	return id, nil
+}
+
+// groupsOf makes names of the values of a group attribute.
+func groupsOf(values []string, under string) (names []string) {
+	parent, err := ldap.ParseDN(under)
+	for _, v := range values {
+		if under != "" {
+			dn, derr := ldap.ParseDN(v)
+			if err != nil || derr != nil || len(dn.RDNs) != len(parent.RDNs)+1 || !parent.AncestorOfFold(dn) || len(dn.RDNs[0].Attributes) != 1 {
+				continue
+			}
+			v = dn.RDNs[0].Attributes[0].Value
+		}
+		if v = strings.TrimSpace(v); factText(v) && len(names) < maxGroups {
+			names = append(names, v)
+		}
+	}
+	return names
+}

@@ -1,0 +1,164 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+// RecentLogins remembers for a short while who has logged in elsewhere, and from which address: what "POP before SMTP" goes by.
+// It authenticates nobody. It says that somebody at an address had a password a while ago; behind one address there may be a
+// household, a company or a carrier's customers, and whoever takes over an address takes over its fact. Policy decides what
+// that is worth.
+//
+// The zero value is ready. It is safe for concurrent use and bounded whatever comes.
+type RecentLogins struct {
+	// Life of a login; 10 minutes.
+	Life time.Duration
+	// Entries at most; 65,536 (about 10 MB). A full table drops what is over, then any entry.
+	Entries int
+	// Now is the clock; time.Now.
+	Now func() time.Time
+	// Logger hears of what could not be read, by Serve; none.
+	Logger *slog.Logger
+
+	mu   sync.Mutex
+	last map[netip.Addr]recentLogin
+}
+
+type recentLogin struct {
+	login string
+	at    time.Time
+}
+
+// Add remembers that login was proved from addr. An IPv6 address counts alone: its /64 may hold other people.
+func (r *RecentLogins) Add(addr netip.Addr, login string) error {
+	login, ok := Login(login)
+	addr = addr.Unmap().WithZone("")
+	if !ok || !addr.IsValid() || addr.IsUnspecified() {
+		return errors.New("this is no address and login")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.now()
+	if r.last == nil {
+		r.last = map[netip.Addr]recentLogin{}
+	}
+	if _, there := r.last[addr]; !there && len(r.last) >= or(r.Entries, 1<<16) {
+		r.makeRoom(now)
+	}
+	r.last[addr] = recentLogin{login, now}
+	return nil
+}
+
+// Last is who logged in last from addr, and how long ago.
+func (r *RecentLogins) Last(addr netip.Addr) (login string, age time.Duration, ok bool) {
+	addr = addr.Unmap().WithZone("")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l, ok := r.last[addr]
+	if age = max(0, r.now().Sub(l.at)); !ok || age >= or(r.Life, 10*time.Minute) {
+		return "", 0, false
+	}
+	return l.login, age, true
+}
+
+func (r *RecentLogins) makeRoom(now time.Time) {
+	const look = 64
+	var victim netip.Addr
+	seen := 0
+	for addr, l := range r.last {
+		if now.Sub(l.at) >= or(r.Life, 10*time.Minute) {
+			delete(r.last, addr)
+		} else {
+			victim = addr
+		}
+		if seen++; seen == look {
+			break
+		}
+	}
+	if len(r.last) >= or(r.Entries, 1<<16) {
+		delete(r.last, victim)
+	}
+}
+
+func (r *RecentLogins) now() time.Time {
+	if r.Now != nil {
+		return r.Now()
+	}
+	return time.Now()
+}
+
+// maxNotice is how long a notice may be, in octets: an address, a space and a login.
+const maxNotice = 64 + MaxLogin
+
+// ListenRecent opens the unix datagram socket at path, on which notices come. Whoever may write to it is believed: mode is for
+// the group of the server that tells, and nobody else. A socket that was left behind is replaced.
+func ListenRecent(path string, mode os.FileMode) (*net.UnixConn, error) {
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+		if c, err := net.Dial("unixgram", path); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("%s: another process listens there", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Serve takes notices from c until ctx ends, and closes it: one datagram is one login, "address login", with or without a line
+// end. What is anything else is dropped, and counted in the log once a minute. The caller owns the goroutine it runs on.
+func (r *RecentLogins) Serve(ctx context.Context, c *net.UnixConn) error {
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	log := r.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	var dropped int
+	var told time.Time
+	for b := make([]byte, maxNotice+1); ; {
+		n, _, err := c.ReadFromUnix(b)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("recent logins: %w", err)
+		}
+		if err := r.notice(b[:n]); err == nil {
+			continue
+		}
+		if dropped++; r.now().Sub(told) >= time.Minute {
+			log.Warn("notices of logins elsewhere are not right and were dropped", "count", dropped, "want", "address login")
+			dropped, told = 0, r.now()
+		}
+	}
+}
+
+func (r *RecentLogins) notice(b []byte) error {
+	if len(b) > maxNotice {
+		return errors.New("too long")
+	}
+	ip, login, _ := strings.Cut(strings.TrimRight(string(b), "\r\n"), " ")
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return err
+	}
+	return r.Add(addr, login)
+}

@@ -1,0 +1,66 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"unicode"
+	"unicode/utf8"
+)
+
+// slots bound how many checks of one backend are under way, and so its connections.
+type slots chan struct{}
+
+// take waits for a slot until ctx ends.
+func (s slots) take(ctx context.Context) error {
+	select {
+	case s <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("too many logins at once: %w: %w", ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+func (s slots) give() { <-s }
+
+// unavailable is an error that is nobody's wrong password.
+func unavailable(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrUnavailable, fmt.Errorf(format, args...))
+}
+
+// factText says whether s, from a server that is not ours, may become a fact.
+func factText(s string) bool {
+	return s != "" && len(s) <= maxWord && utf8.ValidString(s) && strings.IndexFunc(s, unicode.IsControl) < 0
+}
+
+// facts are attributes from a server that is not ours, bounded. What is no text is left out.
+type facts map[string][]string
+
+func (f facts) add(name, value string) {
+	if !factText(name) || !factText(value) || len(f[name]) >= maxValues {
+		return
+	}
+	if _, there := f[name]; !there && len(f) >= maxAttributes {
+		return
+	}
+	f[name] = append(f[name], value)
+}
+
+// words splits the values of a group attribute at commas.
+func words(values []string) (out []string) {
+	for _, v := range values {
+		for w := range strings.SplitSeq(v, ",") {
+			if w = strings.TrimSpace(w); factText(w) && len(out) < maxGroups {
+				out = append(out, w)
+			}
+		}
+	}
+	return out
+}
+
+// isReset says that the other side had closed the connection before we wrote to it.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
