@@ -347,7 +347,7 @@ func (x *submitter) begin(eml, last, want string) {
 		x.login()
 	}
 	params := " BODY=8BITMIME"
-	if strings.ContainsFunc(eml, func(r rune) bool { return r >= 0x80 }) {
+	if header, _, _ := strings.Cut(eml, "\r\n\r\n"); strings.ContainsFunc(header, func(r rune) bool { return r >= 0x80 }) {
 		params += " SMTPUTF8"
 	}
 	must(x.t, x.tp.PrintfLine("MAIL FROM:<%s>%s\r\nRCPT TO:<bob@example.net>\r\n%s", siteAddress, params, last))
