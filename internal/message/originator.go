@@ -188,19 +188,18 @@ func foldedInside(raw string) string {
 		if raw[i] == '(' {
 			what, depth = "comment", 1
 		}
-		for i++; i < len(raw) && (raw[i] != '"' || depth > 0); i++ {
-			switch {
-			case raw[i] == '\\':
-				i++
-			case raw[i] == '(' && depth > 0:
-				depth++
-			case raw[i] == ')' && depth > 1:
-				depth--
-			case raw[i] == ')' && depth == 1:
-				depth = -1
-			}
-			if depth < 0 {
+		for i++; i < len(raw); i++ {
+			c := raw[i]
+			if c == '"' && depth == 0 || c == ')' && depth == 1 {
 				break
+			}
+			switch {
+			case c == '\\':
+				i++
+			case c == '(' && depth > 0:
+				depth++
+			case c == ')' && depth > 0:
+				depth--
 			}
 		}
 		if inside := raw[start:min(i, len(raw))]; strings.Contains(inside, "\r\n") && strings.ContainsAny(inside, "@<>,;:") {
