@@ -157,6 +157,10 @@ func (r *factsReader) originator(f *Field, a Addresses, comments []string) {
 				clean(m.Address(), 80), f.Name())
 		}
 	}
+	if what := foldedInside(f.raw[f.name+1:]); what != "" {
+		r.ambiguous("folded-in-"+f.key, f.key, "the %s field has a line end inside a %s, at which some readers end it and take what follows for an address; put it on one line",
+			f.Name(), what)
+	}
 	if len(comments) == 0 {
 		return
 	}
@@ -170,6 +174,39 @@ func (r *factsReader) originator(f *Field, a Addresses, comments []string) {
 			r.ambiguous("address-in-display-name", f.key, "a comment in the %s field holds the address %s; take it out", f.Name(), clean(other, 80))
 		}
 	}
+}
+
+// foldedInside looks for a quoted string or comment that goes over a line end and holds what means something outside of it.
+// Python's email.utils, which is given fields with their line ends in them, ends both at a CR: it reads two addresses, ceo@x.y
+// the first, where the lines are `From: "Al` and ` ceo@x.y" <al@x.y>`. raw is a value that has been read.
+func foldedInside(raw string) string {
+	for i := 0; i < len(raw); i++ {
+		if raw[i] != '"' && raw[i] != '(' {
+			continue
+		}
+		start, what, depth := i, "quoted name", 0
+		if raw[i] == '(' {
+			what, depth = "comment", 1
+		}
+		for i++; i < len(raw); i++ {
+			c := raw[i]
+			if c == '"' && depth == 0 || c == ')' && depth == 1 {
+				break
+			}
+			switch {
+			case c == '\\':
+				i++
+			case c == '(' && depth > 0:
+				depth++
+			case c == ')' && depth > 0:
+				depth--
+			}
+		}
+		if inside := raw[start:min(i, len(raw))]; strings.Contains(inside, "\r\n") && strings.ContainsAny(inside, "@<>,;:") {
+			return what
+		}
+	}
+	return ""
 }
 
 // once are the fields of which RFC 5322 §3.6 allows one, and those of MIME that say how a body is read (RFC 2045 §3).

@@ -85,7 +85,7 @@ func (s *Sink) serve(c net.Conn) {
 func readData(r *bufio.Reader) ([]byte, error) {
 	var b []byte
 	for {
-		line, err := r.ReadSlice('\n')
+		line, err := r.ReadBytes('\n')
 		if err != nil {
 			return nil, err
 		}
