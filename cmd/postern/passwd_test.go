@@ -22,7 +22,7 @@ func call(stdin string, args ...string) (code int, stdout, stderr string) {
 func TestPasswd(t *testing.T) {
 	users := filepath.Join(t.TempDir(), "users.yaml")
 	code, line, stderr := call("secret\r\nnot this\n", "passwd", "Alice")
-	if code != exitOK || stderr != "" || !strings.HasPrefix(line, `  alice: "$argon2id$v=19$m=65536,t=3,p=4$`) || strings.Count(line, "\n") != 1 {
+	if code != exitOK || stderr != "" || !strings.HasPrefix(line, `  alice: "$argon2id$v=19$m=65536,t=3,p=1$`) || strings.Count(line, "\n") != 1 {
 		t.Fatalf("code %d, printed %q, %q", code, line, stderr)
 	}
 	if err := os.WriteFile(users, []byte("users:\n"+line), 0o600); err != nil {

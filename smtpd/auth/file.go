@@ -55,7 +55,7 @@ type FileOptions struct {
 // File is a Backend over a users file:
 //
 //	users:
-//	  alice: "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA...$aGFzaA..."
+//	  alice: "$argon2id$v=19$m=65536,t=3,p=1$c2FsdA...$aGFzaA..."
 //	  bob: "$2b$12$..."
 //	  carol: {password: "$argon2id$...", groups: [sales], attributes: {phone: "17"}}
 //
@@ -67,6 +67,7 @@ type File struct {
 	slots   *semaphore.Weighted // weighs in octets
 	trusted *semaphore.Weighted // the same again, for those who are not to wait behind strangers; see WithTrust
 	waiting atomic.Int64        // in slots
+	known   calm                // checks of those with trust, before which no stranger's begins
 	share   int64               // of each check: the least weight, so that Parallel holds
 }
 
@@ -200,25 +201,6 @@ func (f *File) StoredKeys(_ context.Context, login string) (StoredKeys, error) {
 		k = StoredKeys{h.iterations, h.salt, h.storedKey, h.serverKey, u.identity(f, canonical)}
 	}
 	return k, nil
-}
-
-// turn waits until a check of some weight may begin.
-func (f *File) turn(ctx context.Context, weight int64) (release func(), err error) {
-	lane := f.slots
-	if isTrusted(ctx) {
-		lane = f.trusted
-	} else {
-		defer f.waiting.Add(-1)
-		if f.waiting.Add(1) > int64(f.options.Queue) {
-			return nil, fmt.Errorf("too many logins at once: %w", ErrUnavailable)
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, f.options.Wait)
-	defer cancel()
-	if err := lane.Acquire(ctx, weight); err != nil {
-		return nil, fmt.Errorf("too many logins at once: %w: %w", ErrUnavailable, err)
-	}
-	return func() { lane.Release(weight) }, nil
 }
 
 // identity shares groups and attributes with the table: callers only read them.
