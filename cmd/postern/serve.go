@@ -56,8 +56,8 @@ func (p *program) serve(ctx context.Context, grace time.Duration) error {
 	tune()
 
 	signals := make(chan os.Signal, 4)
+	// Never undone: a signal that comes while the last line is written must not make a clean end look like a kill.
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
-	defer signal.Stop(signals)
 
 	if ctx == nil {
 		ctx = context.Background()
