@@ -121,10 +121,14 @@ func (s *session) auth() *engine.Auth {
 }
 
 // NeverKnown names the facts that no MTA tells, by their dotted paths in input, sorted.
-func NeverKnown() []string { return append(untoldAuth(), untoldTLS()...) }
+func NeverKnown() []string { return append(append(untoldAuth(), untoldClient()...), untoldTLS()...) }
 
 func untoldAuth() []string {
-	return []string{"auth.attributes", "auth.authzid", "auth.backend", "auth.groups"}
+	return []string{"auth.attributes", "auth.authzid", "auth.backend", "auth.certificate", "auth.groups", "auth.recent_failures"}
+}
+
+func untoldClient() []string {
+	return []string{"client.recent_auth_failures", "client.recent_login"}
 }
 
 func untoldTLS() []string {
@@ -146,6 +150,7 @@ func (s *session) unknown(t *engine.Transaction) []string {
 	case !t.Client.IP.IsValid() && s.simulated():
 		u = append(u, "client")
 	default:
+		u = append(u, untoldClient()...)
 		if !t.Client.IP.IsValid() {
 			u = append(u, "client.ip")
 		}

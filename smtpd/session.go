@@ -130,6 +130,9 @@ func (s *session) decide(t *engine.Transaction) engine.Decision {
 	s.recent(t)
 	t.Failure = s.ln.Failure
 	t.Unknown = NeverKnown()
+	if s.srv.RecentLogins == nil {
+		t.Unknown = append(t.Unknown, "client.recent_login")
+	}
 	d := s.srv.Engine.Decide(s.ctx, t)
 	if d.Err != nil {
 		s.log.Error("policy could not decide", "id", t.ID, "error", d.Err)
