@@ -141,16 +141,21 @@ func parseArgon2id(s string, maxMemory uint32) (hash, error) {
 }
 
 func decode64(s, what string, lo, hi int) ([]byte, error) {
+	return decodeIn(base64.RawStdEncoding, "without", s, "argon2id "+what, lo, hi)
+}
+
+// decodeIn reads what part of a hash, lo to hi octets in an encoding with or without padding.
+func decodeIn(enc *base64.Encoding, padding, s, what string, lo, hi int) ([]byte, error) {
 	// The decoder passes over line ends; a users file has none in a value, but the parser must not depend on it.
-	if len(s) > base64.RawStdEncoding.EncodedLen(hi) || strings.ContainsAny(s, "\r\n") {
-		return nil, fmt.Errorf("the argon2id %s is too long", what)
+	if len(s) > enc.EncodedLen(hi) || strings.ContainsAny(s, "\r\n") {
+		return nil, fmt.Errorf("the %s is too long", what)
 	}
-	b, err := base64.RawStdEncoding.Strict().DecodeString(s)
+	b, err := enc.Strict().DecodeString(s)
 	if err != nil {
-		return nil, fmt.Errorf("the argon2id %s is not base64 without padding; was it cut?", what)
+		return nil, fmt.Errorf("the %s is not base64 %s padding; was it cut?", what, padding)
 	}
 	if len(b) < lo || len(b) > hi {
-		return nil, fmt.Errorf("the argon2id %s has %d octets; from %d to %d are allowed; was it cut?", what, len(b), lo, hi)
+		return nil, fmt.Errorf("the %s has %d octets; from %d to %d are allowed; was it cut?", what, len(b), lo, hi)
 	}
 	return b, nil
 }

@@ -123,17 +123,7 @@ func parseScram(s string) (hash, error) {
 }
 
 func decodePadded(s, what string, lo, hi int) ([]byte, error) {
-	if len(s) > base64.StdEncoding.EncodedLen(hi) || strings.ContainsAny(s, "\r\n") {
-		return nil, fmt.Errorf("the SCRAM %s is too long", what)
-	}
-	b, err := base64.StdEncoding.Strict().DecodeString(s)
-	if err != nil {
-		return nil, fmt.Errorf("the SCRAM %s is not base64 with padding; was it cut?", what)
-	}
-	if len(b) < lo || len(b) > hi {
-		return nil, fmt.Errorf("the SCRAM %s has %d octets; from %d to %d are allowed; was it cut?", what, len(b), lo, hi)
-	}
-	return b, nil
+	return decodeIn(base64.StdEncoding, "with", s, "SCRAM "+what, lo, hi)
 }
 
 // HashScram makes a new SCRAM-SHA-256 verifier with a salt of 16 octets from random (crypto/rand.Reader). Unlike HashPassword,
