@@ -8,22 +8,24 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testload"
 )
 
 // report prints the rows, and what Postern adds to Postfix.
-func report(rows []*row, started []*process, o options) error {
+func report(rows []*row, started []*testload.Process, o options) error {
 	if o.json {
 		e := json.NewEncoder(os.Stdout)
 		e.SetIndent("", "  ")
 		begun := map[string]float64{}
 		for _, p := range started {
-			begun[p.name] = p.ready.Seconds()
+			begun[p.Name] = p.Ready.Seconds()
 		}
 		return e.Encode(map[string]any{"machine": machine(), "start_seconds": begun, "rows": rows, "added": added(rows)})
 	}
 	fmt.Println(machine())
 	for _, p := range started {
-		fmt.Printf("postern, %s: started in %s with 10,000 users\n", p.name, p.ready.Round(time.Millisecond))
+		fmt.Printf("postern, %s: started in %s with 10,000 users\n", p.Name, p.Ready.Round(time.Millisecond))
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for _, part := range []string{"submission", "milter"} {
