@@ -67,8 +67,9 @@ func (t *traffic) paced(ctx context.Context, rate float64) {
 		}
 		select {
 		case t.slots <- struct{}{}:
+			due := next
 			wg.Go(func() {
-				t.one(next)
+				t.one(due)
 				<-t.slots
 			})
 		default:
