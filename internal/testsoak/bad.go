@@ -23,6 +23,8 @@ type bad struct {
 	pace   time.Duration
 	done   counts
 	wrong  counts // what should not have come of it
+
+	unplanned *counts // what became of those that begin as good clients do
 }
 
 func (b *bad) run(ctx context.Context) {
@@ -166,14 +168,15 @@ func (b *bad) halfTLS(ctx context.Context, r *mrand.Rand) error {
 }
 
 // begun has logged in and begun a message that must never arrive.
-func (b *bad) begun(r *mrand.Rand) (*connection, *letter, error) {
+func (b *bad) begun(r *mrand.Rand) (c *connection, l *letter, ok bool) {
 	c, err := b.site.connect(net.IPv4(127, 0, 0, 1), fmt.Sprintf("user%d", r.IntN(logins)))
 	if err != nil {
-		return nil, nil, err
+		b.unplanned.add("no connection: "+plain(err.Error()), 1)
+		return nil, nil, false
 	}
-	l := b.writer.write(r, c.login, 1<<20)
+	l = b.writer.write(r, c.login, 1<<20)
 	b.ledger.change(l.id, func(e *entry) { e.plan = never })
-	return c, l, nil
+	return c, l, true
 }
 
 func envelope(c *connection, l *letter, last string) bool {
@@ -186,9 +189,9 @@ func envelope(c *connection, l *letter, last string) bool {
 
 // cut hangs up before the end of the data.
 func (b *bad) cut(_ context.Context, r *mrand.Rand) error {
-	c, l, err := b.begun(r)
-	if err != nil {
-		return err
+	c, l, ok := b.begun(r)
+	if !ok {
+		return nil
 	}
 	defer c.Close()
 	defer b.ledger.replied(l.id, 0)
@@ -209,9 +212,9 @@ func (b *bad) cut(_ context.Context, r *mrand.Rand) error {
 
 // bareLF has one in the message, which refuses it for good.
 func (b *bad) bareLF(_ context.Context, r *mrand.Rand) error {
-	c, l, err := b.begun(r)
-	if err != nil {
-		return err
+	c, l, ok := b.begun(r)
+	if !ok {
+		return nil
 	}
 	defer c.Close()
 	code := 0
@@ -232,9 +235,9 @@ func (b *bad) bareLF(_ context.Context, r *mrand.Rand) error {
 
 // deaf sends a whole message and hangs up before the reply: it may arrive, once.
 func (b *bad) deaf(_ context.Context, r *mrand.Rand) error {
-	c, l, err := b.begun(r)
-	if err != nil {
-		return err
+	c, l, ok := b.begun(r)
+	if !ok {
+		return nil
 	}
 	defer c.Close()
 	defer b.ledger.replied(l.id, 0)

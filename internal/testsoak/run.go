@@ -115,7 +115,7 @@ func (s *soak) start(dir string) error {
 	w := &writer{text: text, open: s.ledger.open}
 	s.traffic = &traffic{site: s.site, ledger: s.ledger, writer: w, milters: newMilters(s.site, text), slots: make(chan struct{}, most)}
 	s.change = &disturber{site: s.site, pace: s.Pace}
-	s.bad = &bad{site: s.site, writer: w, ledger: s.ledger, idle: s.Idle, pace: s.Pace / 4}
+	s.bad = &bad{site: s.site, writer: w, ledger: s.ledger, idle: s.Idle, pace: s.Pace / 4, unplanned: &s.traffic.unplanned}
 	s.sampler = &sampler{site: s.site, traffic: s.traffic, hop: s.hops, ledger: s.ledger, began: time.Now()}
 	s.sampler.reset()
 	if s.result.Before, err = s.sampler.take(); err != nil {
@@ -140,10 +140,15 @@ func (s *soak) load(ctx context.Context) error {
 	reading, stopReading := context.WithCancel(context.Background())
 	var reader sync.WaitGroup
 	reader.Go(func() { held = readQuarantine(reading, filepath.Join(s.site.dir, "held"), s.ledger) })
-	wg.Go(func() { s.bad.run(around) })
-	wg.Go(func() { s.change.run(around) })
 	defer func() { stop(); wg.Wait(); stopReading(); reader.Wait() }()
 
+	for i := range logins {
+		if err := until(ctx, func() error { return s.change.login(fmt.Sprintf("user%d", i)) }); err != nil {
+			return err
+		}
+	}
+	wg.Go(func() { s.bad.run(around) })
+	wg.Go(func() { s.change.run(around) })
 	s.result.Top = s.Rate
 	if s.Rate == 0 {
 		s.result.Top = s.traffic.closed(ctx, 24, s.Calibrate)
@@ -234,6 +239,6 @@ func (s *soak) collect() {
 
 // String is a line of counts, most frequent kinds as they sort.
 func (t *Tally) String() string {
-	return strings.Join([]string{fmt.Sprintf("%d messages: %d accepted, %d quarantined, %d refused, %d deferred, %d without a reply", t.Messages, t.Accepted, t.Held,
+	return strings.Join([]string{fmt.Sprintf("%d messages: %d accepted, %d quarantined, %d refused, %d deferred, %d whose clients had gone", t.Messages, t.Accepted, t.Held,
 		t.Refused, t.Deferred, t.Unanswered), fmt.Sprintf("%d possible duplicates (the next hop took it and died before it said so)", t.Excused)}, "; ")
 }
