@@ -58,9 +58,13 @@ func stranger(r *mrand.Rand) net.IP {
 	return net.IPv4(127, byte(100+r.IntN(100)), byte(r.IntN(256)), byte(1+r.IntN(254)))
 }
 
-// dial comes from a strange address; it all ends within a minute.
-func (b *bad) dial(r *mrand.Rand, addr string) (*testload.Client, error) {
-	return from(stranger(r), addr, time.Minute)
+// dial comes from a strange address; it all ends within a minute, and with ctx.
+func (b *bad) dial(ctx context.Context, r *mrand.Rand, addr string) (*testload.Client, error) {
+	c, err := from(stranger(r), addr, time.Minute)
+	if err == nil {
+		context.AfterFunc(ctx, func() { _ = c.Conn.SetDeadline(time.Now()) })
+	}
+	return c, err
 }
 
 func (b *bad) door(r *mrand.Rand) string {
@@ -89,9 +93,9 @@ func (b *bad) sit(ctx context.Context) {
 	}
 }
 
-func (b *bad) wrongPassword(_ context.Context, r *mrand.Rand) error {
+func (b *bad) wrongPassword(ctx context.Context, r *mrand.Rand) error {
 	login := fmt.Sprintf("user%d", r.IntN(2*logins)) // some of them unknown
-	c, err := b.dial(r, b.site.plain)
+	c, err := b.dial(ctx, r, b.site.plain)
 	if err != nil {
 		return err
 	}
@@ -110,7 +114,7 @@ func (b *bad) wrongPassword(_ context.Context, r *mrand.Rand) error {
 func (b *bad) slow(ctx context.Context, r *mrand.Rand) error {
 	var wg sync.WaitGroup
 	for range 5 {
-		c, err := b.dial(r, b.site.plain)
+		c, err := b.dial(ctx, r, b.site.plain)
 		if err != nil {
 			return err
 		}
@@ -128,8 +132,8 @@ func (b *bad) slow(ctx context.Context, r *mrand.Rand) error {
 	return nil
 }
 
-func (b *bad) garbage(_ context.Context, r *mrand.Rand) error {
-	c, err := b.dial(r, b.door(r))
+func (b *bad) garbage(ctx context.Context, r *mrand.Rand) error {
+	c, err := b.dial(ctx, r, b.door(r))
 	if err != nil {
 		return err
 	}
@@ -149,7 +153,7 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 // halfTLS begins a handshake, by itself or after STARTTLS, and goes silent.
 func (b *bad) halfTLS(ctx context.Context, r *mrand.Rand) error {
 	addr := b.door(r)
-	c, err := b.dial(r, addr)
+	c, err := b.dial(ctx, r, addr)
 	if err != nil {
 		return err
 	}
@@ -253,8 +257,8 @@ func (b *bad) deaf(_ context.Context, r *mrand.Rand) error {
 	return nil
 }
 
-func (b *bad) endless(_ context.Context, r *mrand.Rand) error {
-	c, err := b.dial(r, b.site.plain)
+func (b *bad) endless(ctx context.Context, r *mrand.Rand) error {
+	c, err := b.dial(ctx, r, b.site.plain)
 	if err != nil {
 		return err
 	}
@@ -267,8 +271,8 @@ func (b *bad) endless(_ context.Context, r *mrand.Rand) error {
 }
 
 // rst comes at any point before MAIL.
-func (b *bad) rst(_ context.Context, r *mrand.Rand) error {
-	c, err := b.dial(r, b.door(r))
+func (b *bad) rst(ctx context.Context, r *mrand.Rand) error {
+	c, err := b.dial(ctx, r, b.door(r))
 	if err != nil {
 		return err
 	}
@@ -280,8 +284,8 @@ func (b *bad) rst(_ context.Context, r *mrand.Rand) error {
 }
 
 // behindStartTLS pipelines commands that must not be obeyed.
-func (b *bad) behindStartTLS(_ context.Context, r *mrand.Rand) error {
-	c, err := b.dial(r, b.site.plain)
+func (b *bad) behindStartTLS(ctx context.Context, r *mrand.Rand) error {
+	c, err := b.dial(ctx, r, b.site.plain)
 	if err != nil {
 		return err
 	}

@@ -137,7 +137,7 @@ func (d *disturber) brokenUsers(ctx context.Context) error {
 		return err
 	}
 	wait(ctx, time.Second)
-	err := d.login("user1")
+	err := until(ctx, func() error { return d.login("user1") })
 	return cmpErr(err, d.site.put(usersFile, d.site.users(d.n)))
 }
 

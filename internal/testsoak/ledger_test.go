@@ -75,9 +75,9 @@ func TestVerdicts(t *testing.T) {
 		"grows":  {func(i int) float64 { return 300 + 3*float64(i) }, false},
 		"jumped": {func(i int) float64 { return 300 + 400*float64(i/60) }, false},
 	} {
-		r := &Result{Tally: &Tally{Accepted: 1}, Milter: 1}
+		r := &Result{Tally: &Tally{Accepted: 1}, Milter: 1, Paced: 50}
 		for i := range 100 {
-			r.Samples = append(r.Samples, Sample{RSS: c.memory(i), Heap: c.memory(i), Descriptors: int(c.memory(i)), Goroutines: int(c.memory(i))})
+			r.Samples = append(r.Samples, Sample{Rate: 49, RSS: c.memory(i), Heap: c.memory(i), Descriptors: int(c.memory(i)), Goroutines: int(c.memory(i))})
 		}
 		r.Verdicts = judge(r)
 		for _, v := range r.Verdicts {
@@ -88,6 +88,14 @@ func TestVerdicts(t *testing.T) {
 		if r.Failed() == c.ok {
 			t.Errorf("%s: failed is %v", name, r.Failed())
 		}
+	}
+	// Where the pace was not kept, growth is a warning only.
+	r := &Result{Tally: &Tally{Accepted: 1}, Milter: 1, Paced: 50, Shed: 1}
+	for i := range 100 {
+		r.Samples = append(r.Samples, Sample{Rate: 49, RSS: float64(300 + 3*i)})
+	}
+	if r.Verdicts = judge(r); r.Failed() {
+		t.Errorf("a machine that was too busy failed the run: %+v", r.Verdicts)
 	}
 	for name, spoil := range map[string]func(*Result){
 		"lost": func(r *Result) { r.Tally.Lost = 1 }, "under way": func(r *Result) { r.Tally.UnderWay = 1 }, "milter": func(r *Result) { r.MilterBad = map[string]int{"x": 1} },

@@ -161,6 +161,7 @@ func (s *soak) load(ctx context.Context) error {
 	s.paced(ctx)
 	stop()
 	wg.Wait()
+	s.say("the load has ended; waiting for what is under way")
 	if err := s.rest(); err != nil {
 		return err
 	}
