@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/internal/testload"
@@ -255,47 +254,4 @@ func (c *connection) quit() {
 		_ = c.Command("QUIT", 221)
 	}
 	c.Close()
-}
-
-// kept are connections that wait for another message, the latest used first.
-type kept struct {
-	mu   sync.Mutex
-	list []*connection
-}
-
-func (k *kept) get() *connection {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	n := len(k.list)
-	if n == 0 {
-		return nil
-	}
-	c := k.list[n-1]
-	k.list = k.list[:n-1]
-	return c
-}
-
-func (k *kept) put(c *connection) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.list = append(k.list, c)
-}
-
-// end quits those that have not been used since then.
-func (k *kept) end(since time.Time) {
-	k.mu.Lock()
-	var old []*connection
-	stay := k.list[:0]
-	for _, c := range k.list {
-		if c.since.Before(since) {
-			old = append(old, c)
-		} else {
-			stay = append(stay, c)
-		}
-	}
-	k.list = stay
-	k.mu.Unlock()
-	for _, c := range old {
-		c.quit()
-	}
 }

@@ -3,8 +3,6 @@ package testsoak
 import (
 	"bufio"
 	"bytes"
-	"context"
-	"crypto/sha256"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -299,98 +297,4 @@ func (s *hopSession) end() error {
 	}
 	s.reply(ok)
 	return nil
-}
-
-// taking is a message that is being read; only its number and the hash of its body are kept.
-type taking struct {
-	id   int
-	body hasher
-	head []byte // of the line of the header that has not ended
-	in   bool   // the header has ended
-}
-
-type hasher interface {
-	io.Writer
-	Sum([]byte) []byte
-}
-
-func newTaking() taking { return taking{id: -1, body: sha256.New()} }
-
-func (t *taking) write(p []byte) { _, _ = t.Write(p) }
-
-// Write implements io.Writer.
-func (t *taking) Write(p []byte) (int, error) {
-	all := len(p)
-	for !t.in && len(p) > 0 {
-		i := bytes.IndexByte(p, '\n')
-		if i < 0 {
-			t.head = append(t.head, p...)
-			return all, nil
-		}
-		t.head = append(t.head, p[:i+1]...)
-		p = p[i+1:]
-		if id := idOf(t.head); id >= 0 {
-			t.id = id
-		}
-		t.in = string(t.head) == "\r\n"
-		t.head = t.head[:0]
-	}
-	if len(p) > 0 {
-		_, _ = t.body.Write(p)
-	}
-	return all, nil
-}
-
-func (t *taking) finish() (int, sum) { return t.id, sum(t.body.Sum(nil)[:8]) }
-
-func reset(c net.Conn) {
-	if t, ok := c.(*net.TCPConn); ok {
-		_ = t.SetLinger(0)
-	}
-	c.Close()
-}
-
-// pause sleeps between least and most seconds.
-func pause(least, most float64) {
-	time.Sleep(time.Duration((least + rand.Float64()*(most-least)) * float64(time.Second)))
-}
-
-// wait is a sleep that ends with ctx; it says whether there is more to do.
-func wait(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}
-
-// counts are numbers by name; safe for concurrent use.
-type counts struct {
-	mu sync.Mutex
-	m  map[string]int
-}
-
-func (c *counts) add(what string, n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.m == nil {
-		c.m = map[string]int{}
-	}
-	if _, known := c.m[what]; !known && len(c.m) >= 500 {
-		what = "others"
-	}
-	c.m[what] += n
-}
-
-func (c *counts) all() map[string]int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make(map[string]int, len(c.m))
-	for k, v := range c.m {
-		out[k] = v
-	}
-	return out
 }

@@ -3,7 +3,6 @@ package testsoak
 import (
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -129,43 +128,4 @@ func said(a testmilter.Answer) string {
 		return pass.String()
 	}
 	return fmt.Sprintf("%q %s", a.Code, a.Text)
-}
-
-// keptMTAs are connections that wait for another message.
-type keptMTAs struct {
-	mu   sync.Mutex
-	list []*server
-}
-
-func (k *keptMTAs) get() *server {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	n := len(k.list)
-	if n == 0 {
-		return nil
-	}
-	s := k.list[n-1]
-	k.list = k.list[:n-1]
-	return s
-}
-
-func (k *keptMTAs) put(s *server) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.list = append(k.list, s)
-}
-
-// end quits those that have not been used for so long.
-func (k *keptMTAs) end(idle time.Duration) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	stay := k.list[:0]
-	for _, s := range k.list {
-		if time.Since(s.since) >= idle {
-			_ = s.Quit()
-		} else {
-			stay = append(stay, s)
-		}
-	}
-	k.list = stay
 }

@@ -1,19 +1,14 @@
 package testsoak
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/json"
+	"cmp"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/postern-mail/postern/internal/testload"
 	"github.com/postern-mail/postern/policies"
@@ -107,10 +102,10 @@ func (s *site) write(hops [2]string) error {
 	err := fs.WalkDir(policies.FS, ".", func(path string, d fs.DirEntry, err error) error {
 		to := filepath.Join(s.dir, "bundle", path)
 		if err != nil || d.IsDir() {
-			return cmpErr(err, os.MkdirAll(to, 0o700))
+			return cmp.Or(err, os.MkdirAll(to, 0o700))
 		}
 		b, err := fs.ReadFile(policies.FS, path)
-		return cmpErr(err, os.WriteFile(to, b, 0o600))
+		return cmp.Or(err, os.WriteFile(to, b, 0o600))
 	})
 	if err != nil {
 		return err
@@ -125,13 +120,6 @@ func (s *site) write(hops [2]string) error {
 		}
 	}
 	return testload.Certificate(s.dir, "soak.example.com", 1)
-}
-
-func cmpErr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 const (
@@ -164,113 +152,4 @@ func (s *site) users(n int) string {
 		fmt.Fprintf(&b, "  user%d: %s\n", i, s.hash)
 	}
 	return b.String()
-}
-
-// metrics are what /metrics says, by name with labels; of a name alone it is the sum.
-type metrics map[string]float64
-
-func (s *site) metrics() (metrics, error) {
-	client := http.Client{Timeout: 30 * time.Second}
-	defer client.CloseIdleConnections()
-	resp, err := client.Get("http://" + s.admin + "/metrics")
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	m := metrics{}
-	in := bufio.NewScanner(resp.Body)
-	for in.Scan() {
-		line := in.Text()
-		i := strings.LastIndexByte(line, ' ')
-		if strings.HasPrefix(line, "#") || i < 0 {
-			continue
-		}
-		v, err := strconv.ParseFloat(line[i+1:], 64)
-		if err != nil {
-			continue
-		}
-		m[line[:i]] += v
-		if name, _, labelled := strings.Cut(line[:i], "{"); labelled {
-			m[name] += v
-		}
-	}
-	return m, in.Err()
-}
-
-// sum adds up all with the name and a label.
-func (m metrics) sum(name, label string) float64 {
-	total := 0.0
-	for k, v := range m {
-		if strings.HasPrefix(k, name+"{") && strings.Contains(k, label) {
-			total += v
-		}
-	}
-	return total
-}
-
-// revision is that of the active policy.
-func (m metrics) revision() string {
-	for k, v := range m {
-		if strings.HasPrefix(k, "postern_policy_revision{") && v == 1 {
-			return k
-		}
-	}
-	return ""
-}
-
-// logReader counts what the program logs, and keeps the last of it. It is the program's standard error.
-type logReader struct {
-	mu    sync.Mutex
-	part  []byte
-	last  []string
-	grave []string // lines of panics and data races, and what follows
-	left  int      // lines to be added to grave
-	said  counts
-}
-
-func newLogReader() *logReader { return &logReader{} }
-
-// Write implements io.Writer.
-func (l *logReader) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.part = append(l.part, p...)
-	for {
-		i := bytes.IndexByte(l.part, '\n')
-		if i < 0 {
-			if len(l.part) > 1<<20 {
-				l.part = nil
-			}
-			return len(p), nil
-		}
-		l.line(string(l.part[:i]))
-		l.part = l.part[i+1:]
-	}
-}
-
-func (l *logReader) line(line string) {
-	var said struct{ Level, Msg string }
-	if json.Unmarshal([]byte(line), &said) != nil {
-		said.Level, said.Msg = "no JSON", "a line that is no JSON"
-	}
-	l.said.add(said.Level+" "+said.Msg, 1)
-	for _, sign := range []string{"panic", "DATA RACE", "fatal error", "too many open files", "deadlock"} {
-		if strings.Contains(line, sign) {
-			l.left = 30
-		}
-	}
-	if l.left > 0 && len(l.grave) < 300 {
-		l.grave = append(l.grave, line)
-		l.left--
-	}
-	l.last = append(l.last, line)
-	if len(l.last) > 100 {
-		l.last = append(l.last[:0], l.last[50:]...)
-	}
-}
-
-func (l *logReader) tail() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Join(l.last[max(0, len(l.last)-20):], "\n")
 }
