@@ -247,6 +247,8 @@ func (c *connection) bdat(l *letter) (answer, error) {
 	return last, nil
 }
 
+func (c *connection) used() time.Time { return c.since }
+
 // quit is the polite end.
 func (c *connection) quit() {
 	if !c.dead {

@@ -5,37 +5,43 @@ import (
 	"time"
 )
 
-// kept are connections that wait for another message, the latest used first.
-type kept struct {
-	mu   sync.Mutex
-	list []*connection
+// keepable is a connection that can wait for its next message.
+type keepable interface {
+	used() time.Time // when it began the last one
+	quit()
 }
 
-func (k *kept) get() *connection {
+// kept are connections that wait, the latest used first.
+type kept[T keepable] struct {
+	mu   sync.Mutex
+	list []T
+}
+
+// get takes one out; ok is false where there is none.
+func (k *kept[T]) get() (c T, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	n := len(k.list)
 	if n == 0 {
-		return nil
+		return c, false
 	}
-	c := k.list[n-1]
+	c = k.list[n-1]
 	k.list = k.list[:n-1]
-	return c
+	return c, true
 }
 
-func (k *kept) put(c *connection) {
+func (k *kept[T]) put(c T) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.list = append(k.list, c)
 }
 
 // end quits those that have not been used since then.
-func (k *kept) end(since time.Time) {
+func (k *kept[T]) end(since time.Time) {
 	k.mu.Lock()
-	var old []*connection
-	stay := k.list[:0]
+	var old, stay []T
 	for _, c := range k.list {
-		if c.since.Before(since) {
+		if c.used().Before(since) {
 			old = append(old, c)
 		} else {
 			stay = append(stay, c)
@@ -46,43 +52,4 @@ func (k *kept) end(since time.Time) {
 	for _, c := range old {
 		c.quit()
 	}
-}
-
-// keptMTAs are connections that wait for another message.
-type keptMTAs struct {
-	mu   sync.Mutex
-	list []*server
-}
-
-func (k *keptMTAs) get() *server {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	n := len(k.list)
-	if n == 0 {
-		return nil
-	}
-	s := k.list[n-1]
-	k.list = k.list[:n-1]
-	return s
-}
-
-func (k *keptMTAs) put(s *server) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.list = append(k.list, s)
-}
-
-// end quits those that have not been used for so long.
-func (k *keptMTAs) end(idle time.Duration) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	stay := k.list[:0]
-	for _, s := range k.list {
-		if time.Since(s.since) >= idle {
-			_ = s.Quit()
-		} else {
-			stay = append(stay, s)
-		}
-	}
-	k.list = stay
 }

@@ -13,7 +13,7 @@ import (
 type milters struct {
 	site      *site
 	writer    *writer
-	kept      keptMTAs
+	kept      kept[*server]
 	asked     atomic.Int64
 	latencies latencies
 	wrong     counts // answers that are not the plan's, and lost connections
@@ -26,6 +26,10 @@ type server struct {
 	since time.Time
 }
 
+func (s *server) used() time.Time { return s.since }
+
+func (s *server) quit() { _ = s.Quit() }
+
 func newMilters(s *site, text []byte) *milters {
 	m := &milters{site: s}
 	var ids atomic.Int64
@@ -36,8 +40,8 @@ func newMilters(s *site, text []byte) *milters {
 // one takes a message through a milter and wants the answer that is planned.
 func (m *milters) one(r *rand.Rand, due time.Time) {
 	m.asked.Add(1)
-	s := m.kept.get()
-	if s == nil {
+	s, ok := m.kept.get()
+	if !ok {
 		var err error
 		if s, err = m.open(r); err != nil {
 			m.wrong.add("no connection: "+plain(err.Error()), 1)
@@ -61,7 +65,7 @@ func (m *milters) one(r *rand.Rand, due time.Time) {
 		m.kept.put(s)
 		return
 	}
-	_ = s.Quit()
+	s.quit()
 }
 
 func (m *milters) open(r *rand.Rand) (*server, error) {

@@ -20,7 +20,7 @@ type traffic struct {
 	writer  *writer // of what is submitted
 	milters *milters
 
-	kept      kept
+	kept      kept[*connection]
 	slots     chan struct{}
 	latencies latencies
 	sent      atomic.Int64 // messages and milter transactions that have ended
@@ -63,7 +63,7 @@ func (t *traffic) paced(ctx context.Context, rate float64) {
 		}
 		if time.Since(tidied) > 5*time.Second {
 			tidied = time.Now()
-			wg.Go(func() { t.kept.end(time.Now().Add(-20 * time.Second)); t.milters.kept.end(20 * time.Second) })
+			wg.Go(func() { t.end(20 * time.Second) })
 		}
 		select {
 		case t.slots <- struct{}{}:
@@ -77,8 +77,14 @@ func (t *traffic) paced(ctx context.Context, rate float64) {
 		}
 	}
 	wg.Wait()
-	t.kept.end(time.Now())
-	t.milters.kept.end(0)
+	t.end(0)
+}
+
+// end quits connections that have waited for so long.
+func (t *traffic) end(idle time.Duration) {
+	since := time.Now().Add(-idle)
+	t.kept.end(since)
+	t.milters.kept.end(since)
 }
 
 // one sends a message that was due at a time: a fifth of them as a mail server asks a milter.
@@ -89,8 +95,8 @@ func (t *traffic) one(due time.Time) {
 		t.milters.one(r, due)
 		return
 	}
-	c := t.kept.get()
-	if c == nil {
+	c, ok := t.kept.get()
+	if !ok {
 		var err error
 		if c, err = t.site.connect(net.IPv4(127, 0, 0, 1), fmt.Sprintf("user%d", r.IntN(logins))); err != nil {
 			t.unplanned.add("no connection: "+plain(err.Error()), 1)
