@@ -119,7 +119,7 @@ func TestHopReads(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	l := &ledger{}
 	w := &writer{text: text(r), open: l.open}
-	for range 200 {
+	for range 50 {
 		x := w.write(r, "user1", 200<<10)
 		m := newTaking()
 		for p := append([]byte(x.head), x.body...); len(p) > 0; {
