@@ -78,7 +78,7 @@ func (b *bad) door(r *mrand.Rand) string {
 // sit holds a connection open until the server has had enough, and comes again.
 func (b *bad) sit(ctx context.Context) {
 	// Not all at once, or all would be told at once that they have been idle for too long.
-	for pause := time.Duration(mrand.Int64N(int64(60 * b.pace))); wait(ctx, pause); pause = time.Duration(mrand.Int64N(int64(10 * b.pace))) {
+	for pause := time.Duration(mrand.Int64N(int64(15 * b.pace))); wait(ctx, pause); pause = time.Duration(mrand.Int64N(int64(10 * b.pace))) {
 		c, err := from(net.IPv4(127, 0, 0, 2), b.site.plain, 10*time.Minute)
 		if err != nil {
 			b.wrong.add("idle: "+plain(err.Error()), 1)

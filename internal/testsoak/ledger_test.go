@@ -77,7 +77,7 @@ func TestVerdicts(t *testing.T) {
 	} {
 		r := &Result{Tally: &Tally{Accepted: 1}, Milter: 1, Paced: 50}
 		for i := range 100 {
-			r.Samples = append(r.Samples, Sample{Rate: 49, RSS: c.memory(i), Heap: c.memory(i), Descriptors: int(c.memory(i)), Goroutines: int(c.memory(i))})
+			r.Samples = append(r.Samples, Sample{Rate: 49, Collections: i, RSS: c.memory(i), Heap: c.memory(i), Descriptors: int(c.memory(i)), Goroutines: int(c.memory(i))})
 		}
 		r.Verdicts = judge(r)
 		for _, v := range r.Verdicts {
@@ -92,10 +92,18 @@ func TestVerdicts(t *testing.T) {
 	// Where the pace was not kept, growth is a warning only.
 	r := &Result{Tally: &Tally{Accepted: 1}, Milter: 1, Paced: 50, Shed: 1}
 	for i := range 100 {
-		r.Samples = append(r.Samples, Sample{Rate: 49, RSS: float64(300 + 3*i)})
+		r.Samples = append(r.Samples, Sample{Rate: 49, Collections: i, RSS: float64(300 + 3*i)})
 	}
 	if r.Verdicts = judge(r); r.Failed() {
 		t.Errorf("a machine that was too busy failed the run: %+v", r.Verdicts)
+	}
+	// And so it is where garbage was hardly ever collected.
+	for i := range r.Samples {
+		r.Samples[i].Collections = i / 10
+	}
+	r.Shed = 0
+	if r.Verdicts = judge(r); r.Failed() {
+		t.Errorf("too few collections failed the run: %+v", r.Verdicts)
 	}
 	for name, spoil := range map[string]func(*Result){
 		"lost": func(r *Result) { r.Tally.Lost = 1 }, "under way": func(r *Result) { r.Tally.UnderWay = 1 }, "milter": func(r *Result) { r.MilterBad = map[string]int{"x": 1} },

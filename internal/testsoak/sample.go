@@ -15,6 +15,7 @@ type Sample struct {
 	At          float64 `json:"at_seconds"`
 	RSS         float64 `json:"rss_mib"`
 	Heap        float64 `json:"heap_mib"` // in use, with what awaits collection
+	Collections int     `json:"collections"` // of garbage, since the start
 	Goroutines  int     `json:"goroutines"`
 	Descriptors int     `json:"descriptors"`
 	Temporary   int     `json:"temporary_files"` // open without a name, or left in $TMPDIR
@@ -59,7 +60,7 @@ func (s *sampler) take() (Sample, error) {
 	now, sent, cpu := time.Now(), s.traffic.sent.Load(), s.site.process.CPU()
 	took := now.Sub(s.last).Seconds()
 	out := Sample{At: now.Sub(s.began).Seconds(), RSS: resident(pid), Heap: m["go_memstats_heap_inuse_bytes"] / (1 << 20),
-		Goroutines:  int(m["go_goroutines"]),
+		Goroutines: int(m["go_goroutines"]), Collections: int(m["go_gc_duration_seconds_count"]),
 		Connections: int(m["postern_submission_connections"] + m["postern_milter_connections"]), InFlight: int(m["postern_submission_in_flight"]),
 		Rate: float64(sent-s.sent) / took, CPU: (cpu - s.cpu).Seconds() / took}
 	out.Descriptors, out.Temporary = descriptors(pid, filepath.Join(s.site.dir, "tmp"))

@@ -44,8 +44,8 @@ func judge(r *Result) []Verdict {
 		{What: "bad clients", OK: len(r.BadWrong) == 0, Text: "got nothing that they should not" + lines(r.BadWrong)},
 		{What: "reloads", OK: len(r.ReloadBad) == 0, Text: fmt.Sprintf("%d, the broken ones without effect%s", total(r.Reloads), lines(r.ReloadBad))},
 		{What: "no panic", OK: len(r.Grave) == 0 && r.Ended == "", Text: "nor data race, nor end but by our signal" + list(append(r.Grave, ended(r)...))},
-		grown(flat(r, "memory", "MiB resident", 1.10, oneHash, func(s Sample) float64 { return s.RSS })),
-		grown(lowest(r, "heap", "MiB in use", 1.10, 8, func(s Sample) float64 { return s.Heap })),
+		grown(collected(r, flat(r, "memory", "MiB resident", 1.10, oneHash, func(s Sample) float64 { return s.RSS }))),
+		grown(collected(r, lowest(r, "heap", "MiB in use", 1.10, 8, func(s Sample) float64 { return s.Heap }))),
 		grown(lowest(r, "descriptors", "open", 1.10, 20, func(s Sample) float64 { return float64(s.Descriptors) })),
 		grown(lowest(r, "goroutines", "there", 1.10, 20, func(s Sample) float64 { return float64(s.Goroutines) })),
 		warning(flat(r, "p99", "ms, submission", 1.25, 5, func(s Sample) float64 { return s.P99 })),
@@ -54,6 +54,22 @@ func judge(r *Result) []Verdict {
 		{What: "at rest", OK: restedIn(r), Text: fmt.Sprintf("after the load %d connections, %d transactions, %d temporary files; %d descriptors (before %d, to the next hop %d), %d goroutines (before %d)",
 			r.After.Connections, r.After.InFlight, r.After.Temporary, r.After.Descriptors, r.Before.Descriptors, r.After.HopConns, r.After.Goroutines, r.Before.Goroutines)},
 	}
+}
+
+// enough collections of garbage in a quarter: with fewer, its least heap is not what is held, and memory still climbs to
+// where the collector lets it go.
+const enough = 10
+
+// collected warns only where there were too few.
+func collected(r *Result, v Verdict) Verdict {
+	n := len(r.Samples)
+	if v.OK || n < 8 {
+		return v
+	}
+	if had := min(r.Samples[n/2-1].Collections-r.Samples[n/4].Collections, r.Samples[n-1].Collections-r.Samples[3*n/4].Collections); had < enough {
+		v.Warn, v.Text = true, fmt.Sprintf("%s; garbage was collected %d times in a quarter, which is too seldom to tell: take longer", v.Text, had)
+	}
+	return v
 }
 
 func ended(r *Result) []string {
