@@ -1,8 +1,9 @@
 # Postern: the commands that people and CI run. `make test` is the gate's own command.
 GO ?= go
 FUZZTIME ?= 30s
+SOAK ?= 10m
 
-.PHONY: build test rego fuzz bench golden clean
+.PHONY: build test rego fuzz bench soak golden clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/postern ./cmd/postern
@@ -29,6 +30,9 @@ fuzz: ## every fuzz target for FUZZTIME each
 bench: build ## figures: engine alone, then submission and milter end to end
 	$(GO) test -run '^$$' -bench . -benchmem ./engine/...
 	$(GO) run ./testdata/bench -postern bin/postern
+
+soak: build ## load, reloads, faults and bad clients for SOAK; fails where something is lost or grows
+	$(GO) run ./testdata/soak -postern bin/postern -for $(SOAK) $(SOAKFLAGS)
 
 clean:
 	rm -rf bin

@@ -61,7 +61,7 @@ func (r TestResult) String() string {
 	return fmt.Sprintf("%s:%d: %s.%s %s", r.File, r.Line, r.Package, r.Name, outcome)
 }
 
-// Bounds of a test run: of one test as with stock `opa test`, and of the whole by RunTests where ctx sets no deadline.
+// Bounds of a test run: of one test as with stock `opa test`, and of the whole, both by RunTests where ctx sets no deadline.
 const (
 	testTimeout  = 5 * time.Second
 	testsTimeout = time.Minute
@@ -90,12 +90,15 @@ type Tests struct {
 // The error says why no verdict could be reached: the bundle does not compile, or time ran out. That a test failed is no
 // error.
 func RunTests(ctx context.Context, b *bundle.Bundle) ([]TestResult, error) {
-	if _, set := ctx.Deadline(); !set {
+	deadline, set := ctx.Deadline()
+	if !set {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, testsTimeout)
 		defer cancel()
 	}
-	results, err := (&Tests{Bundle: b}).Run(ctx)
+	// Who says how long all of them may take has said it of one as well: a good bundle must not be refused because the
+	// machine is busy.
+	results, err := (&Tests{Bundle: b, Timeout: max(testTimeout, time.Until(deadline))}).Run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("running the bundle's tests: %w", err)
 	}

@@ -118,14 +118,19 @@ func (f *File) Users() int {
 	return 0
 }
 
-// Reload reads the file again and swaps the whole table, which also forgets what was remembered of earlier checks. When
-// anything is wrong with it, nothing changes and the error says what.
+// Reload reads the file again and swaps the whole table. What was remembered of earlier checks holds for users whose hash is
+// still the same: otherwise all who come next would have to be checked anew at once. When anything is wrong with the file,
+// nothing changes and the error says what.
 func (f *File) Reload() error {
 	t, err := readTable(f.path, f.options.MaxHashMemory)
 	if err != nil {
 		return fmt.Errorf("users file: %w", err)
 	}
-	t.cache = newCache(f.options.CacheLife, f.options.CacheSize)
+	if old := f.table.Load(); old != nil {
+		t.cache = old.cache
+	} else {
+		t.cache = newCache(f.options.CacheLife, f.options.CacheSize)
+	}
 	f.table.Store(t)
 	f.options.Logger.Info("users file read", "file", f.path, "users", len(t.users))
 	return nil
@@ -143,8 +148,12 @@ func (f *File) Password(ctx context.Context, login, password string) (Identity, 
 		// Such a login is in no file, such a password in no hash: nothing to learn from the time.
 		return Identity{}, ErrCredentials
 	}
-	p := t.cache.proof(login, pw)
 	u, known := t.users[login]
+	fingerprint := ""
+	if known {
+		fingerprint = u.print
+	}
+	p := t.cache.proof(login, pw, fingerprint)
 	if known && t.cache.has(p, f.options.Now()) {
 		return u.identity(f, login), nil
 	}

@@ -203,6 +203,36 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// TestReloadRemembers: whose hash is as it was need not be checked anew, or a reload would make all who come next wait; whose
+// hash is another, or who is gone, is not remembered.
+func TestReloadRemembers(t *testing.T) {
+	same, other := cheap("same"), cheap("other")
+	f := open(t, "users: {alice: '"+same+"', bob: '"+other+"', carol: '"+cheap("gone")+"'}", FileOptions{})
+	for login, password := range map[string]string{"alice": "same", "bob": "other", "carol": "gone"} {
+		if _, err := f.Password(context.Background(), login, password); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, f.Path(), "users: {alice: {password: '"+same+"', groups: [sales]}, bob: '"+cheap("changed")+"'}")
+	if err := f.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	// From here on only what is remembered can say yes.
+	if err := f.slots.Acquire(context.Background(), f.options.Memory); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	if id, err := f.Password(ctx, "alice", "same"); err != nil || len(id.Groups) != 1 {
+		t.Errorf("alice, whose hash is as it was: %+v, %v", id, err)
+	}
+	for login, password := range map[string]string{"bob": "other", "carol": "gone"} {
+		if _, err := f.Password(ctx, login, password); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%s was let in by what was remembered, or refused without a check: %v", login, err)
+		}
+	}
+}
+
 func TestReloadWhileLoggingIn(t *testing.T) {
 	both := [2]string{"users: {alice: '" + cheap("a") + "'}", "users: {alice: '" + cheap("b") + "'}"}
 	f := open(t, both[0], FileOptions{Parallel: 4})

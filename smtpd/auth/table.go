@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,7 +18,7 @@ const (
 	maxWord       = 255
 )
 
-// table is one reading of a users file: immutable but for its cache of recent successes, which dies with it.
+// table is one reading of a users file: immutable but for its cache of recent successes, which the next one takes over.
 type table struct {
 	users    map[string]*user
 	decoy    hash       // of the most common kind
@@ -29,6 +30,7 @@ type table struct {
 // user is one line of it.
 type user struct {
 	hash       hash
+	print      string // 16 octets that stand for the hash's text: they differ where it does
 	groups     []string
 	attributes map[string][]string
 }
@@ -79,11 +81,11 @@ func buildTable(doc *yamldoc.Doc, maxMemory uint32) (*table, error) {
 func readUser(n yamldoc.Node, maxMemory uint32) *user {
 	u := &user{}
 	if !n.IsMap() {
-		u.hash = readHash(n, maxMemory)
+		u.hash, u.print = readHash(n, maxMemory)
 		return u
 	}
 	n.Map(yamldoc.Keys{
-		"password":   func(n yamldoc.Node) { u.hash = readHash(n, maxMemory) },
+		"password":   func(n yamldoc.Node) { u.hash, u.print = readHash(n, maxMemory) },
 		"groups":     func(n yamldoc.Node) { u.groups = readWords(n, maxGroups) },
 		"attributes": func(n yamldoc.Node) { u.attributes = readAttributes(n) },
 	})
@@ -110,22 +112,23 @@ func hasKey(n yamldoc.Node, want string) (found bool) {
 	return found
 }
 
-func readHash(n yamldoc.Node, maxMemory uint32) hash {
+func readHash(n yamldoc.Node, maxMemory uint32) (h hash, fingerprint string) {
 	const mend = "write a hash as postern passwd prints it"
 	if n.Empty() {
 		n.Fail("has no password hash", mend)
-		return nil
+		return nil, ""
 	}
 	s, ok := n.Text(512)
 	if !ok {
-		return nil
+		return nil, ""
 	}
 	h, err := parseHash(s, maxMemory)
 	if err != nil {
 		n.Fail(err.Error(), mend)
-		return nil
+		return nil, ""
 	}
-	return h
+	sum := sha256.Sum256([]byte(s))
+	return h, string(sum[:16])
 }
 
 func readWords(n yamldoc.Node, max int) []string {

@@ -1,17 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/tls"
-	"encoding/base64"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testload"
 )
 
 // load is one run: count messages of size octets over workers at a time, keep messages on a connection (1: a new
@@ -86,111 +85,74 @@ func (l load) connection(left *atomic.Int64) (times []time.Duration, err error) 
 	if err != nil {
 		return nil, err
 	}
-	defer c.conn.Close()
+	defer c.Close()
 	for i := 0; i < l.keep && left.Add(-1) >= 0; i++ {
 		if i > 0 {
 			start = time.Now()
 		}
-		if err := c.submit(l); err != nil {
+		if err := l.submit(c); err != nil {
 			return times, err
 		}
 		times = append(times, time.Since(start))
 	}
-	_, err = c.command("QUIT", 221)
-	return times, err
+	return times, c.Command("QUIT", 221)
 }
 
-type client struct {
-	conn net.Conn
-	r    *bufio.Reader
-}
-
-func (l load) open() (*client, error) {
-	conn, err := net.DialTimeout("tcp", l.addr, 10*time.Second)
+func (l load) open() (*testload.Client, error) {
+	c, err := testload.Dial(l.addr, 2*time.Minute)
 	if err != nil {
 		return nil, err
 	}
-	conn.SetDeadline(time.Now().Add(2 * time.Minute))
-	c := &client{conn, bufio.NewReader(conn)}
-	if err := c.greet(l); err != nil {
-		conn.Close()
+	if err := l.greet(c); err != nil {
+		c.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *client) greet(l load) error {
-	if err := c.expect(220); err != nil {
+func (l load) greet(c *testload.Client) error {
+	if err := c.Expect(220); err != nil {
 		return err
 	}
-	if _, err := c.command("EHLO bench.example.com", 250); err != nil {
+	if err := c.Command("EHLO bench.example.com", 250); err != nil {
 		return err
 	}
 	if l.tls != nil {
-		if _, err := c.command("STARTTLS", 220); err != nil {
+		if err := c.StartTLS(l.tls); err != nil {
 			return err
 		}
-		t := tls.Client(c.conn, l.tls)
-		if err := t.Handshake(); err != nil {
-			return err
-		}
-		c.conn, c.r = t, bufio.NewReader(t)
-		if _, err := c.command("EHLO bench.example.com", 250); err != nil {
+		if err := c.Command("EHLO bench.example.com", 250); err != nil {
 			return err
 		}
 	}
 	if l.login == "" {
 		return nil
 	}
-	token := base64.StdEncoding.EncodeToString([]byte("\x00" + l.login + "\x00" + l.pass))
-	_, err := c.command("AUTH PLAIN "+token, 235)
-	return err
+	return c.Login(l.login, l.pass)
 }
 
-func (c *client) submit(l load) error {
+func (l load) submit(c *testload.Client) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "MAIL FROM:<%s>\r\n", l.from)
 	for i := range l.recipients {
 		fmt.Fprintf(&b, "RCPT TO:<r%d@example.net>\r\n", i)
 	}
 	b.WriteString("DATA\r\n")
-	if _, err := c.conn.Write(b.Bytes()); err != nil {
+	if _, err := c.Conn.Write(b.Bytes()); err != nil {
 		return err
 	}
 	for range 1 + l.recipients {
-		if err := c.expect(250); err != nil {
+		if err := c.Expect(250); err != nil {
 			return err
 		}
 	}
-	if err := c.expect(354); err != nil {
+	if err := c.Expect(354); err != nil {
 		return err
 	}
-	if _, err := c.conn.Write(append(l.message, ".\r\n"...)); err != nil {
+	if _, err := c.Conn.Write(append(l.message, ".\r\n"...)); err != nil {
 		return err
 	}
-	return c.expect(250)
-}
-
-func (c *client) command(line string, code int) (string, error) {
-	if _, err := c.conn.Write([]byte(line + "\r\n")); err != nil {
-		return "", err
-	}
-	return "", c.expect(code)
-}
-
-func (c *client) expect(code int) error {
-	for {
-		line, err := c.r.ReadString('\n')
-		if err != nil {
-			return err
-		}
-		if !strings.HasPrefix(line, fmt.Sprint(code)) {
-			return fmt.Errorf("wanted %d, got %s", code, strings.TrimSpace(line))
-		}
-		if len(line) > 3 && line[3] == ' ' {
-			return nil
-		}
-	}
+	return c.Expect(250)
 }
 
 // sample makes a message of about size octets with 12 header fields.

@@ -19,6 +19,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testload"
 )
 
 type options struct {
@@ -60,7 +62,7 @@ type part interface {
 	// start starts the servers in dir and says what is to be measured.
 	start(o options, dir string) ([]*row, error)
 	// started is Postern; nil where it was not started.
-	started() *process
+	started() *testload.Process
 	stop()
 }
 
@@ -82,7 +84,7 @@ func run(o options, which string) error {
 		return err
 	}
 	var rows []*row
-	var begun []*process
+	var begun []*testload.Process
 	for _, p := range []part{&submission{}, &milters{}} {
 		name := p.name()
 		if which != "all" && which != name {
@@ -99,7 +101,7 @@ func run(o options, which string) error {
 		}
 		rows = append(rows, more...)
 		if s := p.started(); s != nil {
-			s.name = name
+			s.Name = name
 			begun = append(begun, s)
 		}
 	}

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/postern-mail/postern/internal/testload"
 )
 
 // milters is one Postfix with a port for each variant, so that all share its queue and its daemons.
 type milters struct {
-	sink, null, nullTCP, postern *process
+	sink, null, nullTCP, postern *testload.Process
 	mta                          *mta
 	auth                         *authServer
 }
@@ -18,9 +20,9 @@ func (m *milters) start(o options, dir string) ([]*row, error) {
 		fmt.Fprintf(os.Stderr, "bench: the milter is not measured: %s\n", why)
 		return nil, nil
 	}
-	sinkAddr := freeAddr()
+	sinkAddr := testload.FreeAddr()
 	var err error
-	if m.sink, err = start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
+	if m.sink, err = testload.Start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
 		return nil, err
 	}
 	if m.auth, err = newAuthServer(); err != nil {
@@ -31,18 +33,18 @@ func (m *milters) start(o options, dir string) ([]*row, error) {
 		return nil, err
 	}
 	unixNull, unixPostern := filepath.Join(dir, "null.sock"), filepath.Join(dir, "postern.sock")
-	tcpNull, tcpPostern := freeAddr(), freeAddr()
-	if m.null, err = start("null milter", "unix:"+unixNull, dir, self, "-null", "unix:"+unixNull); err != nil {
+	tcpNull, tcpPostern := testload.FreeAddr(), testload.FreeAddr()
+	if m.null, err = testload.Start("null milter", "unix:"+unixNull, dir, self, "-null", "unix:"+unixNull); err != nil {
 		return nil, err
 	}
-	if m.nullTCP, err = start("null milter", tcpNull, dir, self, "-null", "tcp:"+tcpNull); err != nil {
+	if m.nullTCP, err = testload.Start("null milter", tcpNull, dir, self, "-null", "tcp:"+tcpNull); err != nil {
 		return nil, err
 	}
 	listen := fmt.Sprintf("milter:\n  listen:\n    - {address: \"unix:%s\", mode: \"0666\"}\n    - tcp:%s\n", unixPostern, tcpPostern)
 	if err := configure(o.postern, dir, listen); err != nil {
 		return nil, err
 	}
-	if m.postern, err = start("postern", tcpPostern, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
+	if m.postern, err = testload.Start("postern", tcpPostern, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
 		return nil, err
 	}
 	variants := []variant{
@@ -62,7 +64,7 @@ func (m *milters) start(o options, dir string) ([]*row, error) {
 type variant struct {
 	what   string
 	milter string // as Postfix writes it
-	server *process
+	server *testload.Process
 }
 
 func (m *milters) rows(o options, variants []variant) []*row {
@@ -73,21 +75,21 @@ func (m *milters) rows(o options, variants []variant) []*row {
 			rows = append(rows, &row{Part: "milter", What: v.what, Size: 4096, Keep: use.keep, Workers: use.workers, Count: n,
 				load: load{addr: m.mta.addr[i], login: "user1", pass: "bench password", from: "user1@example.com", recipients: 1, count: n, keep: use.keep,
 					workers: use.workers, message: sample("user1@example.com", 4096)},
-				server: m.mta.process, milter: v.server, settled: m.mta.idle, explain: m.mta.said})
+				server: m.mta.Process, milter: v.server, settled: m.mta.idle, explain: m.mta.said})
 		}
 	}
 	return rows
 }
 
-func (m *milters) name() string      { return "milter" }
-func (m *milters) started() *process { return m.postern }
+func (m *milters) name() string               { return "milter" }
+func (m *milters) started() *testload.Process { return m.postern }
 
 func (m *milters) stop() {
 	if m.mta != nil {
-		m.mta.process.stop()
+		m.mta.Process.Stop()
 	}
-	for _, p := range []*process{m.postern, m.null, m.nullTCP, m.sink} {
-		p.stop()
+	for _, p := range []*testload.Process{m.postern, m.null, m.nullTCP, m.sink} {
+		p.Stop()
 	}
 	if m.auth != nil {
 		m.auth.close()

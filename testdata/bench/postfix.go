@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/postern-mail/postern/internal/testload"
 )
 
 // mta is a Postfix in a directory of its own, with an smtpd for each variant.
 type mta struct {
-	*process
+	*testload.Process
 	addr  []string // of the variants
 	queue string
 	log   string
@@ -53,7 +55,7 @@ func startMTA(dir, sink, auth string, variants []variant) (*mta, error) {
 	host, port, _ := strings.Cut(sink, ":")
 	var master strings.Builder
 	for _, v := range variants {
-		addr := freeAddr()
+		addr := testload.FreeAddr()
 		m.addr = append(m.addr, addr)
 		fmt.Fprintf(&master, "%s inet n - n - - smtpd\n  -o { smtpd_milters = %s }\n", addr, v.milter)
 	}
@@ -66,7 +68,7 @@ func startMTA(dir, sink, auth string, variants []variant) (*mta, error) {
 	if out, err := exec.Command(tool("postfix"), "-c", conf, "check").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("postfix check: %w\n%s", err, out)
 	}
-	m.process, err = start("postfix", m.addr[0], dir, "/usr/lib/postfix/sbin/master", "-c", conf, "-d")
+	m.Process, err = testload.Start("postfix", m.addr[0], dir, "/usr/lib/postfix/sbin/master", "-c", conf, "-d")
 	return m, err
 }
 

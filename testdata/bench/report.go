@@ -4,26 +4,26 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"runtime"
-	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testload"
 )
 
 // report prints the rows, and what Postern adds to Postfix.
-func report(rows []*row, started []*process, o options) error {
+func report(rows []*row, started []*testload.Process, o options) error {
 	if o.json {
 		e := json.NewEncoder(os.Stdout)
 		e.SetIndent("", "  ")
 		begun := map[string]float64{}
 		for _, p := range started {
-			begun[p.name] = p.ready.Seconds()
+			begun[p.Name] = p.Ready.Seconds()
 		}
-		return e.Encode(map[string]any{"machine": machine(), "start_seconds": begun, "rows": rows, "added": added(rows)})
+		return e.Encode(map[string]any{"machine": testload.Machine(), "start_seconds": begun, "rows": rows, "added": added(rows)})
 	}
-	fmt.Println(machine())
+	fmt.Println(testload.Machine())
 	for _, p := range started {
-		fmt.Printf("postern, %s: started in %s with 10,000 users\n", p.name, p.ready.Round(time.Millisecond))
+		fmt.Printf("postern, %s: started in %s with 10,000 users\n", p.Name, p.Ready.Round(time.Millisecond))
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for _, part := range []string{"submission", "milter"} {
@@ -76,23 +76,4 @@ func added(rows []*row) []addition {
 		}
 	}
 	return list
-}
-
-// machine says where the figures come from, and how busy it was besides.
-func machine() string {
-	model := "unknown processor"
-	b, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(b)) {
-		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
-			model = strings.TrimSpace(v)
-			break
-		}
-	}
-	busy, _ := os.ReadFile("/proc/loadavg")
-	fields := strings.Fields(string(busy))
-	load := "unknown"
-	if len(fields) > 2 {
-		load = strings.Join(fields[:3], " ")
-	}
-	return fmt.Sprintf("%d × %s, %s, load average at the end %s", runtime.NumCPU(), model, runtime.Version(), load)
 }

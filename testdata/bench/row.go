@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testload"
 )
 
 // series is what the repetitions of one figure gave.
@@ -52,17 +54,17 @@ type row struct {
 	PeakMiB series `json:"peak_mib"` // of the milter, or of the server where there is none, during this row
 
 	load    load
-	server  *process
-	milter  *process         // nil: none
-	settled func() (ok bool) // nil: all work is done when the client has its reply
-	explain func() string    // what the server said, for errors
+	server  *testload.Process
+	milter  *testload.Process // nil: none
+	settled func() (ok bool)  // nil: all work is done when the client has its reply
+	explain func() string     // what the server said, for errors
 }
 
 // measure does one repetition. The servers' CPU time counts until they have nothing left to do.
 func (r *row) measure() error {
 	held := cmp.Or(r.milter, r.server)
-	held.resetPeak()
-	server, milter := r.server.cpu(), r.milter.cpu()
+	held.ResetPeak()
+	server, milter := r.server.CPU(), r.milter.CPU()
 	got := r.load.run()
 	if got.Errors > 0 || got.Messages != r.load.count {
 		said := ""
@@ -79,12 +81,12 @@ func (r *row) measure() error {
 	}
 	per1000 := func(d time.Duration) float64 { return d.Seconds() / float64(got.Messages) * 1000 }
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	r.CPU = append(r.CPU, per1000(r.server.cpu()-server))
+	r.CPU = append(r.CPU, per1000(r.server.CPU()-server))
 	if r.milter != nil {
-		r.Milter = append(r.Milter, per1000(r.milter.cpu()-milter))
+		r.Milter = append(r.Milter, per1000(r.milter.CPU()-milter))
 	}
 	r.Rate, r.P50, r.P99 = append(r.Rate, got.PerSecond()), append(r.P50, ms(got.P50)), append(r.P99, ms(got.P99))
-	r.PeakMiB = append(r.PeakMiB, held.rss())
+	r.PeakMiB = append(r.PeakMiB, held.PeakMiB())
 	return nil
 }
 

@@ -2,18 +2,12 @@ package main
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
+
+	"github.com/postern-mail/postern/internal/testload"
 )
 
 // configure writes postern.yaml with the listeners that door says, a users file with one user, 10,000 users' senders and a
@@ -40,35 +34,13 @@ func configure(postern, dir, door string) error {
 			return err
 		}
 	}
-	return certificate(dir)
+	return testload.Certificate(dir, "bench.example.com", 1)
 }
 
 // door is a submission server at addr that relays to next.
 func door(addr, next string) string {
 	return fmt.Sprintf("submission:\n  listen: [%q]\n  tls: {cert: cert.pem, key: key.pem}\n"+
 		"  limits: {connections: 2000, connections_per_ip: 2000}\nauth:\n  - file: users.yaml\nrelay:\n  to: %s\n", addr, next)
-}
-
-func certificate(dir string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench.example.com"},
-		DNSNames: []string{"bench.example.com"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	if err := os.WriteFile(filepath.Join(dir, "cert.pem"), cert, 0o644); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600)
 }
 
 // tool finds a program of the system, sbin included.
@@ -84,4 +56,12 @@ func tool(name string) string {
 func exists(p string) bool {
 	_, err := os.Stat(p)
 	return err == nil
+}
+
+// sinkCommand is Postfix's smtp-sink at addr, which does not want to be root.
+func sinkCommand(addr string) []string {
+	if os.Getuid() == 0 {
+		return []string{tool("smtp-sink"), "-u", "postfix", "-c", addr, "1000"}
+	}
+	return []string{tool("smtp-sink"), "-c", addr, "1000"}
 }

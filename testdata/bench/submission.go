@@ -3,23 +3,25 @@ package main
 import (
 	"crypto/tls"
 	"path/filepath"
+
+	"github.com/postern-mail/postern/internal/testload"
 )
 
 // submission is Postern's submission server beside the smtp-sink that it relays to.
 type submission struct {
-	sink, postern *process
+	sink, postern *testload.Process
 }
 
 func (s *submission) start(o options, dir string) ([]*row, error) {
-	sinkAddr, addr := freeAddr(), freeAddr()
+	sinkAddr, addr := testload.FreeAddr(), testload.FreeAddr()
 	var err error
-	if s.sink, err = start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
+	if s.sink, err = testload.Start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
 		return nil, err
 	}
 	if err := configure(o.postern, dir, door(addr, "smtp://"+sinkAddr)); err != nil {
 		return nil, err
 	}
-	if s.postern, err = start("postern", addr, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
+	if s.postern, err = testload.Start("postern", addr, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
 		return nil, err
 	}
 	var rows []*row
@@ -35,7 +37,7 @@ func (s *submission) start(o options, dir string) ([]*row, error) {
 			direct.addr, direct.tls, direct.login = sinkAddr, nil, ""
 			common := row{Part: "submission", Size: size, Keep: use.keep, Workers: use.workers, Count: n}
 			ours, theirs := common, common
-			ours.What, ours.load, ours.server, ours.explain = "postern", l, s.postern, func() string { return tail(s.postern.log.String()) }
+			ours.What, ours.load, ours.server, ours.explain = "postern", l, s.postern, func() string { return tail(s.postern.Log.String()) }
 			theirs.What, theirs.load, theirs.server = "smtp-sink alone", direct, s.sink
 			rows = append(rows, &theirs, &ours)
 		}
@@ -46,10 +48,10 @@ func (s *submission) start(o options, dir string) ([]*row, error) {
 	return rows, first.measure()
 }
 
-func (s *submission) name() string      { return "submission" }
-func (s *submission) started() *process { return s.postern }
+func (s *submission) name() string               { return "submission" }
+func (s *submission) started() *testload.Process { return s.postern }
 
 func (s *submission) stop() {
-	s.postern.stop()
-	s.sink.stop()
+	s.postern.Stop()
+	s.sink.Stop()
 }

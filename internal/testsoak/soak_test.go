@@ -1,0 +1,40 @@
+package testsoak
+
+import (
+	"bytes"
+	"context"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestSoak is a soak of ten seconds, so that the harness does not rot: everything happens, and nothing is lost.
+func TestSoak(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "postern")
+	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/postern").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r, err := Run(context.Background(), Options{Postern: program, For: 10 * time.Second, Rate: 25, Share: 0.8, Interval: time.Second,
+		Pace: 400 * time.Millisecond, Idle: 40, Progress: func(s string) { t.Log(s) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	r.Report(&text)
+	t.Log(text.String())
+	for _, v := range r.Verdicts {
+		// Ten seconds with a cold start say nothing about what grows.
+		if grows := strings.Contains(v.Text, "in the last"); !v.OK && !v.Warn && !grows {
+			t.Errorf("%s: %s", v.What, v.Text)
+		}
+	}
+	if r.Tally.Accepted == 0 || r.Milter == 0 || len(r.Bad) < 5 || len(r.Reloads) < 2 || len(r.Samples) == 0 {
+		t.Errorf("too little happened: %s, %d milter transactions, bad clients %v, reloads %v", r.Tally, r.Milter, r.Bad, r.Reloads)
+	}
+	var picture bytes.Buffer
+	if err := r.SVG(&picture); err != nil || strings.Count(picture.String(), "<polyline") != 3 {
+		t.Errorf("%v in %s", err, picture.String())
+	}
+}

@@ -1,0 +1,32 @@
+package testsoak
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"time"
+)
+
+func reset(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+	c.Close()
+}
+
+// pause sleeps between least and most seconds.
+func pause(least, most float64) {
+	time.Sleep(time.Duration((least + rand.Float64()*(most-least)) * float64(time.Second)))
+}
+
+// wait is a sleep that ends with ctx; it says whether there is more to do.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
