@@ -33,7 +33,9 @@ type site struct {
 	dir       string
 	addr, tls string // listeners with STARTTLS and with TLS from the start
 	admin     string
+	milter    string // address of its milter, where it has one on TCP
 	bundle    string // directory of its policy, where a test changes it
+	env       []string
 	run       *running
 }
 
@@ -106,6 +108,9 @@ func (s *site) launch(t *testing.T, log string) *running {
 	}
 	r.cmd = exec.Command(program, "serve", "--config", filepath.Join(s.dir, "postern.yaml"))
 	r.cmd.Dir, r.cmd.Stdout, r.cmd.Stderr = s.dir, f, f
+	if s.env != nil {
+		r.cmd.Env = append(os.Environ(), s.env...)
+	}
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -126,6 +131,11 @@ func (s *site) await(t *testing.T, r *running) {
 	}
 	if len(ready.Submission) > 1 {
 		s.tls = ready.Submission[1]
+	}
+	for _, m := range ready.Milter {
+		if addr, ok := strings.CutPrefix(m, "tcp:"); ok {
+			s.milter = addr
+		}
 	}
 }
 
