@@ -165,6 +165,36 @@ func TestReload(t *testing.T) {
 		}
 		want(s.what, s.served)
 	}
+	for what, text := range map[string]string{"empty": "", "half": "-----BEGIN CERTIFICATE-----\nMIIB", "half of a good one": half(t, otherCert)} {
+		for _, file := range []string{cert, key} {
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Reload(); err == nil || !strings.Contains(err.Error(), cert) {
+				t.Errorf("%s in %s: %v", what, file, err)
+			}
+			want(what, "b.example")
+			copyTo(t, otherCert, cert)
+			copyTo(t, otherKey, key)
+			if err := r.Reload(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	// It ends while it is served, or the clock says so: it is served on.
+	for _, jump := range []time.Duration{2 * lifetime, -4 * lifetime} {
+		mu.Lock()
+		clock = clock.Add(jump)
+		mu.Unlock()
+		want("after a jump of the clock", "b.example")
+		if err := r.Reload(); !errors.Is(err, ErrExpired) {
+			t.Errorf("read again after a jump of the clock: %v", err)
+		}
+		want("read again after a jump of the clock", "b.example")
+	}
+	mu.Lock()
+	clock = now
+	mu.Unlock()
 	remove(t, cert)
 	if r.Reload() == nil {
 		t.Error("a missing file was taken")
@@ -173,6 +203,15 @@ func TestReload(t *testing.T) {
 	if p := r.Paths(); len(p) != 2 || p[0] != cert {
 		t.Error(p)
 	}
+}
+
+func half(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data[:len(data)/2])
 }
 
 // TestExpiredAtStart: a server comes up with an old certificate, but does not with a broken one.
