@@ -132,15 +132,7 @@ func (k *killing) kill(t *testing.T, r *running, early bool) {
 		k.serve(t, r)
 		time.Sleep(time.Duration(100_000+rand.IntN(400_000)) * time.Microsecond)
 	}
-	if err := r.cmd.Process.Kill(); err != nil {
-		t.Fatalf("it had ended by itself: %v", err)
-	}
-	err := <-r.done
-	r.done <- err
-	if err == nil || err.Error() != "signal: killed" {
-		text, _ := os.ReadFile(r.log)
-		t.Fatalf("it ended with %v before it was killed:\n%s", err, text)
-	}
+	r.kill9(t)
 	k.addr.Store(nil)
 }
 
