@@ -150,7 +150,7 @@ func TestHalvesLeftBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := s.postern(t, "replay", "--config", "postern.yaml", "--bundle", policies, "decisions.jsonl")
-	if err == nil || !regexp.MustCompile(`decisions.jsonl:`+strconv.Itoa(lines+1)+`: the line is no JSON object`).MatchString(out) || !strings.Contains(out, "1 line cannot be read") {
+	if err == nil || !regexp.MustCompile(`decisions.jsonl:`+strconv.Itoa(lines+1)+`: the JSON ends in the middle`).MatchString(out) || !strings.Contains(out, "6 decisions replayed, 6 the same") {
 		t.Errorf("replay: %v\n%s", err, out)
 	}
 }
