@@ -1,9 +1,11 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -129,7 +131,8 @@ func TestReload(t *testing.T) {
 	cert, key := pair(t, dir, "a", "a.example", now)
 	otherCert, otherKey := pair(t, dir, "b", "b.example", now)
 	oldCert, oldKey := pair(t, dir, "old", "old.example", now.Add(-2*lifetime))
-	r, err := NewReloader(Files{Cert: cert, Key: key}, true, tick, nil)
+	var log bytes.Buffer
+	r, err := NewReloader(Files{Cert: cert, Key: key}, true, tick, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,6 +194,9 @@ func TestReload(t *testing.T) {
 			t.Errorf("read again after a jump of the clock: %v", err)
 		}
 		want("read again after a jump of the clock", "b.example")
+	}
+	if n := strings.Count(log.String(), "served although it is not valid"); n != 1 {
+		t.Errorf("that the certificate is over was logged %d times:\n%s", n, log.String())
 	}
 	mu.Lock()
 	clock = now
