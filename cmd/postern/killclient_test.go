@@ -45,6 +45,7 @@ type killLedger struct {
 	mails  map[string]*killMail
 	faults []string
 	next   atomic.Int64
+	final  atomic.Int64 // 250 and 5xx that were said of messages
 }
 
 func (l *killLedger) fault(format string, args ...any) {
@@ -292,5 +293,6 @@ func (c *killClient) answered(id string, m *killMail, reply string) (done bool, 
 	if reply[0] == '4' { // begin anew
 		return false, errors.New(reply)
 	}
+	c.ledger.final.Add(1)
 	return true, nil
 }

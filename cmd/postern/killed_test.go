@@ -99,7 +99,7 @@ func (k *killing) run(t *testing.T, n int) {
 	last := k.site.launch(t, "serve.log")
 	t.Cleanup(func() { last.stop(syscall.SIGKILL) })
 	k.serve(t, last)
-	time.Sleep(300 * time.Millisecond)
+	k.ledger.await(20)
 	ended()
 	if err := last.stop(syscall.SIGTERM); err != nil {
 		t.Errorf("at last it ended with %v", err)
@@ -108,6 +108,13 @@ func (k *killing) run(t *testing.T, n int) {
 		t.Fatal(err)
 	}
 	t.Logf("killed %d times in %v, %d of them before it was ready", n, time.Since(began).Round(time.Second), k.early)
+}
+
+// await waits until n more messages have been answered for good; for a while, however busy the machine is.
+func (l *killLedger) await(n int64) {
+	for began, until := time.Now(), l.final.Load()+n; l.final.Load() < until && time.Since(began) < 20*time.Second; {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (k *killing) serve(t *testing.T, r *running) {
@@ -130,7 +137,8 @@ func (k *killing) kill(t *testing.T, r *running, early bool) {
 		}
 	} else {
 		k.serve(t, r)
-		time.Sleep(time.Duration(100_000+rand.IntN(400_000)) * time.Microsecond)
+		k.ledger.await(1 + rand.Int64N(60))
+		time.Sleep(time.Duration(rand.IntN(30_000)) * time.Microsecond)
 	}
 	r.kill9(t)
 	k.addr.Store(nil)
@@ -166,7 +174,7 @@ func (l *killLedger) check(t *testing.T, hop, certain bool) {
 	}
 	t.Logf("%d messages: %d answered 250, %d refused, %d deferred, %d not answered at their end; %d there without having been answered 250, %d more than once",
 		len(l.mails), taken, refused, later, unsure, unasked, doubled)
-	if taken < 20 || refused == 0 {
+	if taken < 10 || refused == 0 && len(l.mails) > 100 {
 		t.Error("not what this test is for")
 	}
 }
