@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // The copy of what was active last, in a directory of its own: the bundle with every file as it came, so that its signature
@@ -36,6 +37,7 @@ func saveLastGood(dir string, raw *content) error {
 	}
 	err := os.MkdirAll(dir, 0o700)
 	if err == nil {
+		removeHalves(dir)
 		err = writeAside(dir, lastGoodDocuments, func(w io.Writer) error { return json.NewEncoder(w).Encode(documents) })
 	}
 	if err == nil {
@@ -63,6 +65,17 @@ func pack(w io.Writer, tree *Tree) error {
 		}
 	}
 	return errors.Join(archive.Close(), zip.Close())
+}
+
+// removeHalves removes copies that were left half-written an hour ago or more, by a program that was killed. What cannot be
+// removed is only in the way.
+func removeHalves(dir string) {
+	halves, _ := filepath.Glob(filepath.Join(dir, "last-good*.tmp")) // the pattern is good
+	for _, name := range halves {
+		if info, err := os.Lstat(name); err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > time.Hour {
+			os.Remove(name)
+		}
+	}
 }
 
 func writeAside(dir, name string, write func(io.Writer) error) (err error) {

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/bundle"
 )
@@ -135,5 +136,38 @@ func TestLastGoodIsRefusedToo(t *testing.T) {
 	}
 	if _, err := starting(t, gone, state, func(w *Watcher) { w.Verify = key.trusted() }); err == nil || !strings.Contains(err.Error(), "is not signed") {
 		t.Errorf("an unsigned copy: %v", err)
+	}
+}
+
+// TestKilledWhileKeeping: a copy that was half-written when the program was killed is no copy; the one before counts, and the half goes
+// with the next copy, unless somebody may still be writing it.
+func TestKilledWhileKeeping(t *testing.T) {
+	dir := tempDir(t, map[string]string{"b/a.rego": module})
+	source, state := Dir(filepath.Join(dir, "b")), filepath.Join(dir, "state")
+	if _, err := starting(t, source, state, nil); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(filepath.Join(state, lastGood))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-2 * time.Hour)
+	for name, at := range map[string]time.Time{lastGood + ".1.tmp": old, lastGoodDocuments + ".2.tmp": old, lastGood + ".3.tmp": time.Now()} {
+		if err := errors.Join(os.WriteFile(filepath.Join(state, name), whole[:len(whole)/2], 0o600), os.Chtimes(filepath.Join(state, name), at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, dir, map[string]string{"b/a.rego": "package broken {"})
+	w, err := starting(t, source, state, nil)
+	if err != nil || !w.Active().LastGood {
+		t.Errorf("the copy does not help: %v", err)
+	}
+	write(t, dir, map[string]string{"b/a.rego": module + "\n# changed\n"})
+	if _, err := starting(t, source, state, nil); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(state, "*.tmp"))
+	if err != nil || len(left) != 1 || filepath.Base(left[0]) != lastGood+".3.tmp" {
+		t.Errorf("left: %q, %v", left, err)
 	}
 }

@@ -106,6 +106,10 @@ func TestWebFailures(t *testing.T) {
 			whole := packed(t, tarOf(good)...)
 			w.Write(whole[:len(whole)/2])
 		}, "the archive is truncated"},
+		"another archive from the middle on": {func(w http.ResponseWriter, _ *http.Request) { // it was replaced while it was sent
+			first, second := packed(t, tarOf(good)...), packed(t, tarOf(map[string]string{"a.rego": rule("zzz")})...)
+			w.Write(append(first[:len(first)/2:len(first)/2], second[len(second)/2:]...))
+		}, "the archive is damaged"},
 		"too large by its word": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "99999999")
 			w.WriteHeader(200)

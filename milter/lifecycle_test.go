@@ -276,18 +276,48 @@ func TestMTAVanishes(t *testing.T) {
 	t.Error("connections of dead servers are still open")
 }
 
+// panicky panics for one sender, or in the middle of a message's edits.
 type panicky struct{ engine.Recorder }
 
+func (p panicky) Record(ctx context.Context, r engine.Record) error {
+	if f := r.Transaction.Envelope; f != nil && f.From.Local == "panic" && r.Decision.Stage == engine.StageMessage || f != nil && f.From.Local == "panicmail" {
+		panic("recorder of doom")
+	}
+	return p.Recorder.Record(ctx, r)
+}
+
+// TestPanic: a panic while a message is decided is 421 for that message and nothing of its edits; connections that are open go
+// on, and so does whoever comes next. Its stack is in the log.
 func TestPanic(t *testing.T) {
-	r := serve(t, rego(t, "1", map[string]string{"mail": "note contains input.id"}), func(s *Server, _ *ListenerConfig) {
-		s.Engine.Recorder = panicky{} // nil inside: Record panics
+	r := serve(t, rego(t, "1", map[string]string{"mail": "note contains input.id", "message": stamp}), func(s *Server, _ *ListenerConfig) {
+		s.Engine.Recorder = panicky{s.Engine.Recorder}
 	})
+	other := r.dial(t, testmilter.Options{})
+	greet(t, other)
+	go1(t)(other.Mail("<a@example.com>"))
+	go1(t)(other.Rcpt("<bob@example.net>"))
 	m := r.dial(t, testmilter.Options{})
 	greet(t, m)
-	a, err := m.Mail("<a@example.com>")
+	a, err := m.Mail("<panicmail@example.com>")
 	refused(t, a, err, "421 4.3.0 Temporary failure, try again later")
-	if !strings.Contains(r.logs.String(), "panic in a milter handler") {
-		t.Error("nothing was logged")
+	m = r.dial(t, testmilter.Options{})
+	greet(t, m)
+	go1(t)(m.Mail("<panic@example.com>"))
+	go1(t)(m.Rcpt("<bob@example.net>"))
+	res, err := m.Message("", nil, eml(simple))
+	refused(t, res.Answer, err, "421 4.3.0 Temporary failure, try again later")
+	if len(res.Operations) != 0 {
+		t.Errorf("edits of a message that was not decided: %v", res.Operations)
+	}
+	if log := r.logs.String(); strings.Count(log, "panic in a milter handler") != 2 || !strings.Contains(log, "recorder of doom") || !strings.Contains(log, "lifecycle_test.go") {
+		t.Errorf("logged:\n%s", log)
+	}
+	res, err = other.Message("", nil, eml(simple))
+	accepted(t, res, err)
+	m = r.dial(t, testmilter.Options{})
+	greet(t, m)
+	if err := deliver(m, "next"); err != nil {
+		t.Error(err)
 	}
 }
 

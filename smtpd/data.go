@@ -48,7 +48,7 @@ func (s *session) DATA() message.Reply {
 	s.srv.Metrics.octets(t.spool.Size())
 	m, err := s.read(t)
 	if err != nil {
-		r := say(554, "5.6.0", "Message header: "+headerText(err))
+		r := unreadable(err)
 		s.outcome("", r, err)
 		return r
 	}
@@ -148,12 +148,13 @@ func headerBlock(spool *message.Spool, l message.Limits) ([]byte, error) {
 	}
 }
 
-func headerText(err error) string {
+// unreadable: the header is wrong, or our own disk is, which is no fault of the message.
+func unreadable(err error) message.Reply {
 	var h *message.HeaderError
 	if errors.As(err, &h) {
-		return h.Error()
+		return say(554, "5.6.0", "Message header: "+h.Error())
 	}
-	return "cannot be read"
+	return replyFailure()
 }
 
 // leaving gives a message as it leaves: Received, the header block with its edits, the body untouched.

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
 	"github.com/postern-mail/postern/smtpd/auth"
 	"github.com/postern-mail/postern/smtpd/relay"
@@ -35,6 +36,8 @@ func TestPanicGives421(t *testing.T) {
 			h.abort = func() { panic("test again") }
 		}, hello + "C: MAIL FROM:<a@b.example>\nS: 250\nC: RCPT TO:<b@c.example>"},
 		"backend": {func(s *Server, _ *recorder) { s.Auth = []auth.Backend{panicking{}} }, secure + "C: AUTH PLAIN {alice:secret}"},
+		"decision log": {func(s *Server, _ *recorder) { s.Engine.Recorder = panickingLog{} },
+			hello + envelope + "C: DATA\nS: 354\nW: \"x: y\\r\\n\\r\\n.\\r\\n\""},
 		"TLS": {func(s *Server, _ *recorder) {
 			n := atomic.Int32{}
 			s.TLS = func() *tls.Config {
@@ -78,3 +81,8 @@ func TestPanicInAbort(t *testing.T) {
 type panicking struct{ users }
 
 func (panicking) Password(context.Context, string, string) (auth.Identity, error) { panic("test") }
+
+// panickingLog is a decision log.
+type panickingLog struct{}
+
+func (panickingLog) Record(context.Context, engine.Record) error { panic("test") }

@@ -28,6 +28,7 @@ type recorder struct {
 	begun    int
 	open     int // transactions that have not ended
 	discards bool
+	short    bool // a message may be unreadable or shorter than announced, and is then refused, as relay does
 }
 
 // letter is one transaction at the recorder.
@@ -78,6 +79,9 @@ func (m *letter) Rcpt(_ context.Context, to message.Path, params message.Params)
 func (m *letter) Data(ctx context.Context, size int64, body func() io.Reader) (message.Reply, error) {
 	defer m.end()
 	b, err := m.read(body())
+	if m.hop.short && (err != nil || size != b) {
+		return message.Reply{}, &relay.Error{Reply: message.MustReply(451, "4.3.0", "Temporary failure, try again later"), Hop: "test", Stage: "data"}
+	}
 	if err != nil || size != b {
 		m.hop.t.Errorf("%d octets came (%v), %d were announced", b, err, size)
 	}

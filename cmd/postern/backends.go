@@ -80,23 +80,23 @@ func oauthOptions(c *config.OAuth) (auth.OAuthOptions, error) {
 func decoyKey(dir string) ([]byte, error) {
 	path := filepath.Join(dir, "decoy.key")
 	key, err := os.ReadFile(path)
-	if err == nil && len(key) >= 32 {
-		return key, nil
+	if err == nil && len(key) >= 32 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return key, err
 	}
-	if err == nil {
-		return nil, fmt.Errorf("%s has fewer than 32 octets; remove it, and a new one is made", path)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
+	// Missing, or cut off when the machine went down: nothing hangs on the old one but that it stays the same.
 	key = make([]byte, 32)
 	rand.Read(key) // never fails (crypto/rand)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	// A reader never sees half of it.
-	if err := os.WriteFile(path+".new", key, 0o600); err != nil {
+	f, err := os.CreateTemp(dir, ".decoy-*") // 0600 by itself
+	if err != nil {
 		return nil, err
 	}
-	return key, os.Rename(path+".new", path)
+	defer os.Remove(f.Name()) // gone after the rename
+	_, err = f.Write(key)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, err
+	}
+	return key, os.Rename(f.Name(), path)
 }

@@ -33,7 +33,9 @@ type site struct {
 	dir       string
 	addr, tls string // listeners with STARTTLS and with TLS from the start
 	admin     string
+	milter    string // address of its milter, where it has one on TCP
 	bundle    string // directory of its policy, where a test changes it
+	env       []string
 	run       *running
 }
 
@@ -45,6 +47,14 @@ var siteHash = sync.OnceValues(func() (string, error) {
 
 // startSite runs the program until the test ends, and wants it to end well. more is YAML laid below the usual configuration.
 func startSite(t *testing.T, relay, more string) *site {
+	t.Helper()
+	s := newSite(t, relay, more)
+	s.start(t)
+	return s
+}
+
+// newSite is a site that does not run yet.
+func newSite(t *testing.T, relay, more string) *site {
 	t.Helper()
 	s := &site{dir: shortDir(t)}
 	hash, err := siteHash()
@@ -65,13 +75,28 @@ func startSite(t *testing.T, relay, more string) *site {
 		more += "\nauth: [{file: users.yaml}]\n"
 	}
 	put(t, filepath.Join(s.dir, "postern.yaml"), "hostname: mail.example.com\nstate_dir: state\nrelay: {to: '"+relay+"'}\nadmin: {listen: '127.0.0.1:0'}\n"+more)
-	s.start(t)
 	return s
 }
 
 func (s *site) start(t *testing.T) {
 	t.Helper()
-	r := &running{log: filepath.Join(s.dir, "serve.log"), done: make(chan error, 1)}
+	r := s.launch(t, "serve.log")
+	t.Cleanup(func() {
+		if err := r.stop(syscall.SIGTERM); err != nil {
+			t.Errorf("postern serve ended with %v", err)
+		}
+		if t.Failed() {
+			log, _ := os.ReadFile(r.log)
+			t.Logf("postern serve logged:\n%s", log[max(0, len(log)-16<<10):])
+		}
+	})
+	s.await(t, r)
+}
+
+// launch starts the program and waits for nothing. It logs to a file in the site's directory.
+func (s *site) launch(t *testing.T, log string) *running {
+	t.Helper()
+	r := &running{log: filepath.Join(s.dir, log), done: make(chan error, 1)}
 	f, err := os.OpenFile(r.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -83,19 +108,19 @@ func (s *site) start(t *testing.T) {
 	}
 	r.cmd = exec.Command(program, "serve", "--config", filepath.Join(s.dir, "postern.yaml"))
 	r.cmd.Dir, r.cmd.Stdout, r.cmd.Stderr = s.dir, f, f
+	if s.env != nil {
+		r.cmd.Env = append(os.Environ(), s.env...)
+	}
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() { r.done <- r.cmd.Wait() }()
-	t.Cleanup(func() {
-		if err := r.stop(syscall.SIGTERM); err != nil {
-			t.Errorf("postern serve ended with %v", err)
-		}
-		if t.Failed() {
-			log, _ := os.ReadFile(r.log)
-			t.Logf("postern serve logged:\n%s", log[max(0, len(log)-16<<10):])
-		}
-	})
+	return r
+}
+
+// await waits until r serves, and reads its addresses.
+func (s *site) await(t *testing.T, r *running) {
+	t.Helper()
 	ready, err := r.ready()
 	if err != nil {
 		t.Fatal(err)
@@ -106,6 +131,11 @@ func (s *site) start(t *testing.T) {
 	}
 	if len(ready.Submission) > 1 {
 		s.tls = ready.Submission[1]
+	}
+	for _, m := range ready.Milter {
+		if addr, ok := strings.CutPrefix(m, "tcp:"); ok {
+			s.milter = addr
+		}
 	}
 }
 

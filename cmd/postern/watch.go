@@ -35,10 +35,7 @@ func watchFiles(ctx context.Context, sets []watched, all <-chan struct{}, log *s
 			}
 		}
 	}
-	stamps := make([]string, len(sets))
-	for i, s := range sets {
-		stamps[i] = stamp(s.paths)
-	}
+	look := newLook(sets, log)
 	poll := time.NewTicker(30 * time.Second)
 	defer poll.Stop()
 	settle := time.NewTimer(time.Hour)
@@ -56,16 +53,43 @@ func watchFiles(ctx context.Context, sets []watched, all <-chan struct{}, log *s
 		case <-settle.C:
 		case <-poll.C:
 		}
-		for i, s := range sets {
-			now := stamp(s.paths)
-			if now == stamps[i] && !force {
-				continue
-			}
-			stamps[i] = now
-			if err := s.reload(); err != nil {
-				log.Error("reload failed; what was there stays", "what", s.name, "error", err)
-			}
+		look.again(force)
+	}
+}
+
+// look remembers what was seen of each set.
+type look struct {
+	sets   []watched
+	stamps []string // "": to be read again, whatever it looks like
+	said   []string // the error that was logged last
+	log    *slog.Logger
+}
+
+func newLook(sets []watched, log *slog.Logger) *look {
+	l := &look{sets, make([]string, len(sets)), make([]string, len(sets)), log}
+	for i, s := range sets {
+		l.stamps[i] = stamp(s.paths)
+	}
+	return l
+}
+
+// again reads what has changed, or everything. What failed is tried again the next time, although it looks the same: it may
+// have failed for want of file descriptors. An error is logged once, and again when it was asked for.
+func (l *look) again(force bool) {
+	for i, s := range l.sets {
+		now := stamp(s.paths)
+		if now == l.stamps[i] && !force {
+			continue
 		}
+		err := s.reload()
+		if err == nil {
+			l.stamps[i], l.said[i] = now, ""
+			continue
+		}
+		if l.stamps[i] = ""; l.said[i] != err.Error() || force {
+			l.log.Error("reload failed; what was there stays", "what", s.name, "error", err)
+		}
+		l.said[i] = err.Error()
 	}
 }
 

@@ -229,6 +229,9 @@ func (c *fakeConn) command(verb, line string) (over bool) {
 		}
 		return c.at("EHLO") || c.write(c.answer(line, verb, caps+"250 HELP\r\n"))
 	case "STARTTLS":
+		if c.at("STARTTLS") {
+			return true
+		}
 		reply := c.answer(line, verb, "220 Go on\r\n")
 		if c.write(reply) || !strings.HasPrefix(reply, "220") {
 			return false
@@ -239,7 +242,7 @@ func (c *fakeConn) command(verb, line string) (over bool) {
 		return c.at("AUTH") || c.auth(line)
 	case "MAIL":
 		reply := c.answer(line, verb, "250 2.1.0 Ok\r\n")
-		if c.from, c.to = "", nil; reply[0] == '2' {
+		if c.from, c.to = "", nil; strings.HasPrefix(reply, "2") {
 			c.from = line[len("MAIL FROM:"):]
 		}
 		return c.at("MAIL") || c.write(reply)
@@ -253,7 +256,7 @@ func (c *fakeConn) command(verb, line string) (over bool) {
 			def = "503 5.5.1 No sender\r\n"
 		}
 		reply := c.answer(line, verb, def)
-		if reply[0] == '2' {
+		if strings.HasPrefix(reply, "2") {
 			c.to = append(c.to, line[len("RCPT TO:"):])
 		}
 		return c.at(stage) || c.write(reply)
@@ -261,9 +264,9 @@ func (c *fakeConn) command(verb, line string) (over bool) {
 		return c.at("DATA") || c.data(c.answer(line, verb, "354 Go on\r\n"))
 	case "RSET":
 		c.from, c.to = "", nil
-		return c.write(c.answer(line, verb, "250 2.0.0 Ok\r\n"))
+		return c.at("RSET") || c.write(c.answer(line, verb, "250 2.0.0 Ok\r\n"))
 	case "QUIT":
-		return c.write("221 2.0.0 Bye\r\n") || true
+		return c.at("QUIT") || c.write("221 2.0.0 Bye\r\n") || true
 	}
 	return c.write(c.answer(line, verb, "500 5.5.1 What?\r\n"))
 }
@@ -308,7 +311,7 @@ func (c *fakeConn) auth(line string) (over bool) {
 
 // data takes the message and answers, for LMTP once a recipient.
 func (c *fakeConn) data(reply string) (over bool) {
-	if c.write(reply) || reply[0] != '3' {
+	if c.write(reply) || !strings.HasPrefix(reply, "3") {
 		return false
 	}
 	if c.at("354") {
@@ -345,7 +348,7 @@ func (c *fakeConn) final(id, raw string) (over bool) {
 			reply += c.answer("dot "+to, "dot", def)
 		}
 	}
-	if reply[0] == '2' {
+	if strings.HasPrefix(reply, "2") {
 		c.commit(id, raw)
 	}
 	half := len(reply) / 2

@@ -14,14 +14,18 @@ import (
 
 // How a next hop dies.
 const (
-	closes  = "close"
-	resets  = "reset"
-	hangs   = "hang"
-	garbage = "garbage"
-	says421 = "421"
+	closes   = "close"
+	resets   = "reset"
+	hangs    = "hang"
+	dribbles = "dribble" // it goes on to speak, an octet at a time, sooner than any time-out, and never ends
+	garbage  = "garbage"
+	says421  = "421"
 )
 
-var ways = []string{closes, resets, hangs, garbage, says421}
+var ways = []string{closes, resets, hangs, dribbles, garbage, says421}
+
+// slow ways of dying show by our own time-outs.
+func slow(how string) bool { return how == hangs || how == dribbles }
 
 // die ends the connection in one of the ways. It reads on only where that can show that more comes than should.
 func (c *fakeConn) die(how string) (over bool) {
@@ -36,6 +40,8 @@ func (c *fakeConn) die(how string) (over bool) {
 		case <-c.hop.quit:
 		case <-time.After(long):
 		}
+	case dribbles:
+		c.dribble()
 	case garbage:
 		c.write("\r\nnonsense\r\n")
 		rest, _ := io.ReadAll(c.rd)
@@ -46,6 +52,24 @@ func (c *fakeConn) die(how string) (over bool) {
 		c.write("421 4.3.2 Going down\r\n")
 	}
 	return true
+}
+
+// dribble is a reply that never ends; where TLS is to begin, a record that never ends.
+func (c *fakeConn) dribble() {
+	text := strings.Repeat("250-x\r\n", 1000)
+	if _, under := c.nc.(*tls.Conn); c.hop.tls != nil && !under {
+		text = "\x16\x03\x03\x40\x00" + strings.Repeat("\x00", 1<<14)
+	}
+	for began, i := time.Now(), 0; time.Since(began) < long && i < len(text); i++ {
+		if c.write(text[i : i+1]) {
+			return
+		}
+		select {
+		case <-c.hop.quit:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // What may come of a message.
@@ -89,6 +113,7 @@ var killings = []killing{
 	{"connect", stageConnect, small, lost, nil},
 	{"greeting", stageConnect, small, lost, nil},
 	{"EHLO", stageConnect, small, lost, nil},
+	{"STARTTLS", stageConnect, small, lost, nil},
 	{"tls", stageConnect, small, lost, nil},
 	{"AUTH", stageConnect, small, lost, nil},
 	{"MAIL", stageMail, small, lost, nil},
@@ -97,7 +122,7 @@ var killings = []killing{
 	{"DATA", stageData, small, lost, nil},
 	{"354", "", small, lost | uncertain, nil}, // a race between its death and our last octet
 	{"354", stageData, large, lost, nil},
-	{"body", stageEnd, small, uncertain, map[string]int{says421: lost, hangs: uncertain | lost}},
+	{"body", stageEnd, small, uncertain, map[string]int{says421: lost, hangs: uncertain | lost, dribbles: uncertain | lost}},
 	{"body", stageData, large, lost, nil},
 	{"dot", stageEnd, small, uncertain, map[string]int{says421: lost}},
 	{"answer", stageEnd, small, uncertain, nil},
@@ -117,17 +142,19 @@ func (k killing) options(how string) Options {
 	const short = 100 * time.Millisecond
 	o := Options{Timeouts: Timeouts{Connect: long, Greeting: long, Command: long, Block: long, Final: long}, Dial: smallBuffer,
 		Pool: Pool{MaxIdle: -1}}
-	if how == hangs {
+	if slow(how) {
 		switch k.at {
 		case "answered":
 		case "dot", "answer":
 			o.Timeouts.Final = short
-		default:
+		case "354", "body":
 			o.Timeouts = Timeouts{Connect: long, Greeting: short, Command: short, Block: short, Final: short}
+		default:
+			o.Timeouts = Timeouts{Connect: long, Greeting: short, Command: short, Block: short, Final: long}
 		}
 	}
 	switch k.at {
-	case "tls":
+	case "STARTTLS", "tls":
 		o.StartTLS, o.CAs = StartTLSRequired, testCA().pool
 	case "AUTH":
 		o.Login, o.Password = "postern", "secret"
@@ -154,7 +181,7 @@ func (k killing) hop(t testing.TB, how string, under *tls.Config) *fakeHop {
 		}
 		return c.die(how)
 	}}
-	if k.at == "tls" {
+	if k.at == "STARTTLS" || k.at == "tls" {
 		s.tls = testCA().server("127.0.0.1")
 	}
 	return startHop(t, s)
@@ -226,7 +253,7 @@ func TestKilled(t *testing.T) {
 				for id, err := range got {
 					k.check(t, how, id, err, k.outcomes(how))
 				}
-				if n := a.killed.Load(); n < times && how != hangs || n == 0 {
+				if n := a.killed.Load(); n < times && !slow(how) || n == 0 {
 					t.Errorf("it died %d times", n)
 				}
 			})
@@ -248,7 +275,7 @@ func (k killing) check(t *testing.T, how, id string, err error, may int) {
 	if e.Reply.Code() != 451 {
 		t.Errorf("%s: the client is told %s", id, e.Reply)
 	}
-	if k.stage != "" && e.Stage != k.stage && how != hangs {
+	if k.stage != "" && e.Stage != k.stage && !slow(how) {
 		t.Errorf("%s: failed at %s, want %s: %v", id, e.Stage, k.stage, err)
 	}
 }

@@ -28,7 +28,8 @@ import (
 //	X-Envelope-To: <recipient> NOTIFY=NEVER        (one a recipient, with RCPT's parameters)
 //
 // They name every recipient, Bcc included: the directory is for the operator's eyes. A full disk gives 452 4.3.1, any other
-// error 451 4.3.0; what had been written is removed.
+// error 451 4.3.0; what had been written is removed. A file that stays in tmp because the program was killed is no message; it is removed
+// when it is 36 hours old.
 type Maildir struct {
 	dir  string
 	o    Options
@@ -36,6 +37,8 @@ type Maildir struct {
 	host string
 	n    atomic.Uint64
 	new  dirSync
+
+	tidied atomic.Int64 // Unix time at which tmp is to be tidied next
 
 	blocks sync.Pool // *[]byte, blockSize
 }
@@ -58,7 +61,11 @@ func newMaildir(path string, o Options, fsys fileSystem) (*Maildir, error) {
 	m := &Maildir{dir: path, o: o.withDefaults(), fs: fsys, host: host}
 	m.new.fs, m.new.dir = fsys, m.path("new", "")
 	m.blocks.New = newBlock
-	return m, m.mkdirs()
+	if err := m.mkdirs(); err != nil {
+		return nil, err
+	}
+	m.tidy()
+	return m, nil
 }
 
 func (m *Maildir) path(sub, name string) string { return filepath.Join(m.dir, sub, name) }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/postern-mail/postern/internal/message"
 )
@@ -218,5 +219,56 @@ func TestMaildirAway(t *testing.T) {
 	}
 	if err := send(m, "X1", small); err != nil {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// TestMaildirTidies: what a program that was killed has left in tmp goes when it is 36 hours old, at the next start or, while
+// one runs, within a day; nothing else goes. A clock that jumps takes nothing away that is being written.
+func TestMaildirTidies(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now()
+	clock := func() time.Time { return now }
+	left := func(sub, name string, age time.Duration) {
+		t.Helper()
+		file := filepath.Join(dir, sub, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte("half"), 0o600), os.Chtimes(file, now.Add(-age), now.Add(-age))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(what string, names ...string) {
+		t.Helper()
+		entries, err := os.ReadDir(filepath.Join(dir, "tmp"))
+		var got []string
+		for _, e := range entries {
+			got = append(got, e.Name())
+		}
+		if err != nil || !slices.Equal(got, names) {
+			t.Errorf("%s: tmp has %q, want %q; %v", what, got, names, err)
+		}
+	}
+	left("tmp", "old", 37*time.Hour)
+	left("tmp", "young", 35*time.Hour)
+	left("tmp", "dir/old", 1000*time.Hour)
+	left("new", "old", 1000*time.Hour)
+	m := openHop(t, Options{Now: clock}, "maildir:"+dir)
+	want("at the start", "dir", "young")
+	now = now.Add(23 * time.Hour)
+	if err := send(m, "X1", small); err != nil {
+		t.Error(err)
+	}
+	want("not yet", "dir", "young")
+	now = now.Add(2 * time.Hour)
+	if err := send(m, "X2", small); err != nil {
+		t.Error(err)
+	}
+	want("a day later", "dir")
+	for _, jump := range []time.Duration{-1000 * time.Hour, 2000 * time.Hour, -2000 * time.Hour} {
+		now = now.Add(jump)
+		if err := send(m, "X3", small); err != nil {
+			t.Errorf("the clock jumps by %v: %v", jump, err)
+		}
+	}
+	if n := len(filesIn(t, dir, "new")); n != 6 {
+		t.Errorf("%d files in new", n)
 	}
 }

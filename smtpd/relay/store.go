@@ -55,6 +55,7 @@ func (e *leftError) Unwrap() error { return e.err }
 // store writes one message so that a crash at any moment leaves it either whole and found or not at all: file in tmp,
 // fsync, rename into new, fsync of new.
 func (m *Maildir) store(ctx context.Context, envelope []byte, size int64, body io.Reader) (string, error) {
+	m.tidy()
 	name := m.name()
 	tmp, final := m.path("tmp", name), m.path("new", name)
 	f, err := m.fs.Create(tmp)

@@ -40,13 +40,18 @@ func Load(cert, key string, now time.Time) (*tls.Certificate, error) {
 			return nil, fmt.Errorf("%s: %w", cert, err)
 		}
 	}
-	if now.Before(pair.Leaf.NotBefore) {
-		return &pair, fmt.Errorf("%s: %w: it begins on %s", cert, ErrExpired, pair.Leaf.NotBefore.UTC().Format(time.DateTime))
+	return &pair, valid(pair.Leaf, cert, now)
+}
+
+// valid says whether the certificate in a file is out of date.
+func valid(leaf *x509.Certificate, file string, now time.Time) error {
+	if now.Before(leaf.NotBefore) {
+		return fmt.Errorf("%s: %w: it begins on %s", file, ErrExpired, leaf.NotBefore.UTC().Format(time.DateTime))
 	}
-	if now.After(pair.Leaf.NotAfter) {
-		return &pair, fmt.Errorf("%s: %w: it ended on %s; renew it", cert, ErrExpired, pair.Leaf.NotAfter.UTC().Format(time.DateTime))
+	if now.After(leaf.NotAfter) {
+		return fmt.Errorf("%s: %w: it ended on %s; renew it", file, ErrExpired, leaf.NotAfter.UTC().Format(time.DateTime))
 	}
-	return &pair, nil
+	return nil
 }
 
 // LoadPool reads the PEM certificates of authorities.

@@ -1,9 +1,11 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -129,7 +131,8 @@ func TestReload(t *testing.T) {
 	cert, key := pair(t, dir, "a", "a.example", now)
 	otherCert, otherKey := pair(t, dir, "b", "b.example", now)
 	oldCert, oldKey := pair(t, dir, "old", "old.example", now.Add(-2*lifetime))
-	r, err := NewReloader(Files{Cert: cert, Key: key}, true, tick, nil)
+	var log bytes.Buffer
+	r, err := NewReloader(Files{Cert: cert, Key: key}, true, tick, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,6 +168,39 @@ func TestReload(t *testing.T) {
 		}
 		want(s.what, s.served)
 	}
+	for what, text := range map[string]string{"empty": "", "half": "-----BEGIN CERTIFICATE-----\nMIIB", "half of a good one": half(t, otherCert)} {
+		for _, file := range []string{cert, key} {
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Reload(); err == nil || !strings.Contains(err.Error(), cert) {
+				t.Errorf("%s in %s: %v", what, file, err)
+			}
+			want(what, "b.example")
+			copyTo(t, otherCert, cert)
+			copyTo(t, otherKey, key)
+			if err := r.Reload(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	// It ends while it is served, or the clock says so: it is served on.
+	for _, jump := range []time.Duration{2 * lifetime, -4 * lifetime} {
+		mu.Lock()
+		clock = clock.Add(jump)
+		mu.Unlock()
+		want("after a jump of the clock", "b.example")
+		if err := r.Reload(); !errors.Is(err, ErrExpired) {
+			t.Errorf("read again after a jump of the clock: %v", err)
+		}
+		want("read again after a jump of the clock", "b.example")
+	}
+	if n := strings.Count(log.String(), "served although it is not valid"); n != 1 {
+		t.Errorf("that the certificate is over was logged %d times:\n%s", n, log.String())
+	}
+	mu.Lock()
+	clock = now
+	mu.Unlock()
 	remove(t, cert)
 	if r.Reload() == nil {
 		t.Error("a missing file was taken")
@@ -173,6 +209,15 @@ func TestReload(t *testing.T) {
 	if p := r.Paths(); len(p) != 2 || p[0] != cert {
 		t.Error(p)
 	}
+}
+
+func half(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data[:len(data)/2])
 }
 
 // TestExpiredAtStart: a server comes up with an old certificate, but does not with a broken one.

@@ -24,6 +24,7 @@ type Reloader struct {
 	now     func() time.Time
 	log     *slog.Logger
 	current atomic.Pointer[tls.Config]
+	overdue atomic.Pointer[tls.Config] // that whose end has been logged
 }
 
 // NewReloader reads the files. A certificate that is out of date is served all the same, with an error in the log: a server
@@ -44,6 +45,9 @@ func NewReloader(files Files, tickets bool, now func() time.Time, log *slog.Logg
 		return nil, err
 	}
 	r.current.Store(config)
+	if err != nil {
+		r.overdue.Store(config)
+	}
 	return r, nil
 }
 
@@ -77,10 +81,20 @@ func (r *Reloader) NotAfter() time.Time { return r.current.Load().Certificates[0
 func (r *Reloader) Config() *tls.Config {
 	c := r.base()
 	// Go duplicates the ticket keys of the listener's configuration into the one that it is given here.
-	c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return r.current.Load(), nil }
+	c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return r.serve(), nil }
 	// Never used for a handshake; some callers look whether a configuration has a certificate.
 	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return &r.current.Load().Certificates[0], nil
+	}
+	return c
+}
+
+// serve is the configuration for one handshake. A certificate that ends while it is served is served on, and the log says so,
+// once.
+func (r *Reloader) serve() *tls.Config {
+	c := r.current.Load()
+	if err := valid(c.Certificates[0].Leaf, r.files.Cert, r.now()); err != nil && r.overdue.Swap(c) != c {
+		r.log.Error("TLS certificate served although it is not valid", "error", err)
 	}
 	return c
 }

@@ -1,0 +1,356 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// smallDisk is a file system of its own, of so many octets and files, until the test ends.
+type smallDisk struct {
+	t       *testing.T
+	dir     string
+	options string
+}
+
+func newSmallDisk(t *testing.T, dir string, kib, files int) *smallDisk {
+	t.Helper()
+	d := &smallDisk{t, dir, fmt.Sprintf("size=%dk,nr_inodes=%d,mode=0700", kib, files)}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("none", dir, "tmpfs", 0, d.options); err != nil {
+		t.Fatalf("a disk that is full wants to be mounted by root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// fill leaves room for so many octets at most, until free.
+func (d *smallDisk) fill(leave int64) {
+	d.t.Helper()
+	f, err := os.Create(filepath.Join(d.dir, "filler"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	var size int64
+	for err == nil {
+		var n int
+		n, err = f.Write(make([]byte, 4096))
+		size += int64(n)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		d.t.Fatal(err)
+	}
+	if err := f.Truncate(max(0, size-leave)); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// fillFiles leaves no room for another file, until free.
+func (d *smallDisk) fillFiles() {
+	d.t.Helper()
+	for i := 0; ; i++ {
+		f, err := os.Create(filepath.Join(d.dir, fmt.Sprint("filler", i)))
+		if errors.Is(err, syscall.ENOSPC) && i > 0 {
+			return
+		}
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		f.Close()
+	}
+}
+
+func (d *smallDisk) free() {
+	d.t.Helper()
+	fillers, err := filepath.Glob(filepath.Join(d.dir, "filler*"))
+	for _, f := range fillers {
+		err = errors.Join(err, os.Remove(f))
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *smallDisk) readOnly(yes bool) {
+	d.t.Helper()
+	flags := uintptr(syscall.MS_REMOUNT)
+	if yes {
+		flags |= syscall.MS_RDONLY
+	}
+	if err := syscall.Mount("", d.dir, "", flags, d.options); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// attempt is one connection over which a site is tried.
+type attempt struct {
+	t    *testing.T
+	conn net.Conn
+	rd   *bufio.Reader
+}
+
+func (s *site) attempt(t *testing.T) *attempt {
+	t.Helper()
+	conn, err := tls.Dial("tcp", s.tls, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(2 * time.Minute))
+	x := &attempt{t, conn, bufio.NewReader(conn)}
+	x.reply()
+	x.say("EHLO laptop.example.com")
+	if r := x.say("AUTH PLAIN " + base64.StdEncoding.EncodeToString([]byte("\x00"+siteLogin+"\x00"+sitePassword))); !strings.HasPrefix(r, "235") {
+		t.Fatal(r)
+	}
+	return x
+}
+
+func (x *attempt) say(line string) string {
+	x.t.Helper()
+	if _, err := io.WriteString(x.conn, line+"\r\n"); err != nil {
+		x.t.Fatal(err)
+	}
+	return x.reply()
+}
+
+func (x *attempt) reply() string {
+	x.t.Helper()
+	for {
+		line, err := x.rd.ReadString('\n')
+		if err != nil {
+			x.t.Fatalf("%q, %v", line, err)
+		}
+		if len(line) < 4 || line[3] != '-' {
+			return strings.TrimSpace(line)
+		}
+	}
+}
+
+// send submits a message of about so many octets and gives the reply to it, or the first refusal. Then it resets.
+func (x *attempt) send(subject string, octets int) string {
+	x.t.Helper()
+	for _, line := range []string{"MAIL FROM:<" + siteAddress + ">", "RCPT TO:<bob@example.net>", "DATA"} {
+		if r := x.say(line); r[0] > '3' {
+			x.say("RSET")
+			return r
+		}
+	}
+	text := "From: " + siteAddress + "\r\nTo: bob@example.net\r\nSubject: " + subject + "\r\nDate: Mon, 2 Mar 2026 09:00:00 +0100\r\nMessage-ID: <1@example.com>\r\n\r\n"
+	text += strings.Repeat(strings.Repeat("x", 62)+"\r\n", octets/64)
+	if _, err := io.WriteString(x.conn, text+".\r\n"); err != nil {
+		x.t.Fatal(err)
+	}
+	return x.reply()
+}
+
+func (x *attempt) want(what, subject string, octets int, want string) {
+	x.t.Helper()
+	if r := x.send(subject, octets); !strings.HasPrefix(r, want) {
+		x.t.Errorf("%s: %q, want %s", what, r, want)
+	}
+}
+
+// inMaildir wants so many messages in new, and nothing in tmp.
+func inMaildir(t *testing.T, dir, what string, n int) {
+	t.Helper()
+	mails, err := os.ReadDir(filepath.Join(dir, "new"))
+	left, err2 := os.ReadDir(filepath.Join(dir, "tmp"))
+	if err != nil || err2 != nil || len(mails) != n || len(left) != 0 {
+		t.Errorf("%s: %d messages in new, want %d; %d files in tmp; %v, %v", what, len(mails), n, len(left), err, err2)
+	}
+}
+
+func (s *site) metric(t *testing.T, name string) string {
+	t.Helper()
+	resp, err := http.Get("http://" + s.admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (.*)$`).FindSubmatch(text)
+	if m == nil {
+		return ""
+	}
+	return string(m[1])
+}
+
+// TestFullDisks runs the program with its Maildir, its spool, its decision log and its own log on disks that fill up, run out of files
+// and become read-only, and that have room again: the client hears it in time, and nothing is left in half.
+func TestFullDisks(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "maildir:mail/outbox", "decision_log: {file: decisions/log.jsonl}\nlog: {format: json}\n")
+	mail := newSmallDisk(t, filepath.Join(s.dir, "mail"), 512, 40)
+	spool := newSmallDisk(t, filepath.Join(s.dir, "spool"), 512, 40)
+	logs := newSmallDisk(t, filepath.Join(s.dir, "logs"), 512, 40)
+	decisions := newSmallDisk(t, filepath.Join(s.dir, "decisions"), 512, 40)
+	s.env = []string{"TMPDIR=" + spool.dir}
+	r := s.launch(t, "logs/serve.log")
+	t.Cleanup(func() { r.stop(syscall.SIGTERM) })
+	s.await(t, r)
+	outbox := filepath.Join(mail.dir, "outbox")
+	x := s.attempt(t)
+	const full, failed = "452 4.3.1 ", "451 4.3.0 "
+
+	x.want("with room", "one", 1000, "250 ")
+	mail.fill(0)
+	x.want("Maildir full", "two", 1000, full)
+	mail.free()
+	mail.fill(20_000)
+	x.want("Maildir full in the middle", "three", 100_000, full)
+	inMaildir(t, outbox, "full", 1)
+	x.want("what fits is taken", "four", 1000, "250 ")
+	mail.free()
+	mail.fillFiles()
+	x.want("no more files", "five", 1000, full)
+	mail.free()
+	mail.readOnly(true)
+	x.want("read-only", "six", 1000, failed)
+	mail.readOnly(false)
+	x.want("as before", "seven", 100_000, "250 ")
+	inMaildir(t, outbox, "at last", 3)
+
+	spool.fill(0)
+	x.want("spool full", "eight", 400_000, full)
+	x.want("small ones need none", "nine", 1000, "250 ")
+	spool.free()
+	spool.fill(200_000)
+	x.want("spool full in the middle", "ten", 400_000, full)
+	spool.free()
+	spool.readOnly(true)
+	x.want("spool read-only", "eleven", 200_000, full)
+	spool.readOnly(false)
+	x.want("spool as before", "twelve", 200_000, "250 ")
+	if left, err := os.ReadDir(spool.dir); err != nil || len(left) != 0 {
+		t.Errorf("%d files are left in the spool, %v", len(left), err)
+	}
+	inMaildir(t, outbox, "after the spool", 5)
+
+	logs.fill(0)
+	decisions.fill(0)
+	lost := `postern_decision_log_lost_total{reason="write"}`
+	for i := 0; s.metric(t, lost) == "0" && i < 20; i++ { // the last page may have room for a few lines
+		x.want("logs full", "thirteen", 1000, "250 ")
+	}
+	x.want("logs full", "thirteen", 1000, "250 ")
+	if n := s.metric(t, lost); n == "0" || n == "" {
+		t.Errorf("%q lines of the decision log were counted as lost", n)
+	}
+	logs.free()
+	decisions.free()
+	x.want("logs as before", "fourteen", 1000, "250 ")
+	if err := r.stop(syscall.SIGTERM); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	wholeLines(t, filepath.Join(decisions.dir, "log.jsonl"), "fourteen")
+	if text, err := os.ReadFile(r.log); err != nil || !bytes.Contains(text, []byte(`"msg":"stopped"`)) {
+		t.Errorf("after the disk was full nothing more is logged: %v", err)
+	}
+	s.fullAndStrict(t, decisions)
+}
+
+// fullAndStrict starts it again with a log that must be written.
+func (s *site) fullAndStrict(t *testing.T, decisions *smallDisk) {
+	conf := filepath.Join(s.dir, "postern.yaml")
+	text, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, conf, strings.Replace(string(text), "log.jsonl}", "log.jsonl, strict: true, sync: each}", 1))
+	s.start(t)
+	x := s.attempt(t)
+	x.want("strict, with room", "fifteen", 1000, "250 ")
+	decisions.fill(0)
+	for i := range 20 { // the last page may have room for a few lines
+		if r := x.send("sixteen", 1000); strings.HasPrefix(r, "451 4.3.0") {
+			break
+		} else if i == 19 || !strings.HasPrefix(r, "250") {
+			t.Errorf("strict and full: %q", r)
+		}
+	}
+	decisions.free()
+	x.want("strict, as before", "seventeen", 1000, "250 ")
+	wholeLines(t, filepath.Join(decisions.dir, "log.jsonl"), "seventeen")
+}
+
+// wholeLines wants a decision log of nothing but whole lines, one of which is about a message with that subject.
+func wholeLines(t *testing.T, file, subject string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(text) {
+		if !json.Valid(line) || line[len(line)-1] != '\n' {
+			t.Errorf("half a line: %.200q", line)
+		}
+	}
+	if !bytes.Contains(text, []byte(subject)) {
+		t.Errorf("%s is not in the log", subject)
+	}
+}
+
+// TestNoMoreFiles lets the program run out of file descriptors: those who are connected hear 451 or are served, those who are not
+// yet wait, and all goes on when there are some again.
+func TestNoMoreFiles(t *testing.T) {
+	t.Parallel()
+	s := startSite(t, "maildir:outbox", "log: {format: json}\n")
+	x := s.attempt(t)
+	x.want("before", "one", 1000, "250 ")
+	pid := s.run.cmd.Process.Pid
+	limit := func(n string) {
+		t.Helper()
+		if out, err := exec.Command(need(t, "util-linux", "prlimit"), "--pid", fmt.Sprint(pid), "--nofile="+n+":").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	limit("3")
+	x.want("no file for the Maildir", "two", 1000, "451 4.3.0 ")
+	x.want("no file for the spool", "three", 400_000, "452 4.3.1 ")
+	var waiting []net.Conn
+	for range 20 {
+		c, err := net.DialTimeout("tcp", s.addr, 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting = append(waiting, c)
+	}
+	inMaildir(t, filepath.Join(s.dir, "outbox"), "without files", 1)
+	limit("1024")
+	for _, c := range waiting {
+		c.SetDeadline(time.Now().Add(time.Minute))
+		if line, err := bufio.NewReader(c).ReadString('\n'); !strings.HasPrefix(line, "220") {
+			t.Errorf("who had to wait hears %q, %v", line, err)
+		}
+		c.Close()
+	}
+	x.want("after", "four", 400_000, "250 ")
+	s.attempt(t).want("another client", "five", 1000, "250 ")
+	inMaildir(t, filepath.Join(s.dir, "outbox"), "after", 3)
+}
