@@ -1,9 +1,11 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
@@ -37,9 +39,20 @@ type user struct {
 func readTable(path string, maxMemory uint32) (*table, error) {
 	doc, err := yamldoc.ReadFile(path, maxUsersFile)
 	if err != nil {
-		return nil, err
+		return nil, withoutSource(err)
 	}
 	return buildTable(doc, maxMemory)
+}
+
+// withoutSource keeps the lines of a file that is no YAML out of its findings: they have hashes in them as well.
+func withoutSource(err error) error {
+	var found yamldoc.Findings
+	if errors.As(err, &found) {
+		for i := range found {
+			found[i].Source = ""
+		}
+	}
+	return err
 }
 
 func buildTable(doc *yamldoc.Doc, maxMemory uint32) (*table, error) {
@@ -57,7 +70,7 @@ func buildTable(doc *yamldoc.Doc, maxMemory uint32) (*table, error) {
 				n.Fail("is the same login as "+other, "keep one: the case of letters does not tell logins apart")
 				return
 			}
-			spelt[login] = name
+			spelt[login] = strings.TrimPrefix(n.Key(), "users.")
 			t.users[login] = readUser(n, maxMemory)
 		})
 	}})
