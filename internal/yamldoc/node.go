@@ -219,7 +219,7 @@ func (n Node) wrong(want string) {
 		have = "a mapping"
 	case n.IsList():
 		have = "a list"
-	case ok && !n.doc.Secret:
+	case ok && !n.doc.secret:
 		have = quoted(s)
 	}
 	switch n.node.(type) {
@@ -284,7 +284,7 @@ func posOf(n ast.Node) Pos {
 // flow mapping without quotes falls into keys at its commas.
 func (d *Doc) shown(name string) string {
 	switch {
-	case d.Secret && strings.Contains(name, "$"):
+	case d.secret && strings.Contains(name, "$"):
 		return "..."
 	case strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
 		return quoted(name)

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -37,26 +36,14 @@ type user struct {
 
 // readTable reads and checks a users file. The error is yamldoc.Findings.
 func readTable(path string, maxMemory uint32) (*table, error) {
-	doc, err := yamldoc.ReadFile(path, maxUsersFile)
+	doc, err := yamldoc.ReadSecretFile(path, maxUsersFile) // a hash is worth guessing at
 	if err != nil {
-		return nil, withoutSource(err)
+		return nil, err
 	}
 	return buildTable(doc, maxMemory)
 }
 
-// withoutSource keeps the lines of a file that is no YAML out of its findings: they have hashes in them as well.
-func withoutSource(err error) error {
-	var found yamldoc.Findings
-	if errors.As(err, &found) {
-		for i := range found {
-			found[i].Source = ""
-		}
-	}
-	return err
-}
-
 func buildTable(doc *yamldoc.Doc, maxMemory uint32) (*table, error) {
-	doc.Secret = true // a hash is worth guessing at
 	t := &table{users: map[string]*user{}}
 	spelt := map[string]string{}
 	doc.Root().Map(yamldoc.Keys{"users": func(n yamldoc.Node) {
