@@ -205,8 +205,8 @@ func FuzzFrames(f *testing.F) {
 				t.Fatalf("%q is answered %q, in pieces %q", text, whole, pieces)
 			}
 		}
-		if strings.Contains(logged.String(), "panic") {
-			t.Fatal(logged.String())
+		if log := logged.take(); strings.Contains(log, "panic") {
+			t.Fatal(log)
 		}
 	})
 }
