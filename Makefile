@@ -1,5 +1,6 @@
 # Postern: the commands that people and CI run. `make test` is the gate's own command.
 GO ?= go
+FUZZ ?= Fuzz.*
 FUZZTIME ?= 30s
 SOAK ?= 10m
 
@@ -21,11 +22,17 @@ rego: ## the default bundle with stock OPA alone
 golden: ## rewrite the wanted results of the golden transactions; review the diff like code
 	$(GO) test ./cmd/postern -run Golden -update
 
-fuzz: ## every fuzz target for FUZZTIME each
-	@for pkg in $$($(GO) list ./...); do \
-	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-	    echo "== $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x -parallel 2 $$pkg || exit 1; \
-	  done; done
+fuzz: ## every fuzz target for FUZZTIME each; one of them: make fuzz FUZZ=FuzzHeader FUZZTIME=10m
+	@list=$$(git grep -Eo '^func Fuzz[A-Za-z0-9]+' -- '*_test.go' | sed -E 's|^(.*)/[^/]*:func (.*)$$|./\1 \2|' | grep -E ' ($(FUZZ))$$'); \
+	test -n "$$list" || { echo 'no fuzz target is called $(FUZZ)'; exit 1; }; \
+	ulimit -v 8388608; n=0; \
+	echo "$$list" | while read -r pkg target; do \
+	  n=$$((n + 1)); echo "== $$n of $$(echo "$$list" | wc -l): $$target in $$pkg for $(FUZZTIME)"; \
+	  GOMEMLIMIT=1GiB $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x -parallel 1 -timeout 0 $$pkg || { \
+	    seed=$$(ls -t $$pkg/testdata/fuzz/$$target 2>/dev/null | head -1); \
+	    echo "== $$target failed; where it found an input, that is $$pkg/testdata/fuzz/$$target/$$seed: mend the fault, give the file a name that says what it is, and keep it"; \
+	    echo "== again: $(GO) test $$pkg -run '^$$target\$$/^$$seed\$$'"; exit 1; }; \
+	done
 
 bench: build ## figures: engine alone, then submission and milter end to end
 	$(GO) test -run '^$$' -bench . -benchmem ./engine/...

@@ -138,6 +138,9 @@ func bundleLayer(ctx context.Context, from blob.Fetcher, at ocispec.Descriptor, 
 		}
 		types = append(types, shown(l.MediaType))
 	}
+	if len(types) > 5 { // the registry says how many there are
+		types = append(types[:5], "...")
+	}
 	missing := fault("", "the image has no layer of type %s, but %s", ocispec.MediaTypeImageLayerGzip, cmp.Or(strings.Join(types, ", "), "none at all")).
 		hint("push it with: oras push REFERENCE bundle.tar.gz:%s", ocispec.MediaTypeImageLayerGzip)
 	if depth >= maxIndexDepth || len(manifest.Manifests) > maxIndexChildren {

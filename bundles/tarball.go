@@ -14,6 +14,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -108,7 +109,7 @@ func (c *collector) member(r io.Reader, header *tar.Header) error {
 // memberName cleans a member's name; `opa build` begins names with a slash, tar with "./".
 func memberName(header *tar.Header) (string, error) {
 	name := header.Name
-	if !utf8.ValidString(name) || strings.ContainsAny(name, "\x00\\") {
+	if !utf8.ValidString(name) || strings.Contains(name, "\\") || strings.ContainsFunc(name, unicode.IsControl) {
 		return "", fault(shown(name), "has a name that is not allowed")
 	}
 	if header.Typeflag == tar.TypeDir {

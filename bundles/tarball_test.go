@@ -74,20 +74,24 @@ func zipped(t testing.TB, data []byte) []byte {
 	return out.Bytes()
 }
 
-func TestHostileTarballs(t *testing.T) {
+// hostileTarball is an archive that must be refused, and what the error says.
+type hostileTarball struct {
+	name, want string
+	data       []byte
+}
+
+func hostileTarballs(t testing.TB) []hostileTarball {
 	good := packed(t, regular("a.rego", module))
 	flipped := bytes.Clone(good)
 	flipped[len(flipped)-6] ^= 1 // within gzip's sum
 	raw := tarBytes(t, regular("a.rego", module))
-	cases := []struct {
-		name, want string
-		data       []byte
-	}{
+	return []hostileTarball{
 		{"zip-slip", "leads out", packed(t, regular("../x.rego", module))},
 		{"zip-slip inside", "leads out", packed(t, regular("a/../../x.rego", module))},
 		{"not plain", "plain form", packed(t, regular("a//x.rego", module))},
 		{"two slashes", "plain form", packed(t, regular("//x.rego", module))},
 		{"backslash", "not allowed", packed(t, regular(`..\x.rego`, module))},
+		{"escape sequence", "not allowed", packed(t, regular("\x1b[2Jx.rego", module))},
 		{"symlink", "a link", packed(t, tarEntry{header: tar.Header{Name: "x.rego", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}})},
 		{"hard link", "a link", packed(t, tarEntry{header: tar.Header{Name: "x.rego", Typeflag: tar.TypeLink, Linkname: "y.rego"}})},
 		{"device", "special file", packed(t, tarEntry{header: tar.Header{Name: "x.rego", Typeflag: tar.TypeChar}})},
@@ -106,7 +110,10 @@ func TestHostileTarballs(t *testing.T) {
 		{"empty", "not a gzip", nil},
 		{"empty archive", "empty", packed(t)},
 	}
-	for _, c := range cases {
+}
+
+func TestHostileTarballs(t *testing.T) {
+	for _, c := range hostileTarballs(t) {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Unpack(bytes.NewReader(c.data), Limits{Files: 100, File: 1 << 20, Total: 1536 << 10})
 			var load *LoadError

@@ -1,6 +1,9 @@
 package engine
 
 import (
+	"bytes"
+	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode"
@@ -55,6 +58,82 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		promises(t, &d)
+		if want := precedence(sets); d.Verdict != want {
+			t.Errorf("%s is %v, want %v", doc, d.Verdict, want)
+		}
+		// Whatever is decided can be logged, in one line of JSON.
+		for _, note := range d.Notes {
+			if line, err := json.Marshal(note); err != nil || bytes.ContainsAny(line, "\r\n") {
+				t.Errorf("note %v: %v", note, err)
+			}
+		}
+		if len(d.Notes) > maxNotes || d.Edits.Len() > maxEdits || len(d.Reasons) > 5*maxReasons {
+			t.Errorf("%d notes, %d edits, %d reasons", len(d.Notes), d.Edits.Len(), len(d.Reasons))
+		}
+	})
+}
+
+// precedence is the contract's, read off the sets: reject, defer, what nothing allows, quarantine, discard, accept.
+func precedence(sets map[string]any) Verdict {
+	fired := func(name string) bool { list, _ := sets[name].([]any); return len(list) > 0 }
+	_, allows := sets["allow"]
+	switch {
+	case fired("reject"):
+		return Reject
+	case fired("defer"):
+		return Defer
+	case allows && !fired("allow"):
+		return Reject
+	case fired("quarantine"):
+		return Quarantine
+	case fired("discard"):
+		return Discard
+	}
+	return Accept
+}
+
+// FuzzInput: an input that is read back is the value that stood there, as the standard library reads it, and comes out of it
+// again; it has a name twice nowhere, no number that loses a digit, and no fact that the contract does not know.
+func FuzzInput(f *testing.F) {
+	for _, s := range []string{
+		`{"version":1,"stage":"mail","id":"t1","now":1767322800000000000,"auth":{"login":"alice","groups":["a"],"attributes":{"x":["1"]}},"unknown":[]}`,
+		`{"version":1,"stage":"message","envelope":{"from":{"address":"a@b.example","local":"a","domain":"b.example","parameters":{"SIZE":"1"}},"to":[]},"message":{"header":{"from":["x"]},"size":12}}`,
+		`{"stage":"mail","stage":"rcpt"}`, `{"stage":1}`, `{"now":1.5}`, `{"now":1e3}`, `{"now":-0}`, `{"now":9223372036854775808}`, `{"now":123456789012345678901}`, `{"nope":1}`, `{"auth":null}`, `{"stage":"\ud800"}`, "{\"stage\":\"\xff\"}", `{} {}`,
+		`{"auth":{"attributes":{"a":["b"],"a":["c"]}}}`, `{"client":{"ip":"192.0.2.7","port":4711}}`, ` {"stage" : "connect"}`, `[[[[`, `{"message":{"headers":[{"name":"A","key":"a","value":"b"}]}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	r := NewInputReader()
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		if len(doc) > 1<<14 {
+			return
+		}
+		in, err := r.Read(doc)
+		if err != nil {
+			if in != nil || strings.ContainsAny(err.Error(), "\r\n") || len(err.Error()) > 2000 {
+				t.Fatalf("%q: %v, %q", doc, in, err)
+			}
+			return
+		}
+		read := func(text []byte) (v any) {
+			d := json.NewDecoder(bytes.NewReader(text))
+			d.UseNumber()
+			if err := d.Decode(&v); err != nil {
+				t.Fatalf("%q was taken: %v", text, err)
+			}
+			return v
+		}
+		out := in.AppendJSON(nil)
+		if a, b := read(doc), read(out); !reflect.DeepEqual(a, b) || !json.Valid(doc) {
+			t.Fatalf("%q comes out as %q", doc, out)
+		}
+		again, err := r.Read(out)
+		if err != nil || !bytes.Equal(again.AppendJSON(nil), out) || again.Stage() != in.Stage() {
+			t.Fatalf("%q comes out as %q, and then %v", doc, out, err)
+		}
+		if colons := bytes.Count(out, []byte(`":`)); bytes.Count(doc, []byte(`:`)) < colons {
+			t.Fatalf("%q comes out as %q", doc, out)
+		}
 	})
 }
 

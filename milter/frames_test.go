@@ -146,17 +146,31 @@ func answers(t testing.TB, out []byte) {
 	}
 }
 
-// FuzzFrames feeds what follows a negotiation, and what is one itself, to a connection under the real library. Whatever
-// comes, the connection ends, nothing panics, and what was answered is whole frames.
+// frameStates are what a fuzzer's frames come after: nothing, and each place in a connection where the next frame means something else.
+func frameStates() []string {
+	start := offer() + frameOf('D', "Cj\x00mta\x00") + frameOf('C', goodConnect)
+	helo := start + frameOf('H', "x\x00")
+	open := helo + frameOf('D', "Mi\x00Q1\x00{auth_authen}\x00alice\x00") + frameOf('M', goodMail)
+	rcpt := open + frameOf('R', "<b@example.net>\x00")
+	header := rcpt + frameOf('T', "") + frameOf('L', "Subject\x00 x\x00")
+	body := header + frameOf('N', "") + frameOf('B', "body\r\n")
+	return []string{"", offer(), start, helo, open, rcpt, header, body, body + frameOf('E', ""), rcpt + frameOf('A', ""), body + frameOf('E', "") + frameOf('K', "")}
+}
+
+// FuzzFrames feeds frames to a connection under the real library, after several beginnings. Whatever comes, the connection ends,
+// nothing panics, what was answered is whole frames, none accepts, and a message is changed only where one has ended; and it is
+// the same whether the octets come at once or in pieces.
 func FuzzFrames(f *testing.F) {
 	for _, text := range malformed() {
-		f.Add([]byte(text))
+		f.Add(byte(0), []byte(text))
 	}
-	good := offer() + frameOf('D', "Cj\x00mta\x00") + frameOf('C', goodConnect) + frameOf('H', "x\x00") + frameOf('D', "Mi\x00Q1\x00{auth_authen}\x00alice\x00") +
-		frameOf('M', goodMail) + frameOf('R', "<b@example.net>\x00") + frameOf('T', "") + frameOf('L', "Subject\x00 x\x00") + frameOf('N', "") + frameOf('B', "body\r\n")
-	f.Add([]byte(good + frameOf('E', "") + frameOf('K', "") + frameOf('C', "x\x00U") + frameOf('Q', "")))
-	f.Add([]byte(good + frameOf('E', "tail\r\n") + frameOf('U', "XFOO\x00")))
-	f.Add([]byte(good + frameOf('A', "") + frameOf('M', "<>\x00") + frameOf('M', goodMail)))
+	states := frameStates()
+	for i := range states {
+		for _, next := range []string{frameOf('E', "tail\r\n") + frameOf('U', "XFOO\x00"), frameOf('E', "") + frameOf('K', "") + frameOf('C', "x\x00U") + frameOf('Q', ""),
+			frameOf('A', "") + frameOf('M', "<>\x00") + frameOf('M', goodMail), frameOf('R', "<bad@example.net>\x00") + frameOf('L', "A\x00b\x00") + frameOf('N', "") + frameOf('E', "")} {
+			f.Add(byte(i), []byte(next))
+		}
+	}
 	p := rego(f, "1", map[string]string{
 		"mail": "note contains input.envelope", "rcpt": `reject contains "x" if input.recipient.local == "bad"`,
 		"message": "note contains input\n" + `edit contains {"op": "insert_header", "name": "X-A", "value": "1"}` + "\n" + `edit contains {"op": "remove_header", "name": "subject"}`})
@@ -178,32 +192,63 @@ func FuzzFrames(f *testing.F) {
 			f.Errorf("the milter did not end: %v", err)
 		}
 	})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := net.Dial("unix", path)
-		if err != nil {
-			t.Fatal(err)
+	f.Fuzz(func(t *testing.T, state byte, data []byte) {
+		text := append([]byte(states[int(state)%len(states)]), data...)
+		whole, ok := dialogueOf(t, path, text)
+		answers(t, whole)
+		if ended, changed := count(text, 'E'), count(whole, opInsertHead); changed > ended {
+			t.Fatalf("%d messages were changed, %d ended: %q", changed, ended, whole)
 		}
-		defer c.Close()
-		wrote := make(chan struct{})
-		go func() {
-			defer close(wrote)
-			_ = c.SetWriteDeadline(time.Now().Add(20 * time.Second))
-			_, _ = c.Write(data) // fails where the milter has hung up
-			_ = c.(*net.UnixConn).CloseWrite()
-		}()
-		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
-		out, err := io.ReadAll(c)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Fatal("the connection did not end")
+		if n := len(text); n > 3 && n < 4096 {
+			third := n / 3
+			if pieces, cut := dialogueOf(t, path, text[:1], text[1:third+1], text[third+1:2*third+1], text[2*third+1:]); ok && cut && !bytes.Equal(whole, pieces) {
+				t.Fatalf("%q is answered %q, in pieces %q", text, whole, pieces)
+			}
 		}
-		<-wrote
-		if err == nil { // a reset may cut an answer
-			answers(t, out)
-		}
-		if strings.Contains(logged.String(), "panic") {
-			t.Fatal(logged.String())
+		if log := logged.take(); strings.Contains(log, "panic") {
+			t.Fatal(log)
 		}
 	})
+}
+
+// dialogueOf writes pieces, and returns what was answered, and whether that is all of it: a reset may cut an answer.
+func dialogueOf(t *testing.T, path string, pieces ...[]byte) (out []byte, whole bool) {
+	t.Helper()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		_ = c.SetWriteDeadline(time.Now().Add(20 * time.Second))
+		for _, p := range pieces {
+			_, _ = c.Write(p) // fails where the milter has hung up
+		}
+		_ = c.(*net.UnixConn).CloseWrite()
+	}()
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	out, err = io.ReadAll(c)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal("the connection did not end")
+	}
+	<-wrote
+	if err != nil {
+		return nil, false
+	}
+	return out, true
+}
+
+// count the whole frames of a command.
+func count(b []byte, cmd byte) (n int) {
+	for size := frameSize(b); size > 0 && size <= len(b) && size > frameHeadSize; size = frameSize(b) {
+		if b[frameHeadSize] == cmd {
+			n++
+		}
+		b = b[size:]
+	}
+	return n
 }
 
 func TestListen(t *testing.T) {

@@ -104,6 +104,14 @@ func (l *logs) String() string {
 	return l.b.String()
 }
 
+// take is String, and begins anew.
+func (l *logs) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.b.Reset()
+	return l.b.String()
+}
+
 // serve starts a milter on loopback TCP that is shut down with the test. change may be nil.
 func serve(t testing.TB, p *engine.Policy, change func(*Server, *ListenerConfig)) *rig {
 	t.Helper()

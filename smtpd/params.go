@@ -77,8 +77,12 @@ const (
 // checkMailParams checks the values of MAIL's parameters.
 func checkMailParams(p message.Params, maxSize int64) message.Reply {
 	_, internationalized := p["SMTPUTF8"]
-	for key, v := range p {
+	for key := range strings.FieldsSeq(mailParams) { // in an order, so that the same command has the same answer
+		v, there := p[key]
 		ok := true
+		if !there {
+			continue
+		}
 		switch key {
 		case "SIZE": // RFC 1870 §6.1
 			if len(v) > 20 || strings.Trim(v, "0123456789") != "" {

@@ -97,7 +97,7 @@ func parseProxy1(line string) (netip.AddrPort, error) {
 	if err != nil || ip.Zone() != "" || ip.Is4() != (f[1] == "TCP4") {
 		return netip.AddrPort{}, errProxy
 	}
-	port, err := strconv.ParseUint(f[4], 10, 16)
+	port, err := proxyPort(f[4])
 	if err != nil {
 		return netip.AddrPort{}, errProxy
 	}
@@ -106,10 +106,19 @@ func parseProxy1(line string) (netip.AddrPort, error) {
 	if err != nil || to.Zone() != "" || to.Is4() != ip.Is4() {
 		return netip.AddrPort{}, errProxy
 	}
-	if _, err := strconv.ParseUint(f[5], 10, 16); err != nil {
+	if _, err := proxyPort(f[5]); err != nil {
 		return netip.AddrPort{}, errProxy
 	}
-	return netip.AddrPortFrom(ip, uint16(port)), nil
+	return netip.AddrPortFrom(ip, port), nil
+}
+
+// proxyPort has no zeros in front, which another reader could take for octal (§2.1).
+func proxyPort(s string) (uint16, error) {
+	port, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || len(s) > 1 && s[0] == '0' {
+		return 0, errProxy
+	}
+	return uint16(port), nil
 }
 
 func readProxy2(r io.Reader) (netip.AddrPort, error) {

@@ -70,6 +70,7 @@ func TestProxyMalformed(t *testing.T) {
 		"zone":              "PROXY TCP6 fe80::1%eth0 2001:db8::1 4711 587\r\n",
 		"UDP":               "PROXY UDP4 192.0.2.7 198.51.100.1 4711 587\r\n",
 		"port":              "PROXY TCP4 192.0.2.7 198.51.100.1 65536 587\r\n",
+		"zeros before port": "PROXY TCP4 192.0.2.7 198.51.100.1 04711 587\r\n",
 		"server's address":  "PROXY TCP4 192.0.2.7 here 4711 587\r\n",
 		"server's port":     "PROXY TCP4 192.0.2.7 198.51.100.1 4711 x\r\n",
 		"two spaces":        "PROXY TCP4  192.0.2.7 198.51.100.1 4711 587\r\n",

@@ -192,8 +192,13 @@ func (s *site) replies(pieces ...string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return cutReplies(string(all))
+}
+
+// cutReplies cuts what a server has said into replies, each of which must be well-formed.
+func cutReplies(all string) ([]string, error) {
 	var replies, lines []string
-	for line := range strings.Lines(string(all)) {
+	for line := range strings.Lines(all) {
 		if lines = append(lines, line); len(line) > 3 && line[3] == '-' {
 			continue
 		}

@@ -3,11 +3,14 @@ package decisionlog
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/postern-mail/postern/engine"
 )
@@ -153,8 +156,9 @@ func TestParseMasked(t *testing.T) {
 	}
 }
 
-// FuzzLogLine: whatever stands in a log is read or refused with words, never a panic; what is read is whole enough to be asked
-// again, and its input comes out as it went in.
+// FuzzLogLine: whatever stands in a log is read or refused with words, never a panic; the lines are those that stand there, plain
+// and compressed, whole and octet by octet, and up to where a file is cut; what is read is whole enough to be asked again, and
+// its input comes out as it went in.
 func FuzzLogLine(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte(good + "\n" + good[:40]))
@@ -162,43 +166,114 @@ func FuzzLogLine(f *testing.F) {
 	f.Add([]byte(`{"stage":"message","id":"x","result":{"verdict":"reject","reply":{"code":550,"lines":["\u0000"]}},"input":{"stage":"message","message":{"header":{"":[""]}}}}`))
 	f.Add([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff})
 	f.Add([]byte("\r\n{}\n[[[[[[[[["))
+	f.Add([]byte(good + "\r\n\n \n" + good + "\n"))
+	f.Add([]byte(strings.Replace(good, `"id":"t1"`, `"id":"t1","id":"t2"`, 1)))
+	f.Add([]byte(good + " x\n\x00\n\xff\xfe\n{\"stage\":null}\n"))
 	p := NewParser()
 	f.Fuzz(func(t *testing.T, log []byte) {
-		r, err := NewReader("log", bytes.NewReader(log))
-		if err != nil {
-			return
-		}
-		before := 0
-		for {
-			text, n, whole, err := r.Next()
-			if err == io.EOF {
-				return
-			}
-			if n <= before {
-				t.Fatalf("line %d after line %d", n, before)
-			}
-			before = n
-			if err != nil {
-				continue
-			}
-			l, err := p.Parse(text)
-			if err != nil {
-				if e := r.At(n, whole, err); e.Line != n || e.Error() == "" {
-					t.Errorf("%v", e)
+		lines, ends := linesOf(t, bytes.NewReader(log))
+		if !bytes.HasPrefix(log, []byte{0x1f, 0x8b}) {
+			var want []string
+			for i, line := range strings.Split(string(log), "\n") {
+				if line = strings.TrimSpace(line); line != "" {
+					want = append(want, fmt.Sprintf("%d %s", i+1, line))
 				}
-				continue
 			}
-			if l.ID == "" || l.Stage == 0 || l.Result == nil && !l.ResultMasked() {
-				t.Errorf("%+v", l)
+			if !slices.Equal(lines, want) || ends != nil {
+				t.Fatalf("%q: read %q, %v", log, lines, ends)
 			}
-			q, err := p.Logged(l)
-			if err != nil {
-				continue
+			if octets, err := linesOf(t, iotest.OneByteReader(bytes.NewReader(log))); !slices.Equal(octets, lines) || err != nil {
+				t.Fatalf("%q: read %q octet by octet, %v", log, octets, err)
 			}
-			again, err := engine.NewInputReader().Read(q.Input.AppendJSON(nil))
-			if err != nil || !bytes.Equal(again.AppendJSON(nil), q.Input.AppendJSON(nil)) {
-				t.Errorf("%v: %s", err, q.Input.AppendJSON(nil))
+			packed := compress(t, log)
+			if zipped, err := linesOf(t, bytes.NewReader(packed)); !slices.Equal(zipped, lines) || err != nil {
+				t.Fatalf("%q: read %q of the compressed log, %v", log, zipped, err)
 			}
+			half, err := linesOf(t, bytes.NewReader(packed[:10+(len(packed)-10)/2]))
+			if len(half) > len(lines) || !slices.Equal(half, lines[:len(half)]) || err == nil {
+				t.Fatalf("%q: read %q of the half of it, %v", log, half, err)
+			}
+		}
+		for _, line := range lines {
+			_, text, _ := strings.Cut(line, " ")
+			wantLine(t, p, []byte(text))
 		}
 	})
+}
+
+// linesOf are all lines of a log with their numbers, and the error that ended it.
+func linesOf(t *testing.T, in io.Reader) (lines []string, ends error) {
+	t.Helper()
+	r, err := NewReader("log", in)
+	if err != nil {
+		return nil, err
+	}
+	before := 0
+	for {
+		text, n, _, err := r.Next()
+		if err == io.EOF {
+			return lines, ends
+		}
+		if n <= before || ends != nil {
+			t.Fatalf("line %d after line %d, after %v", n, before, ends)
+		}
+		if before = n; err != nil {
+			var le *LineError
+			if !errors.As(err, &le) || le.Line != n {
+				t.Fatalf("%#v", err)
+			}
+			if !strings.Contains(err.Error(), "longer") {
+				ends = err
+			}
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("%d %s", n, text))
+	}
+}
+
+func compress(t *testing.T, b []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	z, err := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = z.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// wantLine: what is taken of a line is what the standard library reads in it.
+func wantLine(t *testing.T, p *Parser, text []byte) {
+	t.Helper()
+	l, err := p.Parse(text)
+	if err != nil {
+		if err.Error() == "" || strings.ContainsAny(err.Error(), "\r\n") {
+			t.Fatalf("%q: %q", text, err)
+		}
+		return
+	}
+	var plain map[string]any // names as they are: in a struct their case would not count
+	err = json.Unmarshal(text, &plain)
+	id, _ := plain["id"].(string)
+	login, _ := plain["login"].(string)
+	result, there := plain["result"].(map[string]any)
+	if err != nil || id != l.ID || login != l.Login || there != (l.Result != nil) || there && result["verdict"] != l.Result.Verdict {
+		t.Fatalf("%q: %v, read as %+v", text, err, l)
+	}
+	if l.ID == "" || l.Stage == 0 || l.Result == nil && !l.ResultMasked() {
+		t.Fatalf("%q: %+v", text, l)
+	}
+	q, err := p.Logged(l)
+	if err != nil {
+		return
+	}
+	again, err := engine.NewInputReader().Read(q.Input.AppendJSON(nil))
+	if err != nil || !bytes.Equal(again.AppendJSON(nil), q.Input.AppendJSON(nil)) {
+		t.Fatalf("%v: %s", err, q.Input.AppendJSON(nil))
+	}
 }

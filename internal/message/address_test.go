@@ -1,6 +1,7 @@
 package message
 
 import (
+	"net/mail"
 	"strings"
 	"testing"
 )
@@ -72,8 +73,23 @@ func FuzzParsePath(f *testing.F) {
 		if err != nil && len(out) > maxPath {
 			return // quoting may outgrow what came in
 		}
+		if len(p.Local) > maxLocal || len(p.Domain) > maxDomain || !utf8 && strings.ContainsFunc(out, func(c rune) bool { return c >= 0x80 }) {
+			t.Fatalf("%q gives %q, out of bounds", s, out)
+		}
 		if err != nil || again != p || left != "" {
 			t.Fatalf("%q was written as %q and reads as %v, %q, %v", s, out, again, left, err)
+		}
+		if p.Domain == "" {
+			return
+		}
+		// Every other way in reads it so too, and the standard library, where it takes it, sees nobody else.
+		m, err := ParseMailbox(p.Address(), utf8)
+		e, eerr := NewEnvelopeEdit(OpAddRecipient, p.Address(), utf8)
+		if err != nil || m != p.Mailbox || eerr != nil || e.Path() != p {
+			t.Fatalf("%q reads as %v, %v, and in an edit as %v, %v", p.Address(), m, err, e.Path(), eerr)
+		}
+		if theirs, err := mail.ParseAddress(p.Address()); err == nil && theirs.Address != p.Local+"@"+p.Domain {
+			t.Fatalf("%q is read by net/mail as %q", p.Address(), theirs.Address)
 		}
 	})
 }

@@ -1,10 +1,12 @@
 package message
 
 import (
+	"errors"
 	"fmt"
 	"net/mail"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func TestParseAddresses(t *testing.T) {
@@ -95,7 +97,14 @@ func FuzzParseAddresses(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		a, err := ParseAddresses(s)
 		if err != nil {
+			var ae *AddressError
+			if !errors.As(err, &ae) || ae.Offset < 0 || ae.Offset > len(s) || ae.What == "" || len(err.Error()) > 1000 {
+				t.Fatalf("%q: %#v", s, err)
+			}
 			return
+		}
+		if len(a.List) > maxMailboxes {
+			t.Fatalf("%d mailboxes", len(a.List))
 		}
 		if a.Pieces != nil && strings.Join(a.Pieces, "") != s {
 			t.Fatalf("%q: pieces %q", s, a.Pieces)
@@ -104,9 +113,25 @@ func FuzzParseAddresses(f *testing.F) {
 			if strings.ContainsAny(m.Address()+m.Name, "\r\n\x00") {
 				t.Fatalf("%q gives %q", s, m)
 			}
+			if m.Name != visible(m.Name) || !utf8.ValidString(m.Name) {
+				t.Fatalf("%q gives the name %q", s, m.Name)
+			}
+			wantMailbox(t, m)
 		}
-		if a.Pieces != nil {
-			return // net/mail has no unqualified addresses
+		if a.Pieces != nil { // what net/mail has not; completed, it is the same list
+			whole, err := ParseAddresses(strings.Join(a.Pieces, "@added.example"))
+			if err != nil || whole.Pieces != nil || len(whole.List) != len(a.List) {
+				t.Fatalf("%q is completed to %v, %v", s, whole, err)
+			}
+			for i, m := range a.List {
+				if m.Domain == "" {
+					m.Domain = "added.example"
+				}
+				if whole.List[i] != m {
+					t.Fatalf("%q: %v is completed to %v", s, a.List[i], whole.List[i])
+				}
+			}
+			s, a = strings.Join(a.Pieces, "@added.example"), whole
 		}
 		theirs, err := mail.ParseAddressList(s)
 		if err != nil {

@@ -2,6 +2,10 @@ package message
 
 import (
 	"bytes"
+	"errors"
+	"net/mail"
+	"net/textproto"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -149,6 +153,8 @@ func TestNewEditRefuses(t *testing.T) {
 	}
 }
 
+// FuzzHeader: a header is written as it was read; a plain reading of it and net/textproto's, where that takes it, find the same
+// fields; what a milter hands over of it is the same header; and an edit does what it says, and leaves every other field alone.
 func FuzzHeader(f *testing.F) {
 	f.Add("A: b\r\n c\r\n\r\n", "X", "value of it", 1)
 	f.Add("\r\n", "A", "", 0)
@@ -156,12 +162,18 @@ func FuzzHeader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, block, name, value string, index int) {
 		h, err := ParseHeader([]byte(block), Limits{})
 		if err != nil {
+			var he *HeaderError
+			if !errors.As(err, &he) || he.Line < 1 || he.What == "" || len(he.Error()) > 1000 {
+				t.Fatalf("%q: %#v", block, err)
+			}
 			return
 		}
 		if got := h.AppendTo(nil); string(got) != block {
 			t.Fatalf("%q was written as %q", block, got)
 		}
-		ReadFacts(h)
+		readPlainly(t, h, block)
+		handedOver(t, h)
+		wantFacts(t, h)
 		for _, op := range []Op{OpRemoveHeader, OpReplaceHeader, OpInsertHeader, OpAddHeader} {
 			v := value
 			if op == OpRemoveHeader {
@@ -180,8 +192,144 @@ func FuzzHeader(f *testing.F) {
 				t.Fatal(err)
 			}
 			untouched(t, h, out, e)
+			done(t, h, out, e)
 		}
 	})
+}
+
+// readPlainly reads a block in another way, and as the standard library does.
+func readPlainly(t *testing.T, h *Header, block string) {
+	t.Helper()
+	text := strings.NewReplacer("\r\n ", " ", "\r\n\t", "\t").Replace(block)
+	lines := strings.Split(strings.TrimSuffix(text, "\r\n"), "\r\n")
+	if text == "" || text == "\r\n" {
+		lines = nil
+	} else if strings.HasSuffix(text, "\r\n\r\n") {
+		lines = lines[:len(lines)-1]
+	}
+	theirs, err := mail.ReadMessage(strings.NewReader(strings.TrimSuffix(block, "\r\n") + "\r\n\r\n"))
+	count := 0
+	if err == nil {
+		for _, values := range theirs.Header {
+			count += len(values)
+		}
+	}
+	if len(lines) != h.Len() || err == nil && count != h.Len() {
+		t.Fatalf("%q has %d fields, and is read as %d, by net/mail as %d", block, len(lines), h.Len(), count)
+	}
+	seen := map[string]int{}
+	for i, line := range lines {
+		name, value, _ := strings.Cut(line, ":")
+		f := h.Field(i)
+		if f.Name() != name || f.Key() != strings.ToLower(name) || f.Value() != strings.Trim(value, " \t") {
+			t.Fatalf("%q: field %d is %q: %q, want %q: %q", block, i, f.Name(), f.Value(), name, value)
+		}
+		key := textproto.CanonicalMIMEHeaderKey(name)
+		seen[key]++
+		if err != nil || len(theirs.Header[key]) < seen[key] {
+			continue
+		}
+		words := func(s string) string {
+			return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == '\t' }), " ")
+		}
+		if got := theirs.Header[key][seen[key]-1]; words(got) != words(f.Value()) {
+			t.Fatalf("%q: field %d is %q, net/mail reads %q", block, i, f.Value(), got)
+		}
+	}
+}
+
+// handedOver: the fields as a milter gets them make the same header.
+func handedOver(t *testing.T, h *Header) {
+	t.Helper()
+	var fields [][2]string
+	for i := range h.Len() {
+		raw := string(h.Field(i).Raw())
+		value := strings.TrimSuffix(raw[len(h.Field(i).Name())+1:], "\r\n")
+		fields = append(fields, [2]string{h.Field(i).Name(), strings.ReplaceAll(value, "\r\n", "\n")})
+	}
+	again, err := NewHeader(fields, true, Limits{Bytes: DefaultLimits.Bytes + 2})
+	if err != nil {
+		t.Fatalf("%q: %v", h.AppendTo(nil), err)
+	}
+	if a, b := strings.TrimSuffix(string(again.AppendTo(nil)), "\r\n"), string(h.AppendTo(nil)); a != strings.TrimSuffix(b, h.end) {
+		t.Fatalf("%q was handed over as %q", b, a)
+	}
+}
+
+// wantFacts: who stands in a header can be written and read again, and what cannot be read is named, a bounded number of times.
+func wantFacts(t *testing.T, h *Header) {
+	t.Helper()
+	facts := ReadFacts(h)
+	for _, m := range slices.Concat(facts.From, facts.Sender, facts.ReplyTo, facts.To, facts.Cc, facts.Bcc, facts.Resent) {
+		wantMailbox(t, m)
+	}
+	kinds := map[string]int{}
+	for _, a := range facts.Ambiguous {
+		if a.Kind == "" || a.Text == "" {
+			t.Fatalf("%q: %+v", h.AppendTo(nil), a)
+		}
+		if kinds[a.Kind+" "+a.Field]++; kinds[a.Kind+" "+a.Field] > maxAlike {
+			t.Fatalf("%q: more than %d of %s", h.AppendTo(nil), maxAlike, a.Kind)
+		}
+	}
+	if h.Count("from") > 1 && kinds["duplicate-from from"] == 0 {
+		t.Fatalf("%q: two From fields are not ambiguous: %v", h.AppendTo(nil), facts.Ambiguous)
+	}
+	for i := range h.Len() {
+		if f := h.Field(i); f.Key() == "from" {
+			if _, err := ParseAddresses(f.Value()); err != nil && kinds["unparsable-from from"] == 0 {
+				t.Fatalf("%q: %v, and is not ambiguous: %v", h.AppendTo(nil), err, facts.Ambiguous)
+			}
+		}
+	}
+}
+
+// wantMailbox: an address that was read is written so that it is read as the same one.
+func wantMailbox(t *testing.T, m Mailbox) {
+	t.Helper()
+	p, rest, err := ParsePath("<"+m.Address()+">", true)
+	if len(m.Address()) > maxPath-2 {
+		return // longer than SMTP has them
+	}
+	if m.Name = ""; err != nil || rest != "" || p.Mailbox != m {
+		t.Fatalf("%+v is written as %q, and read as %+v, %q, %v", m, m.Address(), p, rest, err)
+	}
+}
+
+// done: e did what it says.
+func done(t *testing.T, before, after *Header, e Edit) {
+	t.Helper()
+	n, added := before.Count(lower(e.Name())), 0
+	for i := range after.Len() {
+		if f := after.Field(i); f.Key() == lower(e.Name()) && f.Value() == e.Value() {
+			added++
+		}
+	}
+	want, least := n, 1
+	switch e.Op() {
+	case OpAddHeader, OpInsertHeader:
+		want = n + 1
+	case OpRemoveHeader:
+		least = 0
+		if want = n - 1; e.Index() == 0 {
+			want = 0
+		} else if e.Index() > n {
+			want = n
+		}
+	case OpReplaceHeader:
+		if e.Index() == 0 {
+			want = 1
+		} else if e.Index() > n {
+			least = 0
+		}
+	}
+	if got := after.Count(lower(e.Name())); got != want || added < least {
+		t.Fatalf("%v of %q: %d fields, want %d; with the value %d", e, before.AppendTo(nil), got, want, added)
+	}
+	last := after.Len() - 1
+	if e.Op() == OpAddHeader && after.Field(last).Value() != e.Value() || e.Op() == OpInsertHeader && after.Field(min(e.Index(), last)).Value() != e.Value() {
+		t.Fatalf("%v stands elsewhere in %q", e, after.AppendTo(nil))
+	}
 }
 
 // untouched: every field but those of e's name is still there, byte for byte and in order, and what is there is a header.

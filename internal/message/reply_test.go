@@ -1,7 +1,10 @@
 package message
 
 import (
+	"bufio"
 	"bytes"
+	"io"
+	"net/textproto"
 	"strings"
 	"testing"
 )
@@ -37,6 +40,17 @@ func FuzzReply(f *testing.F) {
 			return
 		}
 		wire := r.AppendTo(nil)
+		// Another reader takes it for one reply, with that code, and with the status on each line.
+		in := textproto.NewReader(bufio.NewReader(bytes.NewReader(wire)))
+		got, said, err := in.ReadResponse(code)
+		if rest, _ := io.ReadAll(in.R); err != nil || got != r.Code() || len(rest) > 0 {
+			t.Fatalf("%q is read as %d %q, %v, and %q is left", wire, got, said, err, rest)
+		}
+		for line := range strings.SplitSeq(said, "\n") {
+			if status != "" && !strings.HasPrefix(line+" ", status+" ") {
+				t.Fatalf("%q: a line without %s", wire, status)
+			}
+		}
 		lines := bytes.SplitAfter(wire, []byte("\r\n"))
 		if len(lines) < 2 || len(lines) > maxReplyLines+1 || len(lines[len(lines)-1]) != 0 {
 			t.Fatalf("%q", wire)

@@ -25,9 +25,8 @@ const maxNesting = 64
 // Doc is a document under reading: its root and what has been found wrong so far. One goroutine uses it.
 type Doc struct {
 	File string
-	// Secret keeps source lines out of findings; set it for a file whose lines hold secrets.
-	Secret bool
 
+	secret   bool // keeps what stands in it out of findings
 	lines    []string
 	root     ast.Node
 	findings Findings
@@ -35,7 +34,24 @@ type Doc struct {
 
 // ReadFile reads at most max octets of the named file and parses them. The error is Findings.
 func ReadFile(path string, max int) (*Doc, error) {
-	fail := func(problem, mend string) (*Doc, error) {
+	data, err := readAll(path, max)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data)
+}
+
+// ReadSecretFile is ReadFile for a file that holds secrets: no finding quotes it.
+func ReadSecretFile(path string, max int) (*Doc, error) {
+	data, err := readAll(path, max)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSecret(path, data)
+}
+
+func readAll(path string, max int) ([]byte, error) {
+	fail := func(problem, mend string) ([]byte, error) {
 		return nil, Findings{{File: path, Problem: problem, Mend: mend}}
 	}
 	f, err := os.Open(path)
@@ -61,12 +77,17 @@ func ReadFile(path string, max int) (*Doc, error) {
 	if len(data) > max {
 		return fail(fmt.Sprintf("has more than %d octets", max), "split it or make it shorter")
 	}
-	return Parse(path, data)
+	return data, nil
 }
 
 // Parse reads data; name stands for it in findings. The error is Findings; with it, Doc is nil.
-func Parse(name string, data []byte) (doc *Doc, err error) {
-	d := &Doc{File: name, lines: strings.Split(strings.ReplaceAll(string(data), "\r\n", "\n"), "\n")}
+func Parse(name string, data []byte) (*Doc, error) { return parse(name, data, false) }
+
+// ParseSecret is Parse for data that hold secrets: no finding quotes them.
+func ParseSecret(name string, data []byte) (*Doc, error) { return parse(name, data, true) }
+
+func parse(name string, data []byte, secret bool) (doc *Doc, err error) {
+	d := &Doc{File: name, secret: secret, lines: strings.Split(strings.ReplaceAll(string(data), "\r\n", "\n"), "\n")}
 	defer func() {
 		// The parser has panicked on odd input before; a file that makes it do so is a bad file, not a crash.
 		if p := recover(); p != nil {
@@ -149,35 +170,44 @@ func (d *Doc) precheck() (Finding, bool) {
 
 // syntax turns an error of the parser into a finding.
 func (d *Doc) syntax(err error) Finding {
+	problem := func(what string) string {
+		if d.secret || mayHoldLogin(what) { // the parser quotes
+			return "cannot be read as YAML"
+		}
+		return "cannot be read as YAML: " + firstLine(what)
+	}
 	var located interface {
 		GetToken() *token.Token
 		GetMessage() string
 	}
 	if !errors.As(err, &located) {
-		return d.Finding(Pos{}, "", "cannot be read as YAML: "+firstLine(err.Error()), "mend its syntax")
+		return d.Finding(Pos{}, "", problem(err.Error()), "mend its syntax")
 	}
 	pos := Pos{}
 	if tk := located.GetToken(); tk != nil && tk.Position != nil {
 		pos = Pos{tk.Position.Line, tk.Position.Column}
 	}
-	message := firstLine(located.GetMessage())
+	message := located.GetMessage()
 	if strings.Contains(message, "already defined") {
 		return d.Finding(pos, "", "this key stands here a second time", "keep one of the two")
 	}
-	return d.Finding(pos, "", "cannot be read as YAML: "+message, "mend the syntax here or in the line before")
+	return d.Finding(pos, "", problem(message), "mend the syntax here or in the line before")
 }
 
 // Finding makes a finding about a place of the document without recording it.
 func (d *Doc) Finding(pos Pos, key, problem, mend string) Finding {
 	f := Finding{File: d.File, Line: pos.Line, Column: pos.Column, Key: key, Problem: problem, Mend: mend}
-	if !d.Secret && pos.Line >= 1 && pos.Line <= len(d.lines) {
+	if !d.secret && pos.Line >= 1 && pos.Line <= len(d.lines) {
 		f.Source = clip(d.lines[pos.Line-1], 160)
-		if strings.Contains(f.Source, "@") && strings.Contains(f.Source, "://") {
-			f.Source = "" // a URL may carry a password
+		if mayHoldLogin(f.Source) {
+			f.Source = ""
 		}
 	}
 	return f
 }
+
+// mayHoldLogin: a URL may carry a password.
+func mayHoldLogin(s string) bool { return strings.Contains(s, "@") && strings.Contains(s, "://") }
 
 // Add records a finding at a place of the document.
 func (d *Doc) Add(pos Pos, key, problem, mend string) {

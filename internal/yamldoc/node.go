@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -72,7 +73,7 @@ func (n Node) Map(keys Keys) bool {
 		if near := nearest(name, known); near != "" {
 			mend = fmt.Sprintf("did you mean %s?", near)
 		}
-		n.doc.Add(value.pos, n.key, fmt.Sprintf("unknown key %s", quoted(name)), mend)
+		n.doc.Add(value.pos, n.key, fmt.Sprintf("unknown key %s", quoted(n.doc.shown(name))), mend)
 	})
 }
 
@@ -93,7 +94,7 @@ func (n Node) Each(f func(name string, value Node)) bool {
 			n.doc.Add(pos, n.key, "this is no plain key", "write a plain word before the colon; anchors, merges and tags are not read")
 			continue
 		}
-		f(name, Node{doc: n.doc, node: v.Value, key: join(n.key, name), pos: pos})
+		f(name, Node{doc: n.doc, node: v.Value, key: join(n.key, n.doc.shown(name)), pos: pos})
 	}
 	return true
 }
@@ -218,7 +219,7 @@ func (n Node) wrong(want string) {
 		have = "a mapping"
 	case n.IsList():
 		have = "a list"
-	case ok && !n.doc.Secret:
+	case ok && !n.doc.secret:
 		have = quoted(s)
 	}
 	switch n.node.(type) {
@@ -277,6 +278,18 @@ func posOf(n ast.Node) Pos {
 		return Pos{}
 	}
 	return Pos{tk.Position.Line, tk.Position.Column}
+}
+
+// shown is a key as findings have it: on one line, cut, and nothing where it may be a piece of a secret. A hash that stands in a
+// flow mapping without quotes falls into keys at its commas.
+func (d *Doc) shown(name string) string {
+	switch {
+	case d.secret && strings.Contains(name, "$"):
+		return "..."
+	case strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return quoted(name)
+	}
+	return clip(name, 100)
 }
 
 func join(parent, name string) string {

@@ -106,9 +106,9 @@ func TestSecretsStayOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	doc.Secret = true
+	doc.secret = true
 	doc.Root().Each(func(_ string, n Node) { n.Int(0, 1) })
-	doc.Secret = false
+	doc.secret = false
 	doc.Add(Pos{1, 1}, "a", "bad URL", "")
 	if s := doc.Findings(); len(s) != 3 || strings.Contains(detail(s), "hunter2") {
 		t.Errorf("a secret shows, or a finding is missing:\n%s", detail(s))

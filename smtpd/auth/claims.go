@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strings"
@@ -35,7 +36,8 @@ func parseClaims(payload []byte) (claimSet, error) {
 	var set claimSet
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.UseNumber()
-	if err := dec.Decode(&set); err != nil || set == nil || dec.More() {
+	err := dec.Decode(&set)
+	if _, more := dec.Token(); err != nil || set == nil || more != io.EOF { // More takes a closing bracket for the end
 		return nil, reason("the payload is no JSON object")
 	}
 	return set, nil

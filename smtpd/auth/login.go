@@ -30,12 +30,13 @@ func Login(s string) (login string, ok bool) {
 	if len(s) > MaxLogin {
 		return "", false
 	}
-	return strings.Map(func(r rune) rune {
+	s = strings.Map(func(r rune) rune {
 		if 'A' <= r && r <= 'Z' {
 			return r + 'a' - 'A'
 		}
 		return r
-	}, s), true
+	}, s)
+	return norm.NFC.String(s), true // a small letter may compose where its capital does not: J and a caron
 }
 
 // preparePassword is the form of a password that is hashed: Unicode NFC (RFC 8265 §4.2.2), because the same "ü" comes as one

@@ -37,6 +37,10 @@ func readPeople(path string) (map[string]*person, error) {
 	if err != nil {
 		return nil, err
 	}
+	return peopleOf(doc)
+}
+
+func peopleOf(doc *yamldoc.Doc) (map[string]*person, error) {
 	people := map[string]*person{}
 	doc.Root().Map(yamldoc.Keys{"certificates": func(n yamldoc.Node) {
 		n.Each(func(name string, n yamldoc.Node) {

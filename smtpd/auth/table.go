@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
@@ -37,7 +38,7 @@ type user struct {
 
 // readTable reads and checks a users file. The error is yamldoc.Findings.
 func readTable(path string, maxMemory uint32) (*table, error) {
-	doc, err := yamldoc.ReadFile(path, maxUsersFile)
+	doc, err := yamldoc.ReadSecretFile(path, maxUsersFile) // a hash is worth guessing at
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +46,6 @@ func readTable(path string, maxMemory uint32) (*table, error) {
 }
 
 func buildTable(doc *yamldoc.Doc, maxMemory uint32) (*table, error) {
-	doc.Secret = true // a hash is worth guessing at
 	t := &table{users: map[string]*user{}}
 	spelt := map[string]string{}
 	doc.Root().Map(yamldoc.Keys{"users": func(n yamldoc.Node) {
@@ -59,7 +59,7 @@ func buildTable(doc *yamldoc.Doc, maxMemory uint32) (*table, error) {
 				n.Fail("is the same login as "+other, "keep one: the case of letters does not tell logins apart")
 				return
 			}
-			spelt[login] = name
+			spelt[login] = strings.TrimPrefix(n.Key(), "users.")
 			t.users[login] = readUser(n, maxMemory)
 		})
 	}})

@@ -109,13 +109,13 @@ func TestThrottleBounded(t *testing.T) {
 
 func TestLogin(t *testing.T) {
 	for in, want := range map[string]string{
-		"Alice": "alice", "ÄRGER": "Ärger", "A\u0308": "Ä", "a@B.Example": "a@b.example", "": "", "a b": "", "a\tb": "", "a\u202eb": "", "\xff": "",
+		"Alice": "alice", "ÄRGER": "Ärger", "A\u0308": "Ä", "J\u030c": "\u01f0", "\u212a": "k", "a@B.Example": "a@b.example", "": "", "a b": "", "a\tb": "", "a\u202eb": "", "\xff": "",
 	} {
 		if got, ok := Login(in); got != want || ok != (want != "") {
 			t.Errorf("Login(%q) = %q, %v; want %q", in, got, ok, want)
 		}
 	}
-	for _, s := range []string{"\u00c4\u0041", "x"} {
+	for _, s := range []string{"\u00c4\u0041", "x", "J\u030c", "I\u0307"} {
 		once, _ := Login(s)
 		if twice, _ := Login(once); twice != once {
 			t.Errorf("Login is not stable on %q", s)

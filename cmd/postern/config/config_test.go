@@ -5,15 +5,21 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	encode "encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/certs"
@@ -179,6 +185,8 @@ func TestBroken(t *testing.T) {
 	}
 }
 
+// FuzzLoad: whatever stands in a configuration is taken with every limit in its bounds and no half of anything, as another reader
+// of YAML has it; or what is wrong is said, a line each, with its place and without a password of a URL.
 func FuzzLoad(f *testing.F) {
 	for _, pattern := range []string{"testdata/*.yaml", "testdata/broken/*.yaml"} {
 		files, err := filepath.Glob(pattern)
@@ -199,11 +207,15 @@ func FuzzLoad(f *testing.F) {
 		}
 		doc, err := yamldoc.Parse("/nowhere/c.yaml", []byte(text))
 		if err != nil {
+			wantFindings(t, text, err)
 			return
 		}
 		c, err := read(doc, "")
 		if c == nil {
 			t.Fatal("no Config for a document that could be read")
+		}
+		if err != nil {
+			wantFindings(t, text, err)
 		}
 		if l := c.Submission.Limits; l.MessageBytes < 1 || l.Recipients < 1 || l.Connections < 1 || l.Idle < time.Second || c.Policy.Timeout < time.Millisecond {
 			t.Errorf("a limit of nothing: %+v", c)
@@ -213,12 +225,67 @@ func FuzzLoad(f *testing.F) {
 				t.Errorf("half a listener: %+v", m)
 			}
 		}
+		for _, a := range slices.Concat(c.Submission.Listen, c.Submission.ListenTLS) {
+			if _, port, err := net.SplitHostPort(a); err != nil || port == "" || strings.ContainsFunc(a, unicode.IsSpace) {
+				t.Errorf("listens on %q", a)
+			}
+		}
 		for _, to := range c.Relay.To {
 			if strings.Contains(to.URL, "@") && !strings.HasPrefix(to.URL, "maildir:") && !strings.HasPrefix(to.URL, "lmtp+unix:") {
 				t.Errorf("a login in %q", to.URL)
 			}
 		}
+		if err == nil {
+			wantConfig(t, text, c)
+		}
 	})
+}
+
+func wantFindings(t *testing.T, text string, err error) {
+	t.Helper()
+	var found yamldoc.Findings
+	if !errors.As(err, &found) || len(found) == 0 {
+		t.Fatalf("%T: %v", err, err)
+	}
+	for _, one := range found {
+		if one.Problem == "" || one.Line < 0 || one.Line > 1+strings.Count(text, "\n") || len(one.String()) > 4096 || strings.ContainsFunc(one.String(), func(r rune) bool { return unicode.IsControl(r) && r != '\t' }) {
+			t.Errorf("%q: finding %q", text, one)
+		}
+	}
+}
+
+// wantConfig reads the file as the reader of policy data does.
+func wantConfig(t *testing.T, text string, c *Config) {
+	t.Helper()
+	var theirs struct {
+		Hostname   string
+		Submission struct {
+			Limits struct{ Recipients *int }
+		}
+		Auth   []any
+		Relay  struct{ To any }
+		Policy struct {
+			OnError string `yaml:"on_error"`
+		}
+	}
+	if yaml.Unmarshal([]byte(text), &theirs) != nil {
+		return // it is stricter, or some of it may be written in several ways
+	}
+	if theirs.Hostname != "" && c.Hostname != strings.ToLower(theirs.Hostname) {
+		t.Errorf("%q: hostname %q, another reader has %q", text, c.Hostname, theirs.Hostname)
+	}
+	if n := theirs.Submission.Limits.Recipients; n != nil && c.Submission.Limits.Recipients != *n {
+		t.Errorf("%q: %d recipients, another reader has %d", text, c.Submission.Limits.Recipients, *n)
+	}
+	if to, single := theirs.Relay.To.(string); single && len(c.Relay.To) != 1 {
+		t.Errorf("%q: relays to %v, another reader has %q", text, c.Relay.To, to)
+	}
+	if len(theirs.Auth) > 0 && len(c.Auth) != len(theirs.Auth) {
+		t.Errorf("%q: %d backends, another reader has %d", text, len(c.Auth), len(theirs.Auth))
+	}
+	if theirs.Policy.OnError != "" && c.Policy.OnError != theirs.Policy.OnError {
+		t.Errorf("%q: on_error %q, another reader has %q", text, c.Policy.OnError, theirs.Policy.OnError)
+	}
 }
 
 var signingKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
