@@ -14,7 +14,7 @@ import (
 type Sample struct {
 	At          float64 `json:"at_seconds"`
 	RSS         float64 `json:"rss_mib"`
-	Heap        float64 `json:"heap_mib"` // in use, with what awaits collection
+	Heap        float64 `json:"heap_mib"`    // in use, with what awaits collection
 	Collections int     `json:"collections"` // of garbage, since the start
 	Goroutines  int     `json:"goroutines"`
 	Descriptors int     `json:"descriptors"`

@@ -46,8 +46,8 @@ func judge(r *Result) []Verdict {
 		{What: "no panic", OK: len(r.Grave) == 0 && r.Ended == "", Text: "nor data race, nor end but by our signal" + list(append(r.Grave, ended(r)...))},
 		grown(collected(r, flat(r, "memory", "MiB resident", 1.10, oneHash, func(s Sample) float64 { return s.RSS }))),
 		grown(collected(r, lowest(r, "heap", "MiB in use", 1.10, 8, func(s Sample) float64 { return s.Heap }))),
-		grown(lowest(r, "descriptors", "open", 1.10, 20, func(s Sample) float64 { return float64(s.Descriptors) })),
-		grown(lowest(r, "goroutines", "there", 1.10, 20, func(s Sample) float64 { return float64(s.Goroutines) })),
+		grown(flat(r, "descriptors", "open", 1.10, 20, func(s Sample) float64 { return float64(s.Descriptors) })),
+		grown(flat(r, "goroutines", "there", 1.10, 20, func(s Sample) float64 { return float64(s.Goroutines) })),
 		warning(flat(r, "p99", "ms, submission", 1.25, 5, func(s Sample) float64 { return s.P99 })),
 		warning(flat(r, "p99 milter", "ms", 1.25, 5, func(s Sample) float64 { return s.MilterP99 })),
 		warning(keeping),
@@ -92,8 +92,7 @@ func flat(r *Result, what, unit string, factor, slack float64, f func(Sample) fl
 	return compare(r, what, "median "+unit, factor, slack, func(list []Sample) float64 { return median(list, f) })
 }
 
-// lowest is flat of the least value: a leak lifts it, too, and what comes and goes (the tests of a policy have a goroutine
-// each while it is loaded) does not.
+// lowest is flat of the least value: of the heap it is what is held, without what awaits collection.
 func lowest(r *Result, what, unit string, factor, slack float64, f func(Sample) float64) Verdict {
 	return compare(r, what, "at least "+unit, factor, slack, func(list []Sample) float64 {
 		least := f(list[0])
