@@ -3,18 +3,13 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"crypto/tls"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -104,154 +99,79 @@ func (d *smallDisk) readOnly(yes bool) {
 	}
 }
 
-// attempt is one connection over which a site is tried.
-type attempt struct {
-	t    *testing.T
-	conn net.Conn
-	rd   *bufio.Reader
-}
-
-func (s *site) attempt(t *testing.T) *attempt {
-	t.Helper()
-	conn, err := tls.Dial("tcp", s.tls, &tls.Config{InsecureSkipVerify: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(2 * time.Minute))
-	x := &attempt{t, conn, bufio.NewReader(conn)}
-	x.reply()
-	x.say("EHLO laptop.example.com")
-	if r := x.say("AUTH PLAIN " + base64.StdEncoding.EncodeToString([]byte("\x00"+siteLogin+"\x00"+sitePassword))); !strings.HasPrefix(r, "235") {
-		t.Fatal(r)
-	}
-	return x
-}
-
-func (x *attempt) say(line string) string {
-	x.t.Helper()
-	if _, err := io.WriteString(x.conn, line+"\r\n"); err != nil {
-		x.t.Fatal(err)
-	}
-	return x.reply()
-}
-
-func (x *attempt) reply() string {
-	x.t.Helper()
-	for {
-		line, err := x.rd.ReadString('\n')
-		if err != nil {
-			x.t.Fatalf("%q, %v", line, err)
-		}
-		if len(line) < 4 || line[3] != '-' {
-			return strings.TrimSpace(line)
-		}
-	}
-}
-
-// send submits a message of about so many octets and gives the reply to it, or the first refusal. Then it resets.
-func (x *attempt) send(subject string, octets int) string {
-	x.t.Helper()
-	for _, line := range []string{"MAIL FROM:<" + siteAddress + ">", "RCPT TO:<bob@example.net>", "DATA"} {
-		if r := x.say(line); r[0] > '3' {
-			x.say("RSET")
-			return r
-		}
-	}
-	text := "From: " + siteAddress + "\r\nTo: bob@example.net\r\nSubject: " + subject + "\r\nDate: Mon, 2 Mar 2026 09:00:00 +0100\r\nMessage-ID: <1@example.com>\r\n\r\n"
-	text += strings.Repeat(strings.Repeat("x", 62)+"\r\n", octets/64)
-	if _, err := io.WriteString(x.conn, text+".\r\n"); err != nil {
-		x.t.Fatal(err)
-	}
-	return x.reply()
-}
-
-func (x *attempt) want(what, subject string, octets int, want string) {
-	x.t.Helper()
-	if r := x.send(subject, octets); !strings.HasPrefix(r, want) {
-		x.t.Errorf("%s: %q, want %s", what, r, want)
-	}
-}
-
-// inMaildir wants so many messages in new, and nothing in tmp.
-func inMaildir(t *testing.T, dir, what string, n int) {
-	t.Helper()
-	mails, err := os.ReadDir(filepath.Join(dir, "new"))
-	left, err2 := os.ReadDir(filepath.Join(dir, "tmp"))
-	if err != nil || err2 != nil || len(mails) != n || len(left) != 0 {
-		t.Errorf("%s: %d messages in new, want %d; %d files in tmp; %v, %v", what, len(mails), n, len(left), err, err2)
-	}
-}
-
-func (s *site) metric(t *testing.T, name string) string {
-	t.Helper()
-	resp, err := http.Get("http://" + s.admin + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (.*)$`).FindSubmatch(text)
-	if m == nil {
-		return ""
-	}
-	return string(m[1])
-}
+const diskFull, diskFails = "452 4.3.1 ", "451 4.3.0 "
 
 // TestFullDisks runs the program with its Maildir, its spool, its decision log and its own log on disks that fill up, run out of files
 // and become read-only, and that have room again: the client hears it in time, and nothing is left in half.
 func TestFullDisks(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "maildir:mail/outbox", "decision_log: {file: decisions/log.jsonl}\nlog: {format: json}\n")
-	mail := newSmallDisk(t, filepath.Join(s.dir, "mail"), 512, 40)
-	spool := newSmallDisk(t, filepath.Join(s.dir, "spool"), 512, 40)
-	logs := newSmallDisk(t, filepath.Join(s.dir, "logs"), 512, 40)
-	decisions := newSmallDisk(t, filepath.Join(s.dir, "decisions"), 512, 40)
-	s.env = []string{"TMPDIR=" + spool.dir}
+	disks := map[string]*smallDisk{}
+	for _, name := range []string{"mail", "spool", "logs", "decisions"} {
+		disks[name] = newSmallDisk(t, filepath.Join(s.dir, name), 512, 40)
+	}
+	s.env = []string{"TMPDIR=" + disks["spool"].dir}
 	r := s.launch(t, "logs/serve.log")
 	t.Cleanup(func() { r.stop(syscall.SIGTERM) })
 	s.await(t, r)
-	outbox := filepath.Join(mail.dir, "outbox")
 	x := s.attempt(t)
-	const full, failed = "452 4.3.1 ", "451 4.3.0 "
+	x.fullMaildir(disks["mail"])
+	x.fullSpool(disks["spool"])
+	inMaildir(t, filepath.Join(s.dir, "mail/outbox"), "after the spool", 5)
+	s.fullLogs(t, x, disks["logs"], disks["decisions"])
+	if err := r.stop(syscall.SIGTERM); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	wholeLines(t, filepath.Join(s.dir, "decisions/log.jsonl"), "fourteen")
+	if text, err := os.ReadFile(r.log); err != nil || !bytes.Contains(text, []byte(`"msg":"stopped"`)) {
+		t.Errorf("after the disk was full nothing more is logged: %v", err)
+	}
+	s.fullAndStrict(t, disks["decisions"])
+}
 
+func (x *attempt) fullMaildir(mail *smallDisk) {
+	x.t.Helper()
+	outbox := filepath.Join(mail.dir, "outbox")
 	x.want("with room", "one", 1000, "250 ")
 	mail.fill(0)
-	x.want("Maildir full", "two", 1000, full)
+	x.want("Maildir full", "two", 1000, diskFull)
 	mail.free()
 	mail.fill(20_000)
-	x.want("Maildir full in the middle", "three", 100_000, full)
-	inMaildir(t, outbox, "full", 1)
+	x.want("Maildir full in the middle", "three", 100_000, diskFull)
+	inMaildir(x.t, outbox, "full", 1)
 	x.want("what fits is taken", "four", 1000, "250 ")
 	mail.free()
 	mail.fillFiles()
-	x.want("no more files", "five", 1000, full)
+	x.want("no more files", "five", 1000, diskFull)
 	mail.free()
 	mail.readOnly(true)
-	x.want("read-only", "six", 1000, failed)
+	x.want("read-only", "six", 1000, diskFails)
 	mail.readOnly(false)
 	x.want("as before", "seven", 100_000, "250 ")
-	inMaildir(t, outbox, "at last", 3)
+	inMaildir(x.t, outbox, "at last", 3)
+}
 
+func (x *attempt) fullSpool(spool *smallDisk) {
+	x.t.Helper()
 	spool.fill(0)
-	x.want("spool full", "eight", 400_000, full)
+	x.want("spool full", "eight", 400_000, diskFull)
 	x.want("small ones need none", "nine", 1000, "250 ")
 	spool.free()
 	spool.fill(200_000)
-	x.want("spool full in the middle", "ten", 400_000, full)
+	x.want("spool full in the middle", "ten", 400_000, diskFull)
 	spool.free()
 	spool.readOnly(true)
-	x.want("spool read-only", "eleven", 200_000, full)
+	x.want("spool read-only", "eleven", 200_000, diskFull)
 	spool.readOnly(false)
 	x.want("spool as before", "twelve", 200_000, "250 ")
 	if left, err := os.ReadDir(spool.dir); err != nil || len(left) != 0 {
-		t.Errorf("%d files are left in the spool, %v", len(left), err)
+		x.t.Errorf("%d files are left in the spool, %v", len(left), err)
 	}
-	inMaildir(t, outbox, "after the spool", 5)
+}
 
+// fullLogs: what cannot be logged is counted, and the mail goes on.
+func (s *site) fullLogs(t *testing.T, x *attempt, logs, decisions *smallDisk) {
+	t.Helper()
 	logs.fill(0)
 	decisions.fill(0)
 	lost := `postern_decision_log_lost_total{reason="write"}`
@@ -265,14 +185,6 @@ func TestFullDisks(t *testing.T) {
 	logs.free()
 	decisions.free()
 	x.want("logs as before", "fourteen", 1000, "250 ")
-	if err := r.stop(syscall.SIGTERM); err != nil {
-		t.Errorf("it ended with %v", err)
-	}
-	wholeLines(t, filepath.Join(decisions.dir, "log.jsonl"), "fourteen")
-	if text, err := os.ReadFile(r.log); err != nil || !bytes.Contains(text, []byte(`"msg":"stopped"`)) {
-		t.Errorf("after the disk was full nothing more is logged: %v", err)
-	}
-	s.fullAndStrict(t, decisions)
 }
 
 // fullAndStrict starts it again with a log that must be written.
