@@ -139,7 +139,7 @@ func (k killing) outcomes(how string) int {
 // options of a client that meets its death: short times only for the steps which are to run into them, so that a busy
 // machine does not make others fail. Before the end of data an earlier time-out is no other outcome.
 func (k killing) options(how string) Options {
-	const short = 100 * time.Millisecond
+	const short = 400 * time.Millisecond
 	o := Options{Timeouts: Timeouts{Connect: long, Greeting: long, Command: long, Block: long, Final: long}, Dial: smallBuffer,
 		Pool: Pool{MaxIdle: -1}}
 	if slow(how) {
