@@ -34,6 +34,10 @@ func FuzzSession(f *testing.F) {
 		}
 		return nil
 	}
+	for i, e := range endings {
+		f.Add(byte(4), []byte("x: y\r\n\r\nbody"+e+smuggled))
+		f.Add(byte(5+i%2), []byte("x: y\r\n\r\nbody"+e+smuggled))
+	}
 	f.Fuzz(func(t *testing.T, state byte, input []byte) {
 		text := states[int(state)%len(states)] + string(input)
 		whole := s.outcome(t, text)

@@ -284,7 +284,7 @@ func posOf(n ast.Node) Pos {
 // flow mapping without quotes falls into keys at its commas.
 func (d *Doc) shown(name string) string {
 	switch {
-	case d.secret && strings.Contains(name, "$"):
+	case d.secret && strings.ContainsAny(name, "$=/"):
 		return "..."
 	case strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
 		return quoted(name)
