@@ -79,7 +79,8 @@ func or[T ~int | ~int64](v, def T) T {
 	return v
 }
 
-func (l Limits) withDefaults() Limits {
+// OrDefault fills in the defaults where a field is zero.
+func (l Limits) OrDefault() Limits {
 	l.Connections = or(l.Connections, 1000)
 	l.HeaderBytes = or(l.HeaderBytes, 1<<20)
 	l.HeaderFields = or(l.HeaderFields, 2000)
@@ -160,7 +161,7 @@ func (s *Server) start() error {
 	if s.Engine == nil {
 		return errors.New("milter: Server.Engine is not set")
 	}
-	s.resolved = s.Limits.withDefaults()
+	s.resolved = s.Limits.OrDefault()
 	s.place = message.Place{
 		Dir: s.SpoolDir, Memory: bodyInMemory, InMemory: &message.Budget{Max: s.resolved.Memory}, OnDisk: &message.Budget{Max: s.resolved.Disk},
 	}

@@ -92,7 +92,7 @@ func (s *session) badHeader(err error) message.Reply {
 	r := unreadable(err)
 	var h *message.HeaderError
 	if errors.As(err, &h) && h.Limit != "" {
-		l := s.limits.Header.OrDefault()
+		l := s.limits.Header
 		s.met(h.Limit, map[string]int{message.LimitBytes: l.Bytes, message.LimitFields: l.Fields, message.LimitFieldBytes: l.FieldBytes}[h.Limit])
 		r = say(552, "5.3.4", "Message header: "+h.Error())
 	}
@@ -158,7 +158,7 @@ func (s *session) read(t *transaction) (*received, error) {
 
 // headerBlock reads up to and including the empty line, within limits: what is beyond them ParseHeader refuses.
 func headerBlock(spool *message.Spool, l message.Limits) ([]byte, error) {
-	r := io.LimitReader(spool.Section(0), int64(l.OrDefault().Bytes)+1)
+	r := io.LimitReader(spool.Section(0), int64(l.Bytes)+1)
 	block := make([]byte, 0, min(smallBuffer, spool.Size())+1)
 	for {
 		n, err := r.Read(block[len(block):cap(block)])

@@ -35,13 +35,13 @@ type guard struct {
 	written  []byte // the line it is writing
 	dot      bool   // DATA has been read: the library now wants to see its end
 
-	begun  bool
-	errs   int // refused commands
+	begun bool
+	errs  int // refused commands
 	// Since the last message: commands that did nothing, and recipients that were offered.
 	idles, tries int
 	messages     int
-	sasl   exchange
-	closed sync.Once
+	sasl         exchange
+	closed       sync.Once
 }
 
 // command is what the guard has read of the command under way.

@@ -11,27 +11,27 @@ import (
 
 // Limits bound what clients may cost. Zero fields take the defaults in brackets.
 type Limits struct {
-	MessageBytes     int64         // one message as it was sent, end of data excluded [25 MiB]
-	Recipients       int           // of one message [100]; ten times as many RCPT commands between two messages
-	Connections      int           // in all [1000]
-	ConnectionsPerIP int           // from one IPv4 address or IPv6 /64 [50]
-	Commands         int           // that lead nowhere, between two messages on one connection [100]
-	Errors           int           // commands wrong in form or order on one connection [20]
-	Messages         int           // on one connection [10000]
-	AuthFailures     int           // on one connection [3]
-	AuthDelay        time.Duration // after a failed try, doubled after each further one, with jitter [1 s]; negative: none
-	CommandLine      int           // octets of a command with its CRLF, AUTH apart [2048]
-	Line             int           // octets of a line of a message with its CRLF [1 MiB]
-	Chunks           int           // BDAT commands of one message, beyond one a KiB of it [1000]
-	Idle             time.Duration // for one whole command, waiting for it included [5 min]
-	Data             time.Duration // for each further 1024 octets of a message at least [3 min]
-	Transaction      time.Duration // from MAIL to the end of the data [2 h]
-	Write            time.Duration // for the client to take replies [1 min]
-	Handshake        time.Duration // of TLS, and for the PROXY header [30 s]
-	SpoolMemory      int64         // octets of one message held in memory [128 KiB]
-	SpoolMemoryTotal int64         // of all messages together; what does not fit goes to files [16 MiB]
-	SpoolDisk        int64         // octets of all those files together [2 GiB]
-	Header           message.Limits
+	MessageBytes     int64          // one message as it was sent, end of data excluded [25 MiB]
+	Recipients       int            // of one message [100]; ten times as many RCPT commands between two messages
+	Connections      int            // in all [1000]
+	ConnectionsPerIP int            // from one IPv4 address or IPv6 /64 [50]
+	Commands         int            // that lead nowhere, between two messages on one connection [100]
+	Errors           int            // commands wrong in form or order on one connection [20]
+	Messages         int            // on one connection [10000]
+	AuthFailures     int            // on one connection [3]
+	AuthDelay        time.Duration  // after a failed try, doubled after each further one, with jitter [1 s]; negative: none
+	CommandLine      int            // octets of a command with its CRLF, AUTH apart [2048]
+	Line             int            // octets of a line of a message with its CRLF [1 MiB]
+	Chunks           int            // BDAT commands of one message, beyond one a KiB of it [1000]
+	Idle             time.Duration  // for one whole command, waiting for it included [5 min]
+	Data             time.Duration  // for each further 1024 octets of a message at least [3 min]
+	Transaction      time.Duration  // from MAIL to the end of the data [2 h]
+	Write            time.Duration  // for the client to take replies [1 min]
+	Handshake        time.Duration  // of TLS, and for the PROXY header [30 s]
+	SpoolMemory      int64          // octets of one message held in memory [128 KiB]
+	SpoolMemoryTotal int64          // of all messages together; what does not fit goes to files [16 MiB]
+	SpoolDisk        int64          // octets of all those files together [2 GiB]
+	Header           message.Limits // [512 KiB, 1000 fields, 64 KiB each]
 }
 
 // The limits by the names that the log and the metrics have for them: those of the configuration. What else can run short is
@@ -73,7 +73,8 @@ func or[T ~int | ~int64](v, def T) T {
 	return v
 }
 
-func (l Limits) withDefaults() Limits {
+// OrDefault fills in the defaults where a field is zero.
+func (l Limits) OrDefault() Limits {
 	l.MessageBytes = or(l.MessageBytes, 25<<20)
 	l.Recipients = or(l.Recipients, 100)
 	l.Connections = or(l.Connections, 1000)
@@ -94,6 +95,7 @@ func (l Limits) withDefaults() Limits {
 	l.SpoolMemory = or(l.SpoolMemory, 128<<10)
 	l.SpoolMemoryTotal = or(l.SpoolMemoryTotal, 16<<20)
 	l.SpoolDisk = or(l.SpoolDisk, 2<<30)
+	l.Header = l.Header.OrDefault()
 	return l
 }
 

@@ -14,7 +14,7 @@ type transaction struct {
 	id     string
 	log    *slog.Logger
 	start  time.Time
-	until  time.Time // by the system's clock: it must have come whole; see Limits.Transaction
+	until  time.Time      // by the system's clock: it must have come whole; see Limits.Transaction
 	policy *engine.Policy // every question of the transaction goes to one snapshot
 	from   message.Path
 	params message.Params

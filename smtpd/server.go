@@ -98,7 +98,7 @@ func (s *Server) setup() error {
 		if s.setupErr = s.ids.seed(random); s.setupErr != nil {
 			return
 		}
-		s.Limits = s.Limits.withDefaults()
+		s.Limits = s.Limits.OrDefault()
 		s.limits.Count = s.Metrics.limit
 		s.place = message.Place{
 			Dir: s.SpoolDir, Memory: s.Limits.SpoolMemory,

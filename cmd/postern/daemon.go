@@ -91,7 +91,7 @@ func (d *daemon) build(ctx context.Context, notice io.Writer) error {
 		}
 	}
 	if len(d.cfg.Milter.Listen) > 0 {
-		d.milter = &milter.Server{Engine: d.engine, Hostname: d.cfg.Hostname, Log: d.log, Metrics: d.metrics}
+		d.milter = &milter.Server{Engine: d.engine, Hostname: d.cfg.Hostname, Log: d.log, Metrics: d.metrics, Limits: d.cfg.Milter.Limits}
 	}
 	return nil
 }

@@ -190,7 +190,7 @@ func TestTimeouts(t *testing.T) {
 		{"command", "MAIL", func(o *Timeouts) { o.Command = short }, stageMail, "451 4.4.2 The connection to the next mail server broke, try again later", small, false},
 		{"command", "RCPT", func(o *Timeouts) { o.Command = short }, stageRcpt, "451 4.4.2 The connection to the next mail server broke, try again later", small, false},
 		{"command", "DATA", func(o *Timeouts) { o.Command = short }, stageData, "451 4.4.2 The connection to the next mail server broke, try again later", small, false},
-		{"block", "354", func(o *Timeouts) { o.Block, o.Command = short, 2 * short }, stageData, "451 4.4.2 The connection to the next mail server broke, try again later", large, false},
+		{"block", "354", func(o *Timeouts) { o.Block, o.Command = short, 2*short }, stageData, "451 4.4.2 The connection to the next mail server broke, try again later", large, false},
 		{"final", "dot", func(o *Timeouts) { o.Final = short }, stageEnd, "451 4.4.2 The next mail server did not confirm the message, try again later", small, true},
 	} {
 		t.Run(tc.limit+" "+tc.at, func(t *testing.T) {

@@ -70,6 +70,9 @@ func (c *Config) fill() {
 	if c.Relay.Quarantine == "" {
 		c.Relay.Quarantine = filepath.Join(c.StateDir, "quarantine")
 	}
+	if c.Relay.Connections == 0 {
+		c.Relay.Connections = max(c.Submission.Limits.Connections/2, 1)
+	}
 	if !c.written("decision_log") {
 		c.DecisionLog.File = filepath.Join(c.StateDir, "decisions.jsonl")
 	}
