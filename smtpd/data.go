@@ -156,10 +156,13 @@ func (s *session) read(t *transaction) (*received, error) {
 	return m, nil
 }
 
+// firstRead holds an ordinary header.
+const firstRead = 4 << 10
+
 // headerBlock reads up to and including the empty line, within limits: what is beyond them ParseHeader refuses.
 func headerBlock(spool *message.Spool, l message.Limits) ([]byte, error) {
 	r := io.LimitReader(spool.Section(0), int64(l.Bytes)+1)
-	block := make([]byte, 0, min(smallBuffer, spool.Size())+1)
+	block := make([]byte, 0, min(firstRead, spool.Size())+1)
 	for {
 		n, err := r.Read(block[len(block):cap(block)])
 		block = block[:len(block)+n]

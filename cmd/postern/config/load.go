@@ -50,7 +50,9 @@ func read(doc *yamldoc.Doc, dir string) (*Config, error) {
 	return c, nil
 }
 
-// written says that the file has the key.
+// Written says that the file has the key.
+func (c *Config) Written(key string) bool { return c.written(key) }
+
 func (c *Config) written(key string) bool { _, ok := c.at[key]; return ok }
 
 // fill sets what hangs on other values.
