@@ -12,7 +12,7 @@ import (
 
 // Bounds on what is read at once.
 const (
-	smallBuffer = 1 << 10  // a connection that waits for commands; most of them do nothing else
+	smallBuffer = 512      // a connection that waits for commands; most of them do nothing else
 	largeBuffer = 32 << 10 // one that sends a message
 	authLine    = 12288    // RFC 4954 §4
 	fullOutput  = 16 << 10 // replies held back while a pipelining client goes on
