@@ -46,6 +46,7 @@ type conn struct {
 	partial []byte // an answer that the library has written in part
 	dead    bool   // an answer could not be sent: nothing more is read
 	ended   sync.Once
+	frames  bool // a frame is under way: what is silent now is bounded by Frame, not by Idle
 }
 
 // Read gives the library the next frame. It fails with io.EOF only, whatever the reason: the library would print others
@@ -112,11 +113,13 @@ func (c *conn) advance() error {
 
 // next reads a frame: the wait for its beginning is bounded by Idle, the rest by Frame.
 func (c *conn) next() (command, []byte, error) {
+	c.frames = false
 	c.source.until = time.Now().Add(c.server.limits().Idle)
 	c.source.resting = c.phase != phaseOpen || c.refused
 	if _, err := c.in.Peek(1); err != nil {
 		return 0, nil, err
 	}
+	c.frames = true
 	c.source.until = time.Now().Add(c.server.limits().Frame)
 	c.source.resting = false
 	return readFrame(c.in, &c.frame)
@@ -175,7 +178,7 @@ func (c *conn) handUp(ev event) {
 // reset ends the transaction.
 func (c *conn) reset() {
 	c.phase = phaseIdle
-	c.msg.reset()
+	c.msg.reset(c.server)
 	c.out = c.out[:0]
 }
 
@@ -189,7 +192,7 @@ func (c *conn) collect(cmd command, data []byte) error {
 		if err != nil {
 			return err
 		}
-		c.msg.addField(s[0], s[1], c.server.limits())
+		c.msg.addField(s[0], s[1], c.server)
 		return c.pass(cmd)
 	}
 	if full := c.keepBody(data); full && c.terms.maySkip() && c.terms.answered(cmd) {
@@ -256,6 +259,7 @@ func (c *conn) Write(p []byte) (int, error) {
 }
 
 func (c *conn) write(b []byte) error {
+	c.frames = true
 	if err := c.Conn.SetWriteDeadline(time.Now().Add(c.server.limits().Frame)); err != nil {
 		return err
 	}
@@ -274,10 +278,24 @@ func (c *conn) sayEnd(err error) {
 		c.listener.metrics.protocolErrors.Inc()
 		c.log.Warn("connection closed: the mail server broke the protocol", "err", err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
+		if l := c.server.limits(); c.frames {
+			c.met(limitFrame, l.Frame)
+		} else {
+			c.met(limitIdle, l.Idle)
+		}
 		c.log.Warn("connection closed: the mail server was silent for too long", "err", err)
 	default:
 		c.log.Warn("connection lost", "err", err)
 	}
+}
+
+// met counts and logs that a message or a mail server has met a limit.
+func (c *conn) met(name string, value any) {
+	var attrs []any
+	if tx := c.session.tx; tx != nil {
+		attrs = append(attrs, "id", tx.facts.ID)
+	}
+	c.listener.limits.Met(c.log, name, value, attrs...)
 }
 
 // cut closes the socket at once; the library's next Read or Write ends its goroutine.
@@ -287,7 +305,7 @@ func (c *conn) cut() { _ = c.Conn.Close() }
 func (c *conn) Close() error {
 	err := c.Conn.Close()
 	c.ended.Do(func() {
-		c.msg.reset()
+		c.msg.reset(c.server)
 		c.server.leave(c)
 	})
 	return err

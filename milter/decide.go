@@ -37,10 +37,9 @@ func (s *session) decide(ctx context.Context, t *engine.Transaction) engine.Deci
 
 // decideMessage takes the decision of the message stage and returns the refusal, if it is one.
 func (s *session) decideMessage(ctx context.Context) message.Reply {
-	tx, c := s.tx, s.conn
-	if c.msg.tooLarge {
-		c.log.Info("message refused: its header is too large", "id", tx.facts.ID)
-		return replyHeaderSize
+	tx := s.tx
+	if r := s.overLimit(); !r.IsZero() {
+		return r
 	}
 	s.refresh(&tx.facts, engine.StageMessage)
 	if err := s.readMessage(); err != nil {
@@ -52,6 +51,26 @@ func (s *session) decideMessage(ctx context.Context) message.Reply {
 	d := s.decide(ctx, &tx.facts)
 	tx.decision = &d
 	return d.Reply
+}
+
+// overLimit is the refusal of a message that was not kept whole, because it passed a limit.
+func (s *session) overLimit() message.Reply {
+	l, over := s.conn.server.limits(), s.conn.msg.over
+	switch over {
+	case "":
+		return message.Reply{}
+	case limitMemory:
+		s.conn.met(over, l.Memory)
+		return replyStorage
+	case limitDisk:
+		s.conn.met(over, l.Disk)
+		return replyStorage
+	case message.LimitFields:
+		s.conn.met(over, l.HeaderFields)
+	default:
+		s.conn.met(over, l.HeaderBytes)
+	}
+	return replyHeaderSize
 }
 
 // readMessage makes the message facts of what was collected.

@@ -25,7 +25,8 @@
 //
 // # Failing
 //
-// A malformed frame, a command out of order, a frame that does not end in time: the connection is closed, nothing was
+// A message that meets one of Limits is refused, or deferred where there is no room for it, and that is counted and logged by the
+// limit's name (conn.met). A malformed frame, a command out of order, a frame that does not end in time: the connection is closed, nothing was
 // accepted, and the MTA's own default action holds. All operations of a message and its final answer are made and
 // checked first and then written at once, so that nothing can fail between the first edit and the verdict.
 //

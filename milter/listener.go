@@ -2,16 +2,15 @@ package milter
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"strings"
 	"sync"
-	"time"
 
 	gomilter "github.com/emersion/go-milter"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/internal/limit"
 )
 
 // listener gives the library our conns instead of sockets.
@@ -21,6 +20,8 @@ type listener struct {
 	config  ListenerConfig
 	log     *slog.Logger
 	metrics listenerMetrics
+	limits  limit.Reporter
+	sockets limit.Accepter
 	ctx     context.Context // of decisions; ends when connections are cut
 	cancel  context.CancelFunc
 	next    *conn // accepted, its session not yet asked for; only the accept goroutine uses it
@@ -34,12 +35,10 @@ type listener struct {
 // Accept waits for a free slot, then for a connection. A shortage, of file descriptors say, is waited out; the library
 // would take any error for the end.
 func (l *listener) Accept() (net.Conn, error) {
-	select {
-	case l.server.slots <- struct{}{}:
-	case <-l.done:
-		return nil, net.ErrClosed
+	if err := l.slot(); err != nil {
+		return nil, err
 	}
-	raw, err := l.accept()
+	raw, err := l.sockets.Accept()
 	if err != nil {
 		<-l.server.slots
 		return nil, err
@@ -56,18 +55,20 @@ func (l *listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-func (l *listener) accept() (net.Conn, error) {
-	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		raw, err := l.Listener.Accept()
-		if err == nil || l.closed() || errors.Is(err, net.ErrClosed) {
-			return raw, err
-		}
-		l.log.Error("a connection could not be accepted; trying again", "err", err, "in", wait)
-		select {
-		case <-l.done:
-			return nil, net.ErrClosed
-		case <-time.After(wait):
-		}
+// slot waits until one more connection may be open. Mail servers wait outside meanwhile: there is nothing to tell them before
+// they have negotiated, and closing would be taken for a failure.
+func (l *listener) slot() error {
+	select {
+	case l.server.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	l.limits.Met(l.log, limitConnections, cap(l.server.slots))
+	select {
+	case l.server.slots <- struct{}{}:
+		return nil
+	case <-l.done:
+		return net.ErrClosed
 	}
 }
 

@@ -1,6 +1,10 @@
 package milter
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postern-mail/postern/internal/message"
+)
 
 // metrics of the package, all by listener name.
 type metrics struct {
@@ -9,9 +13,10 @@ type metrics struct {
 	protocolErrors *prometheus.CounterVec
 	missing        *prometheus.GaugeVec
 	failures       *prometheus.CounterVec
+	limits         *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, p *message.Place) (*metrics, error) {
 	m := &metrics{
 		connections: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "postern_milter_connections",
 			Help: "Open connections from mail servers."}, []string{"listener"}),
@@ -24,11 +29,17 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			[]string{"listener", "operation"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_milter_failures_total",
 			Help: "Decisions that could not be taken or carried out and became the failure verdict, by kind."}, []string{"listener", "kind"}),
+		limits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_milter_limit_hits_total",
+			Help: "Times that a limit was met, by the key of milter.limits that it has."}, []string{"listener", "limit"}),
 	}
+	memory := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "postern_milter_spool_memory_bytes",
+		Help: "Memory that header fields and bodies of messages under way take."}, func() float64 { return float64(p.InMemory.Used()) })
+	disk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "postern_milter_spool_disk_bytes",
+		Help: "Temporary files of bodies of messages under way."}, func() float64 { return float64(p.OnDisk.Used()) })
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.connections, m.accepted, m.protocolErrors, m.missing, m.failures} {
+	for _, c := range []prometheus.Collector{m.connections, m.accepted, m.protocolErrors, m.missing, m.failures, m.limits, memory, disk} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -43,12 +54,17 @@ type listenerMetrics struct {
 	protocolErrors prometheus.Counter
 	missing        *prometheus.GaugeVec
 	failures       *prometheus.CounterVec
+	limits         *prometheus.CounterVec
 }
 
 func (m *metrics) of(name string) listenerMetrics {
 	l := prometheus.Labels{"listener": name}
+	limits := m.limits.MustCurryWith(l)
+	for _, name := range limitNames() { // from the start, so that the first one shows as an increase
+		limits.WithLabelValues(name)
+	}
 	return listenerMetrics{
 		connections: m.connections.With(l), accepted: m.accepted.With(l), protocolErrors: m.protocolErrors.With(l),
-		missing: m.missing.MustCurryWith(l), failures: m.failures.MustCurryWith(l),
+		missing: m.missing.MustCurryWith(l), failures: m.failures.MustCurryWith(l), limits: limits,
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/internal/limit"
+	"github.com/postern-mail/postern/internal/message"
 )
 
 // Server is a milter. Set the fields before the first Serve and leave them alone then; only Engine is required.
@@ -38,6 +40,7 @@ type Server struct {
 	sockets  map[*listener]struct{}
 	serving  sync.WaitGroup // of connections
 	resolved Limits
+	place    message.Place
 }
 
 // Limits bound what a mail server can make us hold. Zero fields mean the default.
@@ -47,32 +50,47 @@ type Limits struct {
 	HeaderFields int           // likewise. 2000
 	BodyBytes    int64         // of a body that are kept for policy; the rest is only counted. 1 MiB and an octet
 	Recipients   int           // of one message; further ones are deferred. 10000
+	Memory       int64         // octets of all messages that are held in memory, header fields and bodies; what does not fit of bodies goes to files. 64 MiB
+	Disk         int64         // octets of all those files. 2 GiB
 	Idle         time.Duration // silence between commands: the MTA waits for its own client meanwhile. 2 h, as libmilter's
 	Frame        time.Duration // from the first octet of a frame to its last, and for a write. 30 s
 	Callback     time.Duration // for one decision, whatever the engine's own time-out. 10 s
 }
 
-func (l Limits) withDefaults() Limits {
-	def := func(v *int, d int) {
-		if *v <= 0 {
-			*v = d
-		}
+// The limits by the names that the log and the metrics have for them: those of the configuration. What else can run short is
+// limit.Descriptors.
+const (
+	limitConnections = "connections"
+	limitRecipients  = "recipients"
+	limitMemory      = "memory"
+	limitDisk        = "disk"
+	limitIdle        = "idle"
+	limitFrame       = "frame"
+)
+
+func limitNames() []string {
+	return []string{limitConnections, limitRecipients, message.LimitBytes, message.LimitFields, limitMemory, limitDisk, limitIdle, limitFrame, limit.Descriptors}
+}
+
+func or[T ~int | ~int64](v, def T) T {
+	if v <= 0 {
+		return def
 	}
-	during := func(v *time.Duration, d time.Duration) {
-		if *v <= 0 {
-			*v = d
-		}
-	}
-	def(&l.Connections, 1000)
-	def(&l.HeaderBytes, 1<<20)
-	def(&l.HeaderFields, 2000)
-	def(&l.Recipients, 10000)
-	if l.BodyBytes <= 0 {
-		l.BodyBytes = 1<<20 + 1 // policy sees 1 MiB; one octet more shows that there was more
-	}
-	during(&l.Idle, 2*time.Hour)
-	during(&l.Frame, 30*time.Second)
-	during(&l.Callback, 10*time.Second)
+	return v
+}
+
+// OrDefault fills in the defaults where a field is zero.
+func (l Limits) OrDefault() Limits {
+	l.Connections = or(l.Connections, 1000)
+	l.HeaderBytes = or(l.HeaderBytes, 1<<20)
+	l.HeaderFields = or(l.HeaderFields, 2000)
+	l.Recipients = or(l.Recipients, 10000)
+	l.BodyBytes = or(l.BodyBytes, 1<<20+1) // policy sees 1 MiB; one octet more shows that there was more
+	l.Memory = or(l.Memory, 64<<20)
+	l.Disk = or(l.Disk, 2<<30)
+	l.Idle = or(l.Idle, 2*time.Hour)
+	l.Frame = or(l.Frame, 30*time.Second)
+	l.Callback = or(l.Callback, 10*time.Second)
 	return l
 }
 
@@ -128,6 +146,8 @@ func (s *Server) enter(ctx context.Context, ln net.Listener, cfg ListenerConfig)
 	default:
 	}
 	l := &listener{Listener: ln, server: s, config: cfg, log: s.Log.With("listener", cfg.Name), metrics: s.all.of(cfg.Name), done: make(chan struct{})}
+	l.limits.Count = func(name string) { l.metrics.limits.WithLabelValues(name).Inc() }
+	l.sockets = limit.Accepter{Listener: ln, Stop: l.done, Reporter: &l.limits, Log: l.log}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.sockets[l] = struct{}{}
 	return l, nil
@@ -141,7 +161,11 @@ func (s *Server) start() error {
 	if s.Engine == nil {
 		return errors.New("milter: Server.Engine is not set")
 	}
-	all, err := newMetrics(s.Metrics)
+	s.resolved = s.Limits.OrDefault()
+	s.place = message.Place{
+		Dir: s.SpoolDir, Memory: bodyInMemory, InMemory: &message.Budget{Max: s.resolved.Memory}, OnDisk: &message.Budget{Max: s.resolved.Disk},
+	}
+	all, err := newMetrics(s.Metrics, &s.place)
 	if err != nil {
 		return fmt.Errorf("milter: metrics: %w", err)
 	}
@@ -154,7 +178,6 @@ func (s *Server) start() error {
 	if s.Rand == nil {
 		s.Rand = rand.Reader
 	}
-	s.resolved = s.Limits.withDefaults()
 	s.all, s.closing, s.slots = all, make(chan struct{}), make(chan struct{}, s.resolved.Connections)
 	s.open, s.sockets = map[*conn]struct{}{}, map[*listener]struct{}{}
 	s.started = true

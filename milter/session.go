@@ -145,5 +145,6 @@ var (
 	replySender     = message.MustReply(553, "5.1.7", "Sender address is not valid")
 	replyRecipient  = message.MustReply(553, "5.1.3", "Recipient address is not valid")
 	replyRecipients = message.MustReply(452, "4.5.3", "Too many recipients")
+	replyStorage    = message.MustReply(452, "4.3.1", "Insufficient system storage, try again later")
 	replyHeaderSize = message.MustReply(552, "5.3.4", "Message header is too large")
 )

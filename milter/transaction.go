@@ -89,6 +89,7 @@ func (s *session) rcpt(ctx context.Context) verdict {
 	if err == nil && !path.Null {
 		reply = message.Reply{}
 		if len(tx.facts.Envelope.To) >= s.conn.server.limits().Recipients {
+			s.conn.met(limitRecipients, s.conn.server.limits().Recipients)
 			reply = replyRecipients
 		}
 	}

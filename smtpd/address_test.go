@@ -94,7 +94,7 @@ func TestAddressSyntax(t *testing.T) {
 		c.refused("MAIL FROM:"+arg, tt.mail)
 		c.talk("C: MAIL FROM:<ok@example.com>\nS: 250 2.1.0")
 		c.refused("RCPT TO:"+arg, tt.rcpt)
-		c.talk("C: DATA\nS: 5\nC: RSET\nS: 250\n" + envelope + message1) // so that maxIdles does not count
+		c.talk("C: DATA\nS: 5\nC: RSET\nS: 250\n" + envelope + message1) // so that Limits.Commands is not met
 	}
 	c.talk(quit)
 	if n := len(s.hop.got()); n != len(tests) {

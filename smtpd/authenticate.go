@@ -119,6 +119,7 @@ func (s *session) failed(a attempt, counted string, why error) message.Reply {
 		s.pause(s.limits.AuthDelay << min(s.failures-1, 4))
 	}
 	if s.failures >= s.limits.AuthFailures {
+		s.met(limitAuthFailures, s.limits.AuthFailures)
 		return say(421, "4.7.0", "Too many authentication failures")
 	}
 	return say(535, "5.7.8", "Authentication credentials invalid")

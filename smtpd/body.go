@@ -11,14 +11,33 @@ import (
 // errEndless: a message that was too large went on and on.
 var errEndless = errors.New("the message does not end")
 
-// sink takes the octets of a message as they are checked. A failure (a full disk, a message too large) does not stop the
-// reading: the client must be able to hear of it at the end of its data, where it listens.
+// errLine: a line of the message is too long.
+var errLine = errors.New("a line is too long")
+
+// sink takes the octets of a message as they are checked. A failure (a full disk, a message too large, a line too long) does
+// not stop the reading: the client must be able to hear of it at the end of its data, where it listens. What has been kept is
+// given up at once, for the others.
 type sink struct {
-	dst     io.Writer
+	dst     io.WriteCloser
 	size    int64 // octets taken, those that did not fit included
 	max     int64
-	err     error // first failure of dst
+	line    int   // of the longest line
+	err     error // first failure
 	endless int64 // bound on size
+}
+
+func (s *sink) fail(err error) {
+	if s.err == nil {
+		s.err = err
+		s.dst.Close()
+	}
+}
+
+// lineOf n octets, with its end, has come, or so much of it.
+func (s *sink) lineOf(n int) {
+	if n > s.line {
+		s.fail(errLine)
+	}
 }
 
 func (s *sink) put(p []byte) error {
@@ -29,27 +48,27 @@ func (s *sink) put(p []byte) error {
 		return errNUL
 	}
 	if s.size += int64(len(p)); s.size > s.max {
-		if s.err == nil {
-			s.err = message.ErrTooLarge
-		}
+		s.fail(message.ErrTooLarge)
 		if s.size > s.endless {
 			return errEndless
 		}
 	}
 	if s.err == nil {
-		_, s.err = s.dst.Write(p)
+		if _, err := s.dst.Write(p); err != nil {
+			s.fail(err)
+		}
 	}
 	return nil
 }
 
 // readData copies a message to s up to CRLF.CRLF, the only end there is (RFC 5321 §4.1.1.4), dot-stuffing undone
 // (§4.5.2). A bare CR, bare LF or NUL is an error at once (§2.3.8): what other servers make of it is how messages are
-// smuggled. Lines may be of any length (§4.5.3.1.6 lets a server take longer ones): nothing is kept of a line.
+// smuggled. Lines may be longer than 1000 octets (§4.5.3.1.6 lets a server take them): nothing is kept of a line.
 func (w *wire) readData(s *sink, p *pace) error {
 	w.enlarge()
 	defer w.shrink()
-	for middle := false; ; {
-		n, ended, err := w.dataBlock(s, &middle)
+	for line := 0; ; {
+		n, ended, err := w.dataBlock(s, &line)
 		if ended || err != nil {
 			return err
 		}
@@ -59,14 +78,14 @@ func (w *wire) readData(s *sink, p *pace) error {
 	}
 }
 
-// dataBlock takes what it can of the buffer and returns how much that was. middle says, before and after, whether the
-// unread octets are in the middle of a line.
-func (w *wire) dataBlock(s *sink, middle *bool) (n int, ended bool, err error) {
+// dataBlock takes what it can of the buffer and returns how much that was. line is, before and after, how much of the line
+// has come that the unread octets are in the middle of; 0: they begin one.
+func (w *wire) dataBlock(s *sink, line *int) (n int, ended bool, err error) {
 	buf := w.in[w.r:w.w]
 	pos, run := 0, 0 // buf[run:pos] is checked and not yet put
 	for pos < len(buf) {
 		start := pos
-		if !*middle && buf[pos] == '.' {
+		if *line == 0 && buf[pos] == '.' {
 			rest := buf[pos:]
 			if bytes.HasPrefix(rest, []byte(".\r\n")) {
 				w.r += pos + 3
@@ -84,12 +103,13 @@ func (w *wire) dataBlock(s *sink, middle *bool) (n int, ended bool, err error) {
 		if err != nil {
 			return 0, false, err
 		}
+		*line += next - start
+		s.lineOf(*line)
+		pos = next
 		if !whole {
-			*middle = *middle || next > pos
-			pos = next
 			break
 		}
-		pos, *middle = next, false
+		*line = 0
 	}
 	w.r += pos
 	return pos, false, s.put(buf[run:pos])
@@ -118,11 +138,12 @@ func lineIn(buf []byte, start int) (next int, whole bool, err error) {
 
 // lineEnds checks that CR and LF come only as CRLF in octets that arrive in pieces (RFC 3030: BDAT).
 type lineEnds struct {
-	cr  bool // the last octet was a CR
-	mid bool // the last octet was not the LF of a line end
+	cr   bool // the last octet was a CR
+	line int  // octets of the line that has not ended
 }
 
-func (l *lineEnds) check(p []byte) error {
+// check takes the next octets, and tells s of the lines in them.
+func (l *lineEnds) check(p []byte, s *sink) error {
 	if len(p) == 0 {
 		return nil
 	}
@@ -130,7 +151,8 @@ func (l *lineEnds) check(p []byte) error {
 		if p[0] != '\n' {
 			return errBareCR
 		}
-		l.cr, l.mid, p = false, false, p[1:]
+		s.lineOf(l.line + 1)
+		l.cr, l.line, p = false, 0, p[1:]
 	}
 	for len(p) > 0 {
 		next, whole, err := lineIn(p, 0)
@@ -138,10 +160,12 @@ func (l *lineEnds) check(p []byte) error {
 			return err
 		}
 		if !whole {
-			l.mid, l.cr = true, next < len(p)
+			l.line, l.cr = l.line+len(p), next < len(p)
+			s.lineOf(l.line)
 			break
 		}
-		l.mid, p = false, p[next:]
+		s.lineOf(l.line + next)
+		l.line, p = 0, p[next:]
 	}
 	return nil
 }
@@ -165,7 +189,7 @@ func (w *wire) readChunk(n int64, s *sink, ends *lineEnds, p *pace) (refused, er
 		w.r += len(block)
 		n -= int64(len(block))
 		if refused == nil && s != nil {
-			if refused = ends.check(block); refused == nil {
+			if refused = ends.check(block, s); refused == nil {
 				refused = s.put(block)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/postern-mail/postern/internal/message"
 )
@@ -20,6 +21,7 @@ func (g *guard) bdat(arg string) {
 		return
 	}
 	if size > g.s.limits.endless() {
+		g.s.met(limitMessageBytes, g.s.limits.MessageBytes)
 		g.hangUp(tooLarge(g.s.limits.MessageBytes))
 		return
 	}
@@ -44,7 +46,8 @@ func (g *guard) bdat(arg string) {
 	switch {
 	case tx.refused != nil:
 		g.s.cut(tx.refused)
-	case tx.chunks > 1000+int(tx.sink.size/1024): // tiny chunks cost as much as large ones
+	case int64(tx.chunks) > int64(g.s.limits.Chunks)+tx.sink.size/1024: // tiny chunks cost as much as large ones
+		g.s.met(limitChunks, g.s.limits.Chunks)
 		r := say(554, "5.5.0", "Too many small chunks")
 		g.s.outcome("", r, nil)
 		g.hangUp(r)
@@ -52,8 +55,7 @@ func (g *guard) bdat(arg string) {
 		tx.endLine()
 		g.hand(verbDATA, "DATA")
 	case tx.sink.err != nil: // the rest need not be sent; RFC 3030 §2: the transaction is over
-		r := refusal(tx.sink.err, g.s.limits.MessageBytes)
-		g.s.outcome("", r, tx.sink.err)
+		r := g.s.refuse(tx.sink.err)
 		g.hand(verbRSET, "RSET")
 		g.override = r
 	default:
@@ -63,7 +65,10 @@ func (g *guard) bdat(arg string) {
 
 // chunk reads the octets of a chunk, into tx where there is one. It reports whether the connection goes on.
 func (g *guard) chunk(size int64, tx *transaction) bool {
-	p := pace{window: g.s.limits.Data}
+	p := pace{window: g.s.limits.Data, end: time.Now().Add(g.s.limits.Transaction)}
+	if tx != nil {
+		p.end = tx.until
+	}
 	var err error
 	if tx == nil || tx.refused != nil {
 		_, err = g.readChunk(size, nil, nil, &p)
@@ -74,7 +79,7 @@ func (g *guard) chunk(size int64, tx *transaction) bool {
 	case err == nil:
 		return true
 	case tx == nil:
-		g.broken(err)
+		g.broken(err, limitData, g.s.limits.Data)
 	default:
 		g.s.cut(err)
 	}
@@ -98,12 +103,14 @@ func chunkSize(arg string) (size int64, last, ok bool) {
 // A bare CR, bare LF or NUL makes it 554 5.6.0, "other or undefined media error" (RFC 3463 §3.7): the message itself is
 // wrong (RFC 5321 §2.3.8), another try would not mend it, and the connection ends because the client does not agree with us
 // on where lines end, and so perhaps not on where messages do.
-func refusal(err error, limit int64) message.Reply {
+func refusal(err error, l Limits) message.Reply {
 	switch {
 	case errors.Is(err, errBareCR), errors.Is(err, errBareLF), errors.Is(err, errNUL):
 		return say(554, "5.6.0", "The message has a "+err.Error()+"; lines must end in CR LF")
 	case errors.Is(err, message.ErrTooLarge), errors.Is(err, errEndless):
-		return tooLarge(limit)
+		return tooLarge(l.MessageBytes)
+	case errors.Is(err, errLine): // RFC 5322 §2.1.1
+		return say(554, "5.6.0", "The message has a line of more than "+strconv.Itoa(l.Line)+" octets")
 	}
 	return say(452, "4.3.1", "Insufficient system storage, try again later")
 }

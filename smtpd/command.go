@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/postern-mail/postern/internal/message"
@@ -141,11 +142,28 @@ func (g *guard) mail(arg string) {
 			g.refuse(r)
 			return
 		}
-		if !g.spend() {
+		if !g.spend() || !g.another() {
 			return
 		}
 		g.hand(verbMAIL, "MAIL FROM:"+mailbox)
 	}
+}
+
+// another says whether one more message may be sent, and the one that is announced could be kept.
+func (g *guard) another() bool {
+	l := g.s.limits
+	if g.messages >= l.Messages {
+		g.s.met(limitMessages, l.Messages)
+		g.hangUp(say(421, "4.7.0", "Too many messages on one connection"))
+		return false
+	}
+	size, err := strconv.ParseInt(g.cmd.params["SIZE"], 10, 64)
+	if err != nil || size <= min(l.SpoolMemory, g.s.srv.place.InMemory.Left()) || size <= g.s.srv.place.OnDisk.Left() {
+		return true
+	}
+	g.s.met(limitDisk, l.SpoolDisk) // RFC 1870 §6.1
+	g.send(say(452, "4.3.1", "Insufficient system storage, try again later"))
+	return false
 }
 
 // authorised refuses MAIL from who has not said who he is (RFC 6409 §4.3).
@@ -181,6 +199,9 @@ func (g *guard) readMail(arg string) message.Reply {
 	params, r := readParams(rest, mailParams)
 	if r.IsZero() {
 		r = checkMailParams(params, g.s.limits.MessageBytes)
+		if r.Code() == 552 {
+			g.s.met(limitMessageBytes, g.s.limits.MessageBytes)
+		}
 	}
 	if !r.IsZero() {
 		return r
@@ -199,13 +220,15 @@ func (g *guard) rcpt(arg string) {
 		g.refuse(replySequence("MAIL first"))
 	case tx.chunks > 0:
 		g.refuse(replySequence("The message is being sent; no more recipients"))
-	case tx.tried >= 10*g.s.limits.Recipients: // no list of recipients, but somebody who goes on and on
+	case g.tries >= 10*g.s.limits.Recipients: // no list of recipients, but somebody who goes on and on
+		g.s.met(limitRecipients, g.s.limits.Recipients)
 		g.refuse(say(452, "4.5.3", "Too many recipients"))
 	case len(tx.rcpts) >= g.s.limits.Recipients:
-		tx.tried++
+		g.tries++
+		g.s.met(limitRecipients, g.s.limits.Recipients)
 		g.send(say(452, "4.5.3", "Too many recipients"))
 	default:
-		tx.tried++
+		g.tries, tx.tried = g.tries+1, true
 		if r := g.readRcpt(arg, tx.utf8()); !r.IsZero() {
 			g.refuse(r)
 			return
@@ -255,7 +278,7 @@ func (g *guard) data(arg string) {
 
 // noRecipients: RFC 5321 §3.3 lets both codes; they say whether any were tried.
 func noRecipients(tx *transaction) message.Reply {
-	if tx.tried > 0 {
+	if tx.tried {
 		return say(554, "5.5.1", "No valid recipients")
 	}
 	return replySequence("RCPT first")

@@ -12,9 +12,8 @@ import (
 
 // receive makes a place for the message.
 func (t *transaction) receive(s *session) {
-	t.memory = s.srv.reserve(s.limits)
-	t.spool = message.NewSpool(s.srv.SpoolDir, max(t.memory, smallBuffer), s.limits.MessageBytes+2)
-	t.sink = &sink{dst: t.spool, max: s.limits.MessageBytes, endless: s.limits.endless()}
+	t.spool = s.srv.place.NewSpool(s.limits.MessageBytes + 2)
+	t.sink = &sink{dst: t.spool, max: s.limits.MessageBytes, line: s.limits.Line, endless: s.limits.endless()}
 }
 
 // endLine ends the last line of a message that came in chunks, which need not have an end (RFC 3030 §4.2). The next hop gets
@@ -23,8 +22,11 @@ func (t *transaction) receive(s *session) {
 func (t *transaction) endLine() {
 	if t.ends.cr {
 		t.refused = errBareCR
-	} else if t.ends.mid && t.sink.err == nil {
-		_, t.sink.err = t.spool.Write([]byte("\r\n"))
+	} else if t.ends.line > 0 {
+		t.sink.lineOf(t.ends.line + 2)
+		if _, err := t.spool.Write([]byte("\r\n")); err != nil {
+			t.sink.fail(err)
+		}
 	}
 }
 
@@ -34,23 +36,23 @@ func (s *session) DATA() message.Reply {
 	if t.chunks == 0 {
 		t.receive(s)
 		g.send(say(354, "", "End data with <CR><LF>.<CR><LF>"))
-		t.refused = g.readData(t.sink, &pace{window: s.limits.Data})
+		t.refused = g.readData(t.sink, &pace{window: s.limits.Data, end: t.until})
 	}
 	if err := t.refused; err != nil {
 		return s.cut(err)
 	}
-	g.idles = 0
+	g.idles, g.tries = 0, 0
+	g.messages++
 	if t.sink.err != nil {
-		r := refusal(t.sink.err, s.limits.MessageBytes)
-		s.outcome("", r, t.sink.err)
-		return r
+		return s.refuse(t.sink.err)
+	}
+	if t.spool.MemoryShort() {
+		s.met(limitMemory, s.limits.SpoolMemoryTotal)
 	}
 	s.srv.Metrics.octets(t.spool.Size())
 	m, err := s.read(t)
 	if err != nil {
-		r := unreadable(err)
-		s.outcome("", r, err)
-		return r
+		return s.badHeader(err)
 	}
 	facts := t.facts(engine.StageMessage)
 	facts.Message = m.Message
@@ -70,12 +72,39 @@ func (s *session) DATA() message.Reply {
 	return r
 }
 
+// refuse answers a message that could not be kept.
+func (s *session) refuse(err error) message.Reply {
+	switch {
+	case errors.Is(err, message.ErrTooLarge), errors.Is(err, errEndless):
+		s.met(limitMessageBytes, s.limits.MessageBytes)
+	case errors.Is(err, errLine):
+		s.met(limitLine, s.limits.Line)
+	case errors.Is(err, message.ErrNoRoom):
+		s.met(limitDisk, s.limits.SpoolDisk)
+	}
+	r := refusal(err, s.limits)
+	s.outcome("", r, err)
+	return r
+}
+
+// badHeader answers a message whose header cannot be read, or is beyond a limit.
+func (s *session) badHeader(err error) message.Reply {
+	r := unreadable(err)
+	var h *message.HeaderError
+	if errors.As(err, &h) && h.Limit != "" {
+		l := s.limits.Header
+		s.met(h.Limit, map[string]int{message.LimitBytes: l.Bytes, message.LimitFields: l.Fields, message.LimitFieldBytes: l.FieldBytes}[h.Limit])
+		r = say(552, "5.3.4", "Message header: "+h.Error())
+	}
+	s.outcome("", r, err)
+	return r
+}
+
 // cut ends a connection in the middle of a message, or because of one.
 func (s *session) cut(err error) message.Reply {
 	switch {
 	case errors.Is(err, errBareCR), errors.Is(err, errBareLF), errors.Is(err, errNUL), errors.Is(err, errEndless):
-		r := refusal(err, s.limits.MessageBytes)
-		s.outcome("", r, err)
+		r := s.refuse(err)
 		s.g.hangUp(r)
 		return r
 	}
@@ -83,9 +112,10 @@ func (s *session) cut(err error) message.Reply {
 	r := say(451, "4.4.2", "The message did not arrive whole")
 	if isTimeout(err) {
 		r = replyIdle()
+		s.late(limitData, s.limits.Data)
 	}
 	s.outcome("", r, err)
-	s.g.broken(err)
+	s.g.lastWord(err)
 	return r
 }
 
@@ -107,7 +137,11 @@ func (s *session) read(t *transaction) (*received, error) {
 		},
 	}}
 	if t.policy != nil && !t.policy.Needs().Header && !t.policy.Needs().Body && len(t.policy.Needs().Edits) == 0 {
-		return m, nil
+		block, err := headerBlock(t.spool, s.limits.Header)
+		if err != nil {
+			return nil, err
+		}
+		return m, message.HeaderWithin(block, s.limits.Header)
 	}
 	var err error
 	if m.block, err = headerBlock(t.spool, s.limits.Header); err != nil {
@@ -122,14 +156,13 @@ func (s *session) read(t *transaction) (*received, error) {
 	return m, nil
 }
 
+// firstRead holds an ordinary header.
+const firstRead = 4 << 10
+
 // headerBlock reads up to and including the empty line, within limits: what is beyond them ParseHeader refuses.
 func headerBlock(spool *message.Spool, l message.Limits) ([]byte, error) {
-	most := int64(l.Bytes)
-	if most == 0 {
-		most = int64(message.DefaultLimits.Bytes)
-	}
-	r := io.LimitReader(spool.Section(0), most+1)
-	block := make([]byte, 0, min(smallBuffer, spool.Size())+1)
+	r := io.LimitReader(spool.Section(0), int64(l.Bytes)+1)
+	block := make([]byte, 0, min(firstRead, spool.Size())+1)
 	for {
 		n, err := r.Read(block[len(block):cap(block)])
 		block = block[:len(block)+n]

@@ -157,15 +157,15 @@ func TestTooLargeGoesOn(t *testing.T) {
 // TestEndless: of a message that is too large, only so much is read.
 func TestEndless(t *testing.T) {
 	t.Parallel()
-	to := &strings.Builder{}
-	s := &sink{dst: to, max: 10, endless: 20}
+	to := &kept{}
+	s := &sink{dst: to, max: 10, line: 1 << 20, endless: 20}
 	for i, want := range []error{nil, nil, nil, nil, errEndless} {
 		if err := s.put([]byte("12345")); err != want {
 			t.Errorf("put %d: %v", i, err)
 		}
 	}
-	if s.err != message.ErrTooLarge || to.String() != "1234512345" {
-		t.Errorf("%v %q", s.err, to)
+	if s.err != message.ErrTooLarge || to.String() != "1234512345" || to.closed != 1 {
+		t.Errorf("%v %q, closed %d times", s.err, to.String(), to.closed)
 	}
 }
 
@@ -201,8 +201,8 @@ func readAll(text string, cut int) (body string, err error, left int) {
 	there.Write([]byte(text[:cut]))
 	there.Write([]byte(text[cut:]))
 	there.Close()
-	w, to := testWire(here), &strings.Builder{}
-	err = w.readData(&sink{dst: to, max: 1 << 20, endless: 1 << 20}, &pace{window: time.Minute})
+	w, to := testWire(here), &kept{}
+	err = w.readData(&sink{dst: to, max: 1 << 20, line: 1 << 20, endless: 1 << 20}, &pace{window: time.Minute})
 	if err != nil {
 		return "", err, 0
 	}
@@ -216,3 +216,11 @@ func readAll(text string, cut int) (body string, err error, left int) {
 func testWire(conn *pipeEnd) *wire {
 	return newWire(conn, &sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }}, time.Minute)
 }
+
+// kept is what a sink has kept.
+type kept struct {
+	strings.Builder
+	closed int
+}
+
+func (k *kept) Close() error { k.closed++; return nil }

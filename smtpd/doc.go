@@ -19,7 +19,8 @@
 //
 // Policy that fails gives the listener's failure verdict, 451 4.3.0 if nothing else is configured. A next hop that is down: 451
 // 4.4.1 at RCPT. A full disk: 452 4.3.1 after the data. A panic: 421, and the other connections go on. A client that stalls,
-// or sends a bare CR, bare LF or NUL, loses its connection, and nothing it sent is read as commands.
+// or sends a bare CR, bare LF or NUL, loses its connection, and nothing it sent is read as commands. Whoever meets one of Limits
+// is told so, and it is counted and logged by its name (session.met); what a message has taken is free again however it ends.
 //
 // # Goroutines
 //

@@ -5,19 +5,21 @@ import (
 	"net"
 	"time"
 
+	"github.com/postern-mail/postern/internal/limit"
 	"github.com/postern-mail/postern/internal/message"
 )
 
 // gate is the net.Listener that the library accepts from: each connection comes as a guard.
 type gate struct {
 	Listener
-	srv *Server
-	ctx context.Context
+	sockets limit.Accepter
+	srv     *Server
+	ctx     context.Context
 }
 
 func (l *gate) Accept() (net.Conn, error) {
 	for {
-		conn, err := l.Listener.Accept()
+		conn, err := l.sockets.Accept()
 		if err != nil {
 			return nil, err
 		}
@@ -28,6 +30,8 @@ func (l *gate) Accept() (net.Conn, error) {
 		s := l.srv.session(l.ctx, l.Listener, conn)
 		if !l.srv.door.enter(s, l.srv.Limits.Connections) {
 			l.turnAway(conn, say(421, "4.3.2", "Too many connections, try again later"), "limit")
+			s.setClient(conn.RemoteAddr())
+			s.met(limitConnections, s.limits.Connections)
 			s.cancel()
 			l.srv.open.Done()
 			continue

@@ -35,11 +35,13 @@ type guard struct {
 	written  []byte // the line it is writing
 	dot      bool   // DATA has been read: the library now wants to see its end
 
-	begun  bool
-	errs   int // refused commands
-	idles  int // commands that did nothing since the last message
-	sasl   exchange
-	closed sync.Once
+	begun bool
+	errs  int // refused commands
+	// Since the last message: commands that did nothing, and recipients that were offered.
+	idles, tries int
+	messages     int
+	sasl         exchange
+	closed       sync.Once
 }
 
 // command is what the guard has read of the command under way.
@@ -83,21 +85,24 @@ func (g *guard) next() error {
 	}
 	g.settle()
 	for g.rerr == nil && len(g.line) == 0 {
-		idle := g.s.tx == nil
+		idle, timeout := g.s.tx == nil, g.s.limits.Idle
 		switch {
 		case idle && g.stopping():
 			g.hangUp(replyStopping())
 			continue
 		case g.errs > g.s.limits.Errors:
+			g.s.met(limitErrors, g.s.limits.Errors)
 			g.hangUp(say(421, "4.7.0", "Too many errors"))
 			continue
+		case !idle:
+			timeout = min(timeout, time.Until(g.s.tx.until))
 		}
-		line, err := g.readLine(commandLine, g.s.limits.Idle, idle)
+		line, err := g.readLine(g.s.limits.CommandLine, timeout, idle)
 		if longer := errors.Is(err, errLineTooLong); longer && g.startsAuth() {
-			line, err = g.readLine(authLine, g.s.limits.Idle, idle)
+			line, err = g.readLine(authLine, timeout, idle)
 		}
 		if err != nil {
-			g.broken(err)
+			g.broken(err, limitIdle, g.s.limits.Idle)
 			break
 		}
 		g.dispatch(line)
@@ -111,8 +116,20 @@ func (g *guard) next() error {
 	return io.EOF
 }
 
-// broken ends a connection on which no further command can be read.
-func (g *guard) broken(err error) {
+// broken ends a connection on which no further command can be read. Where it was waited for too long, name and value are of
+// the limit.
+func (g *guard) broken(err error, name string, value time.Duration) {
+	switch {
+	case errors.Is(err, errLineTooLong):
+		g.s.met(limitCommandLine, g.s.limits.CommandLine)
+	case isTimeout(err) && !errors.Is(err, errStopping):
+		g.s.late(name, value)
+	}
+	g.lastWord(err)
+}
+
+// lastWord tells the client why the connection ends, if it listens.
+func (g *guard) lastWord(err error) {
 	switch {
 	case errors.Is(err, errStopping):
 		g.hangUp(replyStopping())
@@ -219,11 +236,10 @@ func (g *guard) idle(r message.Reply) {
 	}
 }
 
-// maxIdles is how many commands that do nothing a client may give between two messages.
-const maxIdles = 100
-
+// spend says whether a client may give one more command that does nothing between two messages.
 func (g *guard) spend() bool {
-	if g.idles++; g.idles > maxIdles {
+	if g.idles++; g.idles > g.s.limits.Commands {
+		g.s.met(limitCommands, g.s.limits.Commands)
 		g.hangUp(say(421, "4.7.0", "Too many commands without a message"))
 		return false
 	}
@@ -242,6 +258,9 @@ func (g *guard) Close() error {
 	g.closed.Do(func() {
 		g.settle()
 		g.flush()
+		if isTimeout(g.werr) {
+			g.s.met(limitWrite, g.s.limits.Write)
+		}
 		g.conn.Close()
 		g.s.end()
 	})

@@ -14,11 +14,12 @@ type transaction struct {
 	id     string
 	log    *slog.Logger
 	start  time.Time
+	until  time.Time      // by the system's clock: it must have come whole; see Limits.Transaction
 	policy *engine.Policy // every question of the transaction goes to one snapshot
 	from   message.Path
 	params message.Params
 	rcpts  []engine.Recipient
-	tried  int // RCPT commands, refused ones included
+	tried  bool // a recipient was offered, taken or not
 
 	// The transaction at the next hop, once there is a reason for one.
 	hop     relay.Tx
@@ -27,7 +28,6 @@ type transaction struct {
 
 	// The message.
 	spool   *message.Spool
-	memory  int64 // reserved for it; see Server.reserve
 	sink    *sink
 	ends    lineEnds
 	chunks  int   // BDAT commands
@@ -53,8 +53,6 @@ func (t *transaction) close(s *session) {
 		t.spool.Close()
 		t.spool = nil
 	}
-	s.srv.release(t.memory)
-	t.memory = 0
 	s.srv.Metrics.transaction(-1)
 	if t.hop != nil {
 		t.hop.Abort()
@@ -66,6 +64,7 @@ func (t *transaction) close(s *session) {
 func (s *session) MAIL(from message.Path, params message.Params) message.Reply {
 	now := s.srv.now()
 	t := &transaction{id: s.srv.ids.next(now), start: now, policy: s.srv.Engine.Pin(s.identity()), from: from, params: params}
+	t.until = time.Now().Add(s.limits.Transaction)
 	t.log = s.log.With("id", t.id)
 	d := s.decide(t.facts(engine.StageMail))
 	if d.Verdict == engine.Reject || d.Verdict == engine.Defer {

@@ -2,8 +2,11 @@ package smtpd
 
 import (
 	"strconv"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postern-mail/postern/internal/message"
 )
 
 // Metrics count. A nil *Metrics counts nothing.
@@ -15,6 +18,8 @@ type Metrics struct {
 	messages *prometheus.CounterVec
 	bytes    prometheus.Counter
 	refusals *prometheus.CounterVec
+	limits   *prometheus.CounterVec
+	place    atomic.Pointer[message.Place]
 }
 
 // NewMetrics registers the metrics of submission, postern_submission_*. It panics where they are registered already.
@@ -34,11 +39,40 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "postern_submission_message_bytes_total", Help: "Octets of messages that arrived whole."}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_submission_refused_commands_total", Help: "Commands wrong in form or order."}, []string{"code"}),
+		limits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_submission_limit_hits_total", Help: "Times that a limit was met, by the key of submission.limits that it has."}, []string{"limit"}),
 	}
+	for _, name := range limitNames() { // from the start, so that the first one shows as an increase
+		m.limits.WithLabelValues(name)
+	}
+	memory := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "postern_submission_spool_memory_bytes", Help: "Memory that messages under way take."}, func() float64 { return float64(m.spooled().InMemory.Used()) })
+	disk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "postern_submission_spool_disk_bytes", Help: "Temporary files of messages under way."}, func() float64 { return float64(m.spooled().OnDisk.Used()) })
 	if r != nil {
-		r.MustRegister(m.conns, m.accepted, m.flying, m.auths, m.messages, m.bytes, m.refusals)
+		r.MustRegister(m.conns, m.accepted, m.flying, m.auths, m.messages, m.bytes, m.refusals, m.limits, memory, disk)
 	}
 	return m
+}
+
+// watch has the gauges show what p holds.
+func (m *Metrics) watch(p *message.Place) {
+	if m != nil {
+		m.place.Store(p)
+	}
+}
+
+func (m *Metrics) spooled() *message.Place {
+	if p := m.place.Load(); p != nil {
+		return p
+	}
+	return &message.Place{}
+}
+
+func (m *Metrics) limit(name string) {
+	if m != nil {
+		m.limits.WithLabelValues(name).Inc()
+	}
 }
 
 func (m *Metrics) open(n float64) {

@@ -12,6 +12,7 @@ import (
 type sessionModel struct {
 	helo, esmtp, tls, auth bool
 	failures, errs, idles  int
+	tries                  int // recipients that were offered since the last message
 
 	from          string // "": no transaction
 	to            []string
@@ -211,10 +212,10 @@ func (m *sessionModel) rcpt(how string) (string, []string) {
 	switch {
 	case m.from == "", m.chunks > 0:
 		return input, m.refuse("503")
-	case m.tried >= 10*modelRecipients:
+	case m.tries >= 10*modelRecipients:
 		return input, m.refuse("452")
 	}
-	m.tried++
+	m.tried, m.tries = m.tried+1, m.tries+1
 	switch {
 	case len(m.to) == modelRecipients:
 		return input, []string{"452"}
@@ -266,7 +267,7 @@ func (m *sessionModel) data(how string, n int) (string, []string) {
 // whole is the reply to a whole message.
 func (m *sessionModel) whole() []string {
 	defer m.reset()
-	m.idles = 0
+	m.idles, m.tries = 0, 0
 	switch {
 	case len(m.text) > modelBytes:
 		return []string{"552"}

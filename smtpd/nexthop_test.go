@@ -171,8 +171,8 @@ func TestSpoolBytes(t *testing.T) {
 			c.split("Subject: x\r\n\r\n"+body+".\r\n", 777)
 			c.talk("S: 250 2.0.0 Ok" + quit)
 			s.hop.want(body)
-			if n := s.spooling.Load(); n != 0 {
-				t.Errorf("%d octets are still reserved", n)
+			if n := s.place.InMemory.Used() + s.place.OnDisk.Used(); n != 0 {
+				t.Errorf("%d octets are still taken", n)
 			}
 		})
 	}

@@ -33,9 +33,11 @@ func (s *session) address() error {
 	if !trusted(s.ln.Trusted, s.client.IP) {
 		return nil
 	}
-	s.g.raw.SetReadDeadline(time.Now().Add(s.limits.Handshake))
+	if err := s.g.arm(time.Now().Add(s.limits.Handshake), true); err != nil {
+		return err
+	}
 	from, err := readProxy(s.g.raw)
-	if err != nil {
+	if err = s.g.disarm(true, err); err != nil {
 		return err
 	}
 	if from.IsValid() { // else the proxy speaks for itself: a health check

@@ -97,7 +97,7 @@ func (g *guard) continueAuth() error {
 	g.code = 0
 	line, err := g.readLine(authLine, g.s.limits.Idle, true)
 	if err != nil {
-		g.broken(err)
+		g.broken(err, limitIdle, g.s.limits.Idle)
 		return err
 	}
 	g.line = []byte("=\r\n")

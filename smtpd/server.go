@@ -16,6 +16,8 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/internal/limit"
+	"github.com/postern-mail/postern/internal/message"
 	"github.com/postern-mail/postern/smtpd/auth"
 	"github.com/postern-mail/postern/smtpd/relay"
 )
@@ -57,7 +59,8 @@ type Server struct {
 	ids      ids
 	door     door
 	blocks   sync.Pool
-	spooling atomic.Int64
+	limits   limit.Reporter
+	place    message.Place
 	open     sync.WaitGroup
 	observer atomic.Pointer[observer]
 
@@ -95,7 +98,13 @@ func (s *Server) setup() error {
 		if s.setupErr = s.ids.seed(random); s.setupErr != nil {
 			return
 		}
-		s.Limits = s.Limits.withDefaults()
+		s.Limits = s.Limits.OrDefault()
+		s.limits.Count = s.Metrics.limit
+		s.place = message.Place{
+			Dir: s.SpoolDir, Memory: s.Limits.SpoolMemory,
+			InMemory: &message.Budget{Max: s.Limits.SpoolMemoryTotal}, OnDisk: &message.Budget{Max: s.Limits.SpoolDisk},
+		}
+		s.Metrics.watch(&s.place)
 		s.blocks.New = func() any { b := make([]byte, largeBuffer); return &b }
 		s.lib = smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
 			return c.Conn().(*guard).s, nil
@@ -126,7 +135,8 @@ func (s *Server) Serve(ctx context.Context, l Listener) error {
 	}
 	defer s.letGo(l.Listener)
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	err := s.lib.Serve(&gate{Listener: l, srv: s, ctx: context.WithoutCancel(ctx)})
+	sockets := limit.Accepter{Listener: l.Listener, Stop: s.stopping(), Reporter: &s.limits, Log: s.logger().With("listener", l.Name)}
+	err := s.lib.Serve(&gate{Listener: l, sockets: sockets, srv: s, ctx: context.WithoutCancel(ctx)})
 	switch {
 	case s.isStopping():
 		return ErrServerClosed
@@ -242,17 +252,6 @@ func (s *Server) logger() *slog.Logger {
 	}
 	return slog.New(slog.DiscardHandler)
 }
-
-// reserve takes memory for one message out of what there is for all, and returns how much it got.
-func (s *Server) reserve(l Limits) int64 {
-	if s.spooling.Add(l.SpoolMemory) <= l.SpoolMemoryTotal {
-		return l.SpoolMemory
-	}
-	s.spooling.Add(-l.SpoolMemory)
-	return 0
-}
-
-func (s *Server) release(n int64) { s.spooling.Add(-n) }
 
 // panicked logs a panic outside of the library's handlers; those the library catches itself.
 func (s *Server) panicked(c *session, value any, stack []byte) {

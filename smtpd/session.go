@@ -60,12 +60,12 @@ func (s *session) tlsConfig() *tls.Config {
 func (s *session) begin() {
 	g := s.g
 	if err := s.address(); err != nil {
-		s.log.Warn("no PROXY header from a trusted proxy", "error", err)
-		g.rerr = io.EOF
+		s.noHeader(err)
 		return
 	}
 	if !s.srv.door.count(s, network(s.client.IP), s.limits.ConnectionsPerIP) {
 		s.srv.Metrics.connection("per-ip-limit")
+		s.met(limitConnectionsPerIP, s.limits.ConnectionsPerIP)
 		if s.ln.TLS {
 			g.rerr = io.EOF
 			return
@@ -85,6 +85,22 @@ func (s *session) begin() {
 		s.srv.Metrics.connection("refused")
 		g.hangUp(banner(orFailure(d.Reply)))
 	}
+}
+
+// noHeader ends a connection whose proxy did not say for whom it is.
+func (s *session) noHeader(err error) {
+	switch {
+	case errors.Is(err, errStopping) && !s.ln.TLS:
+		s.g.hangUp(replyStopping())
+		return
+	case errors.Is(err, errStopping):
+	case isTimeout(err):
+		s.met(limitHandshake, s.limits.Handshake)
+		fallthrough
+	default:
+		s.log.Warn("no PROXY header from a trusted proxy", "error", err)
+	}
+	s.g.rerr = io.EOF
 }
 
 // banner gives a refusal one of the two codes that a greeting can have (RFC 5321 §4.2.3, §3.8).

@@ -47,7 +47,7 @@ func (g *guard) startTLS() {
 		return
 	}
 	g.s.forget()
-	g.errs, g.idles, g.cmd = 0, 0, command{}
+	g.errs, g.idles, g.tries, g.cmd = 0, 0, 0, command{}
 }
 
 // handshake puts TLS above the connection. Where it fails, the connection is over: there is no way back to clear text.
@@ -59,10 +59,18 @@ func (g *guard) handshake() bool {
 	}
 	used := &handshake{}
 	conn := tls.Server(g.raw, g.s.srv.observed(config))
-	g.raw.SetDeadline(time.Now().Add(g.s.limits.Handshake))
-	if err := conn.HandshakeContext(context.WithValue(g.s.ctx, handshakeKey{}, used)); err != nil {
+	end := time.Now().Add(g.s.limits.Handshake)
+	g.raw.SetWriteDeadline(end) // before interrupt may set it
+	err := g.arm(end, true)
+	if err == nil {
+		err = g.disarm(true, conn.HandshakeContext(context.WithValue(g.s.ctx, handshakeKey{}, used)))
+	}
+	if err != nil {
 		g.s.log.Info("TLS handshake failed", "error", err)
 		g.s.srv.Metrics.connection("tls-failed")
+		if isTimeout(err) {
+			g.s.met(limitHandshake, g.s.limits.Handshake)
+		}
 		g.rerr, g.werr = io.EOF, io.EOF
 		return false
 	}

@@ -12,9 +12,8 @@ import (
 
 // Bounds on what is read at once.
 const (
-	smallBuffer = 4 << 10  // a connection that waits for commands
+	smallBuffer = 512      // a connection that waits for commands; most of them do nothing else
 	largeBuffer = 32 << 10 // one that sends a message
-	commandLine = 2048     // RFC 5321 §4.5.3.1.4 has 512, SMTPUTF8, DSN and long addresses add to it (RFC 6531 §3.4, RFC 3461)
 	authLine    = 12288    // RFC 4954 §4
 	fullOutput  = 16 << 10 // replies held back while a pipelining client goes on
 )
@@ -55,14 +54,14 @@ func newWire(raw net.Conn, blocks *sync.Pool, timeout time.Duration) *wire {
 	return &wire{raw: raw, conn: raw, blocks: blocks, timeout: timeout}
 }
 
-// interrupt makes a connection that waits between two transactions fail with errStopping, now or when it next would wait.
-// It may be called from any goroutine; nothing else of wire may.
+// interrupt makes a connection that waits between two transactions, or for a handshake, fail with errStopping, now or when it
+// next would wait. It may be called from any goroutine; nothing else of wire may.
 func (w *wire) interrupt() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stop = true
 	if w.idle {
-		w.raw.SetReadDeadline(time.Unix(1, 0))
+		w.raw.SetDeadline(time.Unix(1, 0))
 	}
 }
 
@@ -91,11 +90,8 @@ func (w *wire) fill(deadline time.Time, idle bool) error {
 		return err
 	}
 	n, err := w.conn.Read(w.in[w.w:])
-	stopped := w.disarm(idle)
 	w.w += n
-	if stopped && errors.Is(err, os.ErrDeadlineExceeded) {
-		err = errStopping
-	}
+	err = w.disarm(idle, err)
 	switch {
 	case n > 0:
 		w.later = err
@@ -107,6 +103,7 @@ func (w *wire) fill(deadline time.Time, idle bool) error {
 	return err
 }
 
+// arm bounds the reads until disarm. idle says that interrupt may end them.
 func (w *wire) arm(deadline time.Time, idle bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -122,14 +119,18 @@ func (w *wire) arm(deadline time.Time, idle bool) error {
 	return nil
 }
 
-func (w *wire) disarm(idle bool) (stopped bool) {
+// disarm gives err as what it is: a time-out where interrupt was called is errStopping.
+func (w *wire) disarm(idle bool, err error) error {
 	if !idle {
-		return false
+		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.idle = false
-	return w.stop
+	if w.stop && errors.Is(err, os.ErrDeadlineExceeded) {
+		return errStopping
+	}
+	return err
 }
 
 // makeRoom sees to it that the buffer has a place for at least one more octet.
@@ -256,10 +257,11 @@ func (w *wire) linger() {
 	w.shrink()
 }
 
-// pace gives the deadlines of a message under way: each window must bring at least the octets below, so that a slow but
-// steady client is never cut and one that sends an octet now and then is.
+// pace gives the deadlines of a message under way: each window must bring at least the octets below, and all of it must have
+// come at its end. So a slow but steady client is not cut, one that sends an octet now and then is, and none goes on for ever.
 type pace struct {
 	window time.Duration
+	end    time.Time // zero: none
 	until  time.Time
 	got    int
 }
@@ -270,6 +272,9 @@ func (p *pace) deadline(got int) time.Time {
 	p.got += got
 	if p.until.IsZero() || p.got >= minProgress {
 		p.until, p.got = time.Now().Add(p.window), 0
+		if !p.end.IsZero() && p.until.After(p.end) {
+			p.until = p.end
+		}
 	}
 	return p.until
 }

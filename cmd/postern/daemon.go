@@ -91,7 +91,7 @@ func (d *daemon) build(ctx context.Context, notice io.Writer) error {
 		}
 	}
 	if len(d.cfg.Milter.Listen) > 0 {
-		d.milter = &milter.Server{Engine: d.engine, Hostname: d.cfg.Hostname, Log: d.log, Metrics: d.metrics}
+		d.milter = &milter.Server{Engine: d.engine, Hostname: d.cfg.Hostname, Log: d.log, Metrics: d.metrics, Limits: d.cfg.Milter.Limits}
 	}
 	return nil
 }
@@ -141,8 +141,8 @@ func (d *daemon) bindSubmission(addr string, implicit bool) error {
 	return nil
 }
 
-// run starts a goroutine for each listener, one for the policy's source, one for files, and one for the admin server. All
-// of them end with ctx, and the first that fails ends the others.
+// run starts a goroutine for each listener, one for the policy's source, one for files, one for the admin server, and one that
+// gives memory back. All of them end with ctx, and the first that fails ends the others.
 func (d *daemon) run(ctx context.Context, group *errgroup.Group) {
 	for _, l := range d.submission {
 		group.Go(func() error { return d.serveSubmission(ctx, l) })
@@ -150,6 +150,7 @@ func (d *daemon) run(ctx context.Context, group *errgroup.Group) {
 	for _, l := range d.milters {
 		group.Go(func() error { return d.milter.Serve(ctx, l.listener, l.config) })
 	}
+	group.Go(func() error { lean(ctx); return nil })
 	group.Go(func() error { return d.feed.watcher.Run(ctx) })
 	d.tried.run(ctx, group)
 	group.Go(func() error {

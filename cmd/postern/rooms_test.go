@@ -19,11 +19,12 @@ func TestRooms(t *testing.T) {
 		"engine":             {"internal/message", "opa"},
 		"engine/decisionlog": {"internal/message", "engine", "opa"},
 		"bundles":            {"opa"},
-		"smtpd":              {"internal/message", "engine", "smtpd/relay", "smtpd/auth"},
-		"smtpd/relay":        {"internal/message"},
+		"smtpd":              {"internal/message", "internal/limit", "engine", "smtpd/relay", "smtpd/auth"},
+		"smtpd/relay":        {"internal/message", "internal/limit"},
 		"smtpd/auth":         {"internal/yamldoc"},
 		"internal/yamldoc":   {},
-		"milter":             {"internal/message", "engine"},
+		"internal/limit":     {},
+		"milter":             {"internal/message", "internal/limit", "engine"},
 	}
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "../../...").Output()
 	if err != nil {

@@ -54,6 +54,13 @@ func (p *program) serve(ctx context.Context, grace time.Duration) error {
 		log.Warn("configuration", "finding", w.String())
 	}
 	tune()
+	warning, err := checkDescriptors(cfg, allowedDescriptors())
+	if err != nil {
+		return usageError(err)
+	}
+	if warning != "" {
+		log.Warn("file descriptors", "finding", warning)
+	}
 
 	signals := make(chan os.Signal, 4)
 	// Never undone: a signal that comes while the last line is written must not make a clean end look like a kill.

@@ -39,10 +39,7 @@ func (d *daemon) buildSubmission(_ context.Context, notice io.Writer) error {
 	d.smtp = &smtpd.Server{
 		Hostname: d.cfg.Hostname, Engine: d.engine, Relay: d.hop, Quarantine: d.held, Auth: backends, Throttle: throttle(d.cfg.Submission.AuthLimits), RecentLogins: d.recent, Anonymous: !c.RequireAuth,
 		TLS: d.tlsConfig(), Received: c.Received, Log: d.log, Metrics: smtpd.NewMetrics(d.metrics),
-		Limits: smtpd.Limits{
-			MessageBytes: c.Limits.MessageBytes, Recipients: c.Limits.Recipients, Connections: c.Limits.Connections,
-			ConnectionsPerIP: c.Limits.ConnectionsPerIP, Errors: c.Limits.Errors, Idle: c.Limits.Idle,
-		},
+		Limits: c.Limits,
 	}
 	return nil
 }
@@ -168,6 +165,7 @@ func (d *daemon) openHops() error {
 			return err
 		}
 		o.Hello, o.Log, o.Metrics = d.cfg.Hostname, d.log, metrics
+		o.Connections, o.Timeouts = d.cfg.Relay.Connections, d.cfg.Relay.Timeouts
 		h, err := relay.Open(o, t.URL)
 		if err != nil {
 			return err

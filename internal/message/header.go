@@ -16,7 +16,8 @@ type Limits struct {
 // DefaultLimits are generous for people and mean to machines that misbehave.
 var DefaultLimits = Limits{Bytes: 512 << 10, Fields: 1000, FieldBytes: 64 << 10}
 
-func (l Limits) orDefault() Limits {
+// OrDefault fills in DefaultLimits where a field is zero.
+func (l Limits) OrDefault() Limits {
 	if l.Bytes <= 0 {
 		l.Bytes = DefaultLimits.Bytes
 	}
@@ -60,7 +61,16 @@ type HeaderError struct {
 	Line int    // from 1
 	Text string // the line, cleaned and cut
 	What string // what is wrong with it
+	// Limit is the one that was passed, LimitBytes and its like; "" where the header is malformed.
+	Limit string
 }
+
+// The limits that a HeaderError can name.
+const (
+	LimitBytes      = "header_bytes"
+	LimitFields     = "header_fields"
+	LimitFieldBytes = "header_field_bytes"
+)
 
 func (e *HeaderError) Error() string {
 	s := fmt.Sprintf("header line %d: %s", e.Line, e.What)
@@ -87,9 +97,9 @@ func HeaderEnd(b []byte) (n int, complete bool) {
 // and continues none, an empty name, white space before the colon (readers disagree about it), CR or LF apart, NUL, and
 // whatever exceeds l.
 func ParseHeader(block []byte, l Limits) (*Header, error) {
-	l = l.orDefault()
+	l = l.OrDefault()
 	if len(block) > l.Bytes {
-		return nil, &HeaderError{Line: 1, What: fmt.Sprintf("the header has %d octets; at most %d are taken", len(block), l.Bytes)}
+		return nil, headerTooLong(l)
 	}
 	h := &Header{}
 	rest := string(block) // one copy, which every field is a slice of
@@ -103,7 +113,7 @@ func ParseHeader(block []byte, l Limits) (*Header, error) {
 			break
 		}
 		if len(h.fields) == l.Fields {
-			return nil, &HeaderError{Line: line, What: fmt.Sprintf("more than %d fields", l.Fields)}
+			return nil, tooManyFields(line, l)
 		}
 		n, lines, err := fieldEnd(rest, line, l.FieldBytes)
 		if err != nil {
@@ -119,19 +129,58 @@ func ParseHeader(block []byte, l Limits) (*Header, error) {
 	return h, nil
 }
 
+func headerTooLong(l Limits) *HeaderError {
+	return &HeaderError{Line: 1, What: fmt.Sprintf("the header has more than %d octets", l.Bytes), Limit: LimitBytes}
+}
+
+func tooManyFields(line int, l Limits) *HeaderError {
+	return &HeaderError{Line: line, What: fmt.Sprintf("more than %d fields", l.Fields), Limit: LimitFields}
+}
+
+func fieldTooLong(line int, s string, max int) *HeaderError {
+	return &HeaderError{Line: line, Text: excerpt(s), What: fmt.Sprintf("a field of more than %d octets", max), Limit: LimitFieldBytes}
+}
+
+// HeaderWithin checks the block at the start of a message against l without reading its fields, for those who want none of
+// them. Errors are *HeaderError with a Limit.
+func HeaderWithin(block []byte, l Limits) error {
+	l = l.OrDefault()
+	if len(block) > l.Bytes {
+		return headerTooLong(l)
+	}
+	fields, field := 0, 0 // so far; octets of the one under way
+	for line := 1; len(block) > 0 && !bytes.HasPrefix(block, []byte("\r\n")); line++ {
+		n := bytes.IndexByte(block, '\n') + 1
+		if n == 0 {
+			n = len(block)
+		}
+		if fields == 0 || !wsp(block[0]) {
+			fields, field = fields+1, 0
+		}
+		if field += n; field > l.FieldBytes {
+			return fieldTooLong(line, string(block[:min(n, 80)]), l.FieldBytes)
+		}
+		if fields > l.Fields {
+			return tooManyFields(line, l)
+		}
+		block = block[n:]
+	}
+	return nil
+}
+
 // fieldEnd is the length of the field at the start of s, continuation lines included, and how many lines it has.
 func fieldEnd(s string, line, max int) (n, lines int, err error) {
 	for {
 		i := strings.IndexByte(s[n:], '\n')
 		if i < 0 || i == 0 || s[n+i-1] != '\r' {
-			return 0, 0, &HeaderError{line + lines, excerpt(s[n:]), "a line that does not end in CRLF"}
+			return 0, 0, &HeaderError{Line: line + lines, Text: excerpt(s[n:]), What: "a line that does not end in CRLF"}
 		}
 		if j := strings.IndexAny(s[n:n+i-1], "\r\x00"); j >= 0 {
-			return 0, 0, &HeaderError{line + lines, excerpt(s[n:]), "a CR or NUL inside a line"}
+			return 0, 0, &HeaderError{Line: line + lines, Text: excerpt(s[n:]), What: "a CR or NUL inside a line"}
 		}
 		n, lines = n+i+1, lines+1
 		if n > max {
-			return 0, 0, &HeaderError{line, excerpt(s), fmt.Sprintf("a field of more than %d octets", max)}
+			return 0, 0, fieldTooLong(line, s, max)
 		}
 		if n == len(s) || !wsp(s[n]) {
 			return n, lines, nil
@@ -144,13 +193,13 @@ func newField(raw string, line int) (Field, error) {
 	colon := strings.IndexByte(raw, ':')
 	switch {
 	case wsp(raw[0]):
-		return Field{}, &HeaderError{line, excerpt(raw), "a continuation line that continues nothing"}
+		return Field{}, &HeaderError{Line: line, Text: excerpt(raw), What: "a continuation line that continues nothing"}
 	case colon < 0 || strings.IndexByte(raw[:colon], '\n') >= 0:
-		return Field{}, &HeaderError{line, excerpt(raw), "a line without a colon is no field; an empty line ends the header"}
+		return Field{}, &HeaderError{Line: line, Text: excerpt(raw), What: "a line without a colon is no field; an empty line ends the header"}
 	case colon == 0:
-		return Field{}, &HeaderError{line, excerpt(raw), "a field without a name"}
+		return Field{}, &HeaderError{Line: line, Text: excerpt(raw), What: "a field without a name"}
 	case !fieldName(raw[:colon]):
-		return Field{}, &HeaderError{line, excerpt(raw), "a field name is printable ASCII with no space before the colon"}
+		return Field{}, &HeaderError{Line: line, Text: excerpt(raw), What: "a field name is printable ASCII with no space before the colon"}
 	}
 	return Field{raw: raw, name: colon, key: lower(raw[:colon]), value: strings.Trim(unfold(raw[colon+1:]), " \t")}, nil
 }
@@ -171,7 +220,7 @@ func NewHeader(fields [][2]string, leading bool, l Limits) (*Header, error) {
 	var b strings.Builder
 	for i, f := range fields {
 		if f[0] == "" || strings.ContainsAny(f[0], "\r\n:") {
-			return nil, &HeaderError{i + 1, clean(f[0], 80), "not a field name"}
+			return nil, &HeaderError{Line: i + 1, Text: clean(f[0], 80), What: "not a field name"}
 		}
 		value := strings.ReplaceAll(strings.ReplaceAll(f[1], "\r\n", "\n"), "\n", "\r\n")
 		b.WriteString(f[0] + ":")
@@ -183,7 +232,7 @@ func NewHeader(fields [][2]string, leading bool, l Limits) (*Header, error) {
 	b.WriteString("\r\n")
 	h, err := ParseHeader([]byte(b.String()), l)
 	if err == nil && len(h.fields) != len(fields) {
-		return nil, &HeaderError{1, "", "a value that holds another field"}
+		return nil, &HeaderError{Line: 1, What: "a value that holds another field"}
 	}
 	return h, err
 }

@@ -10,21 +10,33 @@ import (
 // ErrTooLarge says that a message has outgrown its bound.
 var ErrTooLarge = errors.New("message too large")
 
+// ErrNoRoom says that a message would take more of the disk than there is for all of them.
+var ErrNoRoom = errors.New("no room for the message")
+
+// Place is where messages wait: in memory, and beyond that on disk. Its zero value is os.TempDir for all of it.
+type Place struct {
+	Dir    string // of files; "": os.TempDir
+	Memory int64  // octets of one message held in memory
+	// InMemory and OnDisk are for all messages together; nil: no end.
+	InMemory, OnDisk *Budget
+}
+
 // Spool holds one message: in memory up to a bound, beyond it in an unlinked temporary file (0600). One goroutine writes;
 // once writing is over, any number may read.
 type Spool struct {
-	dir         string
-	memory, max int64
-	buf         []byte
-	file        *os.File // nil while all is in buf
-	size        int64
-	err         error
+	place *Place
+	max   int64
+	buf   []byte   // its capacity is what was taken of InMemory
+	file  *os.File // nil while all is in buf
+	size  int64
+	disk  int64 // taken of OnDisk
+	short bool  // other messages have the memory that it could have had
+	err   error
 }
 
-// NewSpool: at most memory octets in RAM and max in all; a Write beyond max fails with ErrTooLarge. dir "": os.TempDir.
-func NewSpool(dir string, memory, max int64) *Spool {
-	return &Spool{dir: dir, memory: memory, max: max}
-}
+// NewSpool makes room for a message of max octets: a Write beyond that fails with ErrTooLarge, one for which there is no room
+// with ErrNoRoom.
+func (p *Place) NewSpool(max int64) *Spool { return &Spool{place: p, max: max} }
 
 // Write appends. Errors are sticky.
 func (s *Spool) Write(p []byte) (int, error) {
@@ -35,7 +47,7 @@ func (s *Spool) Write(p []byte) (int, error) {
 		s.err = ErrTooLarge
 		return 0, s.err
 	}
-	if s.file == nil && s.size+int64(len(p)) <= s.memory {
+	if s.file == nil && s.grow(s.size+int64(len(p))) {
 		s.buf = append(s.buf, p...)
 		s.size += int64(len(p))
 		return len(p), nil
@@ -45,6 +57,9 @@ func (s *Spool) Write(p []byte) (int, error) {
 			return 0, s.err
 		}
 	}
+	if s.err = s.take(int64(len(p))); s.err != nil {
+		return 0, s.err
+	}
 	n, err := s.file.Write(p)
 	s.size += int64(n)
 	if err != nil {
@@ -53,22 +68,62 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return n, s.err
 }
 
+// leastBuffer is the smallest buffer of a message.
+const leastBuffer = 4 << 10
+
+// grow makes buf hold n octets, if that much may be in memory.
+func (s *Spool) grow(n int64) bool {
+	have := int64(cap(s.buf))
+	if n <= have {
+		return true
+	}
+	if n > s.place.Memory {
+		return false
+	}
+	want := min(max(n, 2*have, leastBuffer), s.place.Memory)
+	if !s.place.InMemory.Take(want - have) {
+		s.short = true
+		return false
+	}
+	buf := make([]byte, len(s.buf), want)
+	copy(buf, s.buf)
+	s.buf = buf
+	return true
+}
+
+// take takes n octets of the disk.
+func (s *Spool) take(n int64) error {
+	if !s.place.OnDisk.Take(n) {
+		return ErrNoRoom
+	}
+	s.disk += n
+	return nil
+}
+
 // spill moves what is in memory to a file that has no name any more, so that nothing is left behind whatever happens.
 func (s *Spool) spill() error {
-	f, err := os.CreateTemp(s.dir, "postern-spool-")
+	if err := s.take(s.size); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(s.place.Dir, "postern-spool-")
 	if err != nil {
 		return fmt.Errorf("spool file: %w", err)
 	}
+	s.file = f
 	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
 		return fmt.Errorf("spool file: %w", err)
 	}
 	if _, err := f.Write(s.buf); err != nil {
-		f.Close()
 		return fmt.Errorf("spool file: %w", err)
 	}
-	s.file, s.buf = f, nil
+	s.forget()
 	return nil
+}
+
+// forget gives the memory back.
+func (s *Spool) forget() {
+	s.place.InMemory.Give(int64(cap(s.buf)))
+	s.buf = nil
 }
 
 // Size in octets.
@@ -112,11 +167,15 @@ func (m *memorySection) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
+// MemoryShort says that the message went to disk because others had the memory.
+func (s *Spool) MemoryShort() bool { return s.short }
+
 // Close frees the memory and the file. Closing twice is harmless.
 func (s *Spool) Close() error {
 	f := s.file
-	s.buf, s.file, s.size = nil, nil, 0
-	s.err = os.ErrClosed
+	s.forget()
+	s.place.OnDisk.Give(s.disk)
+	s.file, s.size, s.disk, s.err = nil, 0, 0, os.ErrClosed
 	if f == nil {
 		return nil
 	}

@@ -12,7 +12,7 @@ import (
 func TestSpool(t *testing.T) {
 	for _, memory := range []int64{0, 10, 1000} {
 		dir := t.TempDir()
-		s := NewSpool(dir, memory, 100)
+		s := (&Place{Dir: dir, Memory: memory}).NewSpool(100)
 		var want []byte
 		for i := range 10 {
 			part := bytes.Repeat([]byte{byte('a' + i)}, 10)
@@ -44,7 +44,7 @@ func TestSpool(t *testing.T) {
 			t.Errorf("memory %d: size %d", memory, s.Size())
 		}
 	}
-	s := NewSpool("/nowhere/at/all", 1, 100)
+	s := (&Place{Dir: "/nowhere/at/all", Memory: 1}).NewSpool(100)
 	if _, err := s.Write([]byte("xx")); err == nil {
 		t.Error("a spool without a directory took a message")
 	}

@@ -20,12 +20,13 @@ type conn struct {
 	doubt bool // never to be used for another message
 	uses  int  // messages
 	idle  time.Time
+	late  func(step) // is told which time has run out
 }
 
-// arm bounds the next step by d and by ctx. release ends that; every step arms anew.
-func (c *conn) arm(ctx context.Context, d time.Duration) (release func()) {
+// arm bounds the next step by its time and by ctx. release ends that; every step arms anew.
+func (c *conn) arm(ctx context.Context, s step) (release func()) {
 	nc := c.nc
-	if err := nc.SetDeadline(time.Now().Add(d)); err != nil {
+	if err := nc.SetDeadline(time.Now().Add(s.wait)); err != nil {
 		c.doubt = true
 	}
 	if ctx.Done() == nil {
@@ -46,29 +47,36 @@ func (c *conn) send(ctx context.Context, n int, commands []byte) error {
 		return protocolError("a reply came before its command")
 	}
 	c.owed += n
-	_, err := c.write(ctx, c.times.Command, commands)
+	_, err := c.write(ctx, c.times.command(), commands)
 	return err
 }
 
 // write sends b; where it fails, n octets may have left.
-func (c *conn) write(ctx context.Context, d time.Duration, b []byte) (n int, err error) {
-	release := c.arm(ctx, d)
+func (c *conn) write(ctx context.Context, s step, b []byte) (n int, err error) {
+	release := c.arm(ctx, s)
 	defer release()
 	if n, err = c.nc.Write(b); err != nil {
-		c.doubt = true
-		return n, cutShort(ctx, err)
+		return n, c.failed(ctx, s, err)
 	}
 	return n, nil
 }
 
-// read waits for the next reply, for d at most however slowly it comes.
-func (c *conn) read(ctx context.Context, d time.Duration) (serverReply, error) {
-	release := c.arm(ctx, d)
+// failed gives the cause to log of a step that failed, and ends the use of c.
+func (c *conn) failed(ctx context.Context, s step, err error) error {
+	c.doubt = true
+	if ctx.Err() == nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.late(s)
+	}
+	return cutShort(ctx, err)
+}
+
+// read waits for the next reply, for as long as s says at most however slowly it comes.
+func (c *conn) read(ctx context.Context, s step) (serverReply, error) {
+	release := c.arm(ctx, s)
 	defer release()
 	r, err := readReply(c.rd)
 	if err != nil {
-		c.doubt = true
-		return serverReply{}, cutShort(ctx, err)
+		return serverReply{}, c.failed(ctx, s, err)
 	}
 	c.owed--
 	if r.code == 421 { // RFC 5321 §3.8: it closes the connection
@@ -82,7 +90,7 @@ func (c *conn) ask(ctx context.Context, command string) (serverReply, error) {
 	if err := c.send(ctx, 1, []byte(command+"\r\n")); err != nil {
 		return serverReply{}, err
 	}
-	return c.read(ctx, c.times.Command)
+	return c.read(ctx, c.times.command())
 }
 
 // abortTime is how long an abandoned transaction or an idle connection may hold us up.

@@ -12,6 +12,12 @@ import (
 
 // Data sends the message. Every way out of it ends the transaction.
 func (t *smtpTx) Data(ctx context.Context, size int64, body func() io.Reader) (message.Reply, error) {
+	defer func() { // something has panicked in the middle of the message: the connection is lost, its slot must not be
+		if t.c != nil {
+			t.c.doubt = true
+			t.release()
+		}
+	}()
 	if e := t.begin(ctx, size, body); e != nil {
 		t.ended = true
 		return message.Reply{}, e
@@ -62,7 +68,7 @@ func (t *smtpTx) begin(ctx context.Context, size int64, body func() io.Reader) *
 	if err := t.c.send(ctx, 1, []byte("DATA\r\n")); err != nil {
 		return t.fail(stageData, broken(), err, true)
 	}
-	r, err := t.c.read(ctx, t.c.times.Command)
+	r, err := t.c.read(ctx, t.c.times.command())
 	switch {
 	case err != nil:
 		return t.fail(stageData, broken(), err, true)
@@ -95,7 +101,7 @@ func (t *smtpTx) send(ctx context.Context, size int64, body io.Reader) *Error {
 	c := t.c
 	var lost error
 	w := blockWriter{dots: true, buf: (*block)[:0], flush: func(b []byte) error {
-		_, lost = c.write(ctx, c.times.Block, b)
+		_, lost = c.write(ctx, c.times.block(), b)
 		return lost
 	}}
 	_, err := io.Copy(&w, body)
@@ -126,7 +132,7 @@ func (t *smtpTx) send(ctx context.Context, size int64, body io.Reader) *Error {
 	if t.h.lmtp {
 		c.owed = len(t.to)
 	}
-	switch n, err := c.write(ctx, c.times.Block, last); {
+	switch n, err := c.write(ctx, c.times.block(), last); {
 	case err != nil && n < len(last): // without its last octet it is no end of data: nobody has the message
 		return t.cut(ctx, err)
 	case err != nil:
@@ -139,7 +145,7 @@ func (t *smtpTx) send(ctx context.Context, size int64, body io.Reader) *Error {
 func (t *smtpTx) cut(ctx context.Context, lost error) *Error {
 	c := t.c
 	c.owed++
-	r, err := c.read(ctx, min(c.times.Command, abortTime))
+	r, err := c.read(ctx, step{limitCommand, min(c.times.Command, abortTime)})
 	c.doubt = true
 	if err == nil && r.class() > 3 {
 		return t.fail(stageData, r.reply(), lost, r.class() == 4)
@@ -161,7 +167,7 @@ func (t *smtpTx) uncertain(cause error) *Error {
 
 // final reads the answer to the message (RFC 5321 §4.1.1.4).
 func (t *smtpTx) final(ctx context.Context) (message.Reply, *Error) {
-	r, err := t.c.read(ctx, t.c.times.Final)
+	r, err := t.c.read(ctx, t.c.times.final())
 	switch {
 	case err != nil:
 		return message.Reply{}, t.uncertain(err)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 
 	"github.com/emersion/go-sasl"
@@ -19,9 +20,12 @@ func (h *SMTP) dial(ctx context.Context) (*conn, error) {
 	defer cancel()
 	nc, err := h.o.Dial(dctx, h.network, h.addr)
 	if err != nil {
+		if ctx.Err() == nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)) {
+			h.late(h.o.Timeouts.connect())
+		}
 		return nil, err
 	}
-	c := &conn{nc: nc, rd: bufio.NewReaderSize(nc, maxReplyLine), times: h.o.Timeouts}
+	c := &conn{nc: nc, rd: bufio.NewReaderSize(nc, maxReplyLine), times: h.o.Timeouts, late: h.late}
 	if err := h.greet(ctx, c); err != nil {
 		c.close()
 		return nil, err
@@ -36,7 +40,7 @@ func (h *SMTP) greet(ctx context.Context, c *conn) error {
 		}
 	}
 	c.owed++
-	r, err := c.read(ctx, c.times.Greeting)
+	r, err := c.read(ctx, c.times.greeting())
 	if err != nil {
 		return fmt.Errorf("greeting: %w", err)
 	}
@@ -116,12 +120,11 @@ func (h *SMTP) handshake(ctx context.Context, c *conn, verify bool) error {
 		RootCAs:            h.o.CAs,
 		InsecureSkipVerify: !verify, // opportunistic: see StartTLSAuto
 	})
-	release := c.arm(ctx, c.times.Command)
+	release := c.arm(ctx, c.times.command())
 	err := t.HandshakeContext(ctx)
 	release()
 	if err != nil {
-		c.doubt = true
-		return fmt.Errorf("TLS: %w", err)
+		return fmt.Errorf("TLS: %w", c.failed(ctx, c.times.command(), err))
 	}
 	c.nc, c.caps = t, capabilities{}
 	c.rd.Reset(t)

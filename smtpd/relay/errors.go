@@ -25,6 +25,10 @@ func unreachable() message.Reply {
 	return message.MustReply(451, "4.4.1", "The next mail server cannot be reached, try again later")
 }
 
+func busy() message.Reply {
+	return message.MustReply(451, "4.4.5", "The next mail server is busy, try again later")
+}
+
 func broken() message.Reply {
 	return message.MustReply(451, "4.4.2", "The connection to the next mail server broke, try again later")
 }

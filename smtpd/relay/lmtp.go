@@ -15,7 +15,7 @@ func (t *smtpTx) finalEach(ctx context.Context) (message.Reply, *Error) {
 	replies := make([]serverReply, len(t.to))
 	refused := 0
 	for i := range replies {
-		r, err := t.c.read(ctx, t.c.times.Final)
+		r, err := t.c.read(ctx, t.c.times.final())
 		if err == nil && r.class() == 3 {
 			err = protocolError(r.err().Error())
 		}

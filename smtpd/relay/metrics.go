@@ -12,6 +12,8 @@ type Metrics struct {
 	transactions *prometheus.CounterVec
 	seconds      *prometheus.HistogramVec
 	up           *prometheus.GaugeVec
+	using        *prometheus.GaugeVec
+	limits       *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics with reg:
@@ -20,6 +22,8 @@ type Metrics struct {
 //	postern_relay_transactions_total{hop,result}   result: delivered, refused, uncertain, partial (after the data); aborted
 //	postern_relay_transaction_seconds{hop}         from Begin to the answer after the data
 //	postern_relay_hop_up{hop}                      of several with failover: 1 in use, 0 passed over for a while
+//	postern_relay_connections_in_use{hop}          connections that serve a transaction
+//	postern_relay_limit_hits_total{hop,limit}      limit: connections, or one of relay.timeouts
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_relay_connections_total",
@@ -31,8 +35,12 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			[]string{"hop"}),
 		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "postern_relay_hop_up",
 			Help: "Whether a next hop is in use (1) or passed over after failures (0)."}, []string{"hop"}),
+		using: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "postern_relay_connections_in_use",
+			Help: "Connections to a next hop that serve a transaction."}, []string{"hop"}),
+		limits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_relay_limit_hits_total",
+			Help: "Times that a limit was met: relay.connections, or one of relay.timeouts."}, []string{"hop", "limit"}),
 	}
-	for _, c := range []prometheus.Collector{m.connections, m.transactions, m.seconds, m.up} {
+	for _, c := range []prometheus.Collector{m.connections, m.transactions, m.seconds, m.up, m.using, m.limits} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -57,6 +65,29 @@ func (m *Metrics) done(hop, result string, d time.Duration) {
 	if m != nil {
 		m.transactions.WithLabelValues(hop, result).Inc()
 		m.seconds.WithLabelValues(hop).Observe(d.Seconds())
+	}
+}
+
+// known shows a hop's limits from the start, so that the first one that is met shows as an increase.
+func (m *Metrics) known(hop string) {
+	if m == nil {
+		return
+	}
+	m.using.WithLabelValues(hop)
+	for _, name := range limitNames() {
+		m.limits.WithLabelValues(hop, name)
+	}
+}
+
+func (m *Metrics) limit(hop, name string) {
+	if m != nil {
+		m.limits.WithLabelValues(hop, name).Inc()
+	}
+}
+
+func (m *Metrics) inUse(hop string, n float64) {
+	if m != nil {
+		m.using.WithLabelValues(hop).Add(n)
 	}
 }
 

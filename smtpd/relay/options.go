@@ -40,6 +40,9 @@ type Options struct {
 
 	Timeouts Timeouts
 	Pool     Pool
+	// Connections that are in use at once; who wants one more waits for it as long as for a connection. So a next hop that
+	// hangs keeps that many clients waiting and no more. 0: 500.
+	Connections int
 
 	// Log receives connection failures, uncertain deliveries and next hops that went down; nil: nothing is logged.
 	Log *slog.Logger
@@ -60,6 +63,32 @@ type Timeouts struct {
 	Block    time.Duration // each block of data written; a slow but steady next hop is not cut [2 min]
 	Final    time.Duration // the reply after the end of data [5 min]
 }
+
+// step is one thing that is waited for: its limit by name, and for how long.
+type step struct {
+	limit string
+	wait  time.Duration
+}
+
+// The limits by the names that the log and the metrics have for them: those of the configuration.
+const (
+	limitConnections = "connections"
+	limitConnect     = "connect"
+	limitGreeting    = "greeting"
+	limitCommand     = "command"
+	limitBlock       = "block"
+	limitFinal       = "final"
+)
+
+func limitNames() []string {
+	return []string{limitConnections, limitConnect, limitGreeting, limitCommand, limitBlock, limitFinal}
+}
+
+func (t Timeouts) connect() step  { return step{limitConnect, t.Connect} }
+func (t Timeouts) greeting() step { return step{limitGreeting, t.Greeting} }
+func (t Timeouts) command() step  { return step{limitCommand, t.Command} }
+func (t Timeouts) block() step    { return step{limitBlock, t.Block} }
+func (t Timeouts) final() step    { return step{limitFinal, t.Final} }
 
 // Pool bounds kept connections; zero fields take the defaults in brackets.
 type Pool struct {
@@ -82,6 +111,7 @@ func (o Options) withDefaults() Options {
 	t.Command = or(t.Command, 2*time.Minute)
 	t.Block = or(t.Block, 2*time.Minute)
 	t.Final = or(t.Final, 5*time.Minute)
+	o.Connections = or(o.Connections, 500)
 	o.Pool.MaxIdle = or(o.Pool.MaxIdle, 32)
 	o.Pool.Idle = or(o.Pool.Idle, 30*time.Second)
 	o.Pool.MaxUses = or(o.Pool.MaxUses, 1000)

@@ -25,6 +25,12 @@
 // recipient. Once the end of data is on its way nothing is tried again: a connection that breaks then gives 451 4.4.2 with
 // Uncertain set, for the message may have been delivered.
 //
+// # A next hop that hangs
+//
+// Each step has its time (Timeouts), and only so many connections are in use at once (Options.Connections): a transaction that needs
+// one more waits for as long as for a connection, then it fails with 451 4.4.5, or moves to the next target. Each time and the
+// bound are counted and logged by name when they are met.
+//
 // # LMTP
 //
 // After the data each recipient gets its own reply. All positive: the first of them is returned. Otherwise nobody is lost

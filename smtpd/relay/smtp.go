@@ -2,8 +2,11 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
+
+	"github.com/postern-mail/postern/internal/limit"
 )
 
 // SMTP is a next hop that speaks SMTP or LMTP. It keeps connections for reuse. Made by Open.
@@ -15,6 +18,8 @@ type SMTP struct {
 	implicitTLS   bool
 	lmtp          bool
 	pool          pool
+	slots         chan struct{} // one for each connection in use
+	limits        limit.Reporter
 	blocks        sync.Pool // *[]byte, blockSize
 }
 
@@ -23,7 +28,42 @@ func newSMTP(name, network, addr, host string, o Options) *SMTP {
 	h := &SMTP{o: o, name: name, network: network, addr: addr, host: host}
 	h.pool.Pool, h.pool.now = o.Pool, o.Now
 	h.blocks.New = newBlock
+	h.slots = make(chan struct{}, o.Connections)
+	h.limits.Count = func(name string) { o.Metrics.limit(h.name, name) }
+	o.Metrics.known(h.name)
 	return h
+}
+
+// late says which time has run out.
+func (h *SMTP) late(s step) { h.limits.Met(h.o.Log, s.limit, s.wait, "hop", h.name) }
+
+// errBusy: as many connections as there may be are in use.
+var errBusy = errors.New("all connections that may be open to the next hop are in use, and none became free in time")
+
+// slot waits until one more connection may be in use.
+func (h *SMTP) slot(ctx context.Context) error {
+	select {
+	case h.slots <- struct{}{}:
+	default:
+		h.limits.Met(h.o.Log, limitConnections, cap(h.slots), "hop", h.name)
+		timer := time.NewTimer(h.o.Timeouts.Connect)
+		defer timer.Stop()
+		select {
+		case h.slots <- struct{}{}:
+		case <-timer.C:
+			return errBusy
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	h.o.Metrics.inUse(h.name, 1)
+	return nil
+}
+
+// leave gives the slot back.
+func (h *SMTP) leave() {
+	<-h.slots
+	h.o.Metrics.inUse(h.name, -1)
 }
 
 // String is the target.

@@ -13,6 +13,7 @@ type smtpTx struct {
 	h     *SMTP
 	env   Envelope
 	began time.Time
+	slot  bool           // it has one of h's; see SMTP.slot
 	c     *conn          // nil before the first Rcpt and after the end
 	utf8  bool           // MAIL had SMTPUTF8
 	to    []message.Path // accepted
@@ -33,6 +34,10 @@ func (t *smtpTx) release() {
 	if t.c != nil {
 		t.h.pool.put(t.c)
 		t.c = nil
+	}
+	if t.slot {
+		t.h.leave()
+		t.slot = false
 	}
 }
 
@@ -59,6 +64,10 @@ func (t *smtpTx) Rcpt(ctx context.Context, to message.Path, params message.Param
 // first gets a connection and sends MAIL and the first RCPT. A kept connection that turns out dead before it answered
 // anything is replaced by a new one, once.
 func (t *smtpTx) first(ctx context.Context, to message.Path, params message.Params) error {
+	if err := t.h.slot(ctx); err != nil {
+		return t.fail(stageConnect, busy(), err, true)
+	}
+	t.slot = true
 	c, reused, err := t.h.get(ctx)
 	if err != nil {
 		return t.fail(stageConnect, unreachable(), err, true)
@@ -71,7 +80,8 @@ func (t *smtpTx) first(ctx context.Context, to message.Path, params message.Para
 	r, err := t.mail(ctx, both, n)
 	if reused && (err != nil && dead(err) || err == nil && r.code == 421) {
 		c.doubt = true
-		t.release()
+		t.h.pool.put(c)
+		t.c = nil
 		t.h.pool.drop()
 		if t.c, err = t.h.fresh(ctx); err != nil {
 			return t.fail(stageConnect, unreachable(), err, true)
@@ -121,13 +131,13 @@ func (t *smtpTx) mail(ctx context.Context, both []byte, n int) (serverReply, err
 	if err := t.c.send(ctx, replies, both); err != nil {
 		return serverReply{}, err
 	}
-	return t.c.read(ctx, t.c.times.Command)
+	return t.c.read(ctx, t.c.times.command())
 }
 
 // mailRefused ends the transaction with MAIL's refusal, once the pipelined RCPT has been answered as well.
 func (t *smtpTx) mailRefused(ctx context.Context, r serverReply) *Error {
 	if t.c.owed > 0 && !t.c.doubt {
-		if s, err := t.c.read(ctx, t.c.times.Command); err == nil && s.class() < 4 {
+		if s, err := t.c.read(ctx, t.c.times.command()); err == nil && s.class() < 4 {
 			t.c.doubt = true // a recipient without a sender
 		}
 	}
@@ -139,7 +149,7 @@ func (t *smtpTx) mailRefused(ctx context.Context, r serverReply) *Error {
 }
 
 func (t *smtpTx) rcptReply(ctx context.Context, to message.Path) error {
-	r, err := t.c.read(ctx, t.c.times.Command)
+	r, err := t.c.read(ctx, t.c.times.command())
 	switch {
 	case err != nil:
 		return t.fail(stageRcpt, broken(), err, true)

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/yamldoc"
+	"github.com/postern-mail/postern/milter"
+	"github.com/postern-mail/postern/smtpd"
+	"github.com/postern-mail/postern/smtpd/relay"
 )
 
 // Config is the whole configuration. Every path in it is ready to open: relative ones have been joined to the directory of
@@ -48,7 +51,7 @@ type Submission struct {
 	TLS        TLS
 	// ProxyProtocol: peers that may say on whose behalf they connect; none: nobody may.
 	ProxyProtocol []netip.Prefix
-	Limits        Limits
+	Limits        smtpd.Limits // none of its fields is zero
 	// Received says what our trace field tells of the client: "full", "private" (nothing that identifies it), or a template
 	// of the submission server's.
 	Received string
@@ -69,16 +72,6 @@ type TLS struct {
 	ClientCA  string // PEM; authorities of client certificates, which are asked for but not required; "": not asked for
 	// SessionTickets may be switched off for clients that stumble over them. Default: true.
 	SessionTickets bool
-}
-
-// Limits of the submission server. 0 is never "unlimited".
-type Limits struct {
-	MessageBytes     int64         // octets of one message; 25 MiB
-	Recipients       int           // of one message; 100
-	Connections      int           // at once; 1000
-	ConnectionsPerIP int           // at once from one address (IPv6: /64); 50
-	Errors           int           // bad commands and refused logins on one connection; 20
-	Idle             time.Duration // between two commands; 5 minutes (RFC 5321 §4.5.3.2.7)
 }
 
 // Auth is one authentication backend; they are asked in order. One field is set.
@@ -121,6 +114,9 @@ type Certificate struct {
 type Relay struct {
 	To         []Target // in order of preference; the next is tried while the one before does not answer
 	Quarantine string   // directory of a Maildir
+	// Connections to each next hop that are in use at once. Default: half of Submission.Limits.Connections.
+	Connections int
+	Timeouts    relay.Timeouts // of each step; zero: relay's
 }
 
 // Target is one next hop.
@@ -137,6 +133,7 @@ type Target struct {
 // Milter is the milter front end.
 type Milter struct {
 	Listen []MilterListener
+	Limits milter.Limits // none of its fields is zero
 }
 
 // MilterListener is one socket.
@@ -261,9 +258,10 @@ func defaults(dir string) *Config {
 		StateDir: dir,
 		Submission: Submission{
 			TLS:      TLS{SessionTickets: true},
-			Limits:   Limits{MessageBytes: 25 << 20, Recipients: 100, Connections: 1000, ConnectionsPerIP: 50, Errors: 20, Idle: 5 * time.Minute},
+			Limits:   smtpd.Limits{}.OrDefault(),
 			Received: "full", RequireAuth: true, RecentLogins: RecentLogins{Mode: 0o660},
 		},
+		Milter: Milter{Limits: milter.Limits{}.OrDefault()},
 		Policy: Policy{OnError: "defer", Timeout: 100 * time.Millisecond, Poll: 30 * time.Second, Tests: "required", TestTimeout: 30 * time.Second},
 		DecisionLog: DecisionLog{
 			Input: "read", Sync: "none", Rotate: DecisionRotate{Keep: 10, Compress: true}, Mask: DecisionMask{Addresses: "plain", Subject: "keep", ClientIP: "keep"},

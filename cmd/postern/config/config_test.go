@@ -23,7 +23,11 @@ import (
 
 	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/certs"
+	"github.com/postern-mail/postern/internal/message"
 	"github.com/postern-mail/postern/internal/yamldoc"
+	"github.com/postern-mail/postern/milter"
+	"github.com/postern-mail/postern/smtpd"
+	"github.com/postern-mail/postern/smtpd/relay"
 )
 
 // TestDesign reads the configuration that the documentation shows, with all it refers to in place.
@@ -38,7 +42,7 @@ func TestDesign(t *testing.T) {
 		s.ProxyProtocol[0].String() != "10.0.0.0/8" {
 		t.Errorf("submission: %+v", s)
 	}
-	if l := s.Limits; l != (Limits{26214400, 100, 1000, 50, 20, 5 * time.Minute}) {
+	if l := s.Limits; l != (smtpd.Limits{}).OrDefault() || c.Relay.Connections != 500 || c.Milter.Limits != (milter.Limits{}).OrDefault() {
 		t.Errorf("limits: %+v", l)
 	}
 	if c.Auth[0].File != filepath.Join(dir, "users.yaml") || c.Relay.To[0].URL != "smtp://127.0.0.1:10026" {
@@ -74,12 +78,19 @@ func TestLong(t *testing.T) {
 	if c.Relay.Quarantine != filepath.Join(dir, "held") || c.StateDir != filepath.Join(dir, "state") {
 		t.Errorf("quarantine %s, state %s", c.Relay.Quarantine, c.StateDir)
 	}
+	if tm := (relay.Timeouts{Connect: 5 * time.Second, Greeting: 31 * time.Second, Command: 32 * time.Second, Block: 33 * time.Second, Final: 34 * time.Second}); c.Relay.Timeouts != tm || c.Relay.Connections != 77 {
+		t.Errorf("relay: %d connections, %+v", c.Relay.Connections, c.Relay.Timeouts)
+	}
+	want := milter.Limits{Connections: 11, Recipients: 12, HeaderBytes: 2 << 20, HeaderFields: 13, Memory: 1 << 20, Disk: 3 << 20, Idle: time.Hour, Frame: 14 * time.Second}.OrDefault()
+	if c.Milter.Limits != want {
+		t.Errorf("milter: %+v", c.Milter.Limits)
+	}
 	m := c.Milter.Listen
 	if m[0].Name != "postfix" || m[0].Mode != 0o666 || m[0].OnError != "reject" || m[1].OnError != "accept" {
 		t.Errorf("milter: %+v", m)
 	}
 	s := c.Submission
-	if s.RequireAuth || s.TLS.SessionTickets || s.Received != "private" || s.Limits.MessageBytes != 50<<20 || s.Limits.Idle != 90*time.Second || s.Enabled() == false || len(s.Listen) != 1 {
+	if s.RequireAuth || s.TLS.SessionTickets || s.Received != "private" || s.Limits != longLimits() || s.Enabled() == false || len(s.Listen) != 1 {
 		t.Errorf("submission: %+v", s)
 	}
 	d := c.DecisionLog
@@ -148,6 +159,15 @@ func TestDefaults(t *testing.T) {
 	c, found := Check(only, "")
 	if found != nil || c.Submission.Enabled() || len(c.Milter.Listen) != 1 {
 		t.Errorf("a milter alone: %+v, %v", c, found)
+	}
+}
+
+// longLimits are those of long.yaml: each other than its default, and than every other.
+func longLimits() smtpd.Limits {
+	return smtpd.Limits{
+		MessageBytes: 50 << 20, Recipients: 101, Connections: 2000, ConnectionsPerIP: 51, Commands: 102, Errors: 21, Messages: 10_001, AuthFailures: 4, AuthDelay: time.Second,
+		CommandLine: 4096, Line: 2000, Chunks: 103, Idle: 90 * time.Second, Data: 91 * time.Second, Transaction: 92 * time.Minute, Write: 93 * time.Second, Handshake: 94 * time.Second,
+		SpoolMemory: 64 << 10, SpoolMemoryTotal: 32 << 20, SpoolDisk: 8 << 30, Header: message.Limits{Bytes: 1 << 20, Fields: 1001, FieldBytes: 32 << 10},
 	}
 }
 

@@ -70,7 +70,7 @@ func TestExamples(t *testing.T) {
 func knownKeys(t *testing.T) []string {
 	t.Helper()
 	methods := map[string]*ast.BlockStmt{}
-	for _, name := range []string{"reader.go", "values.go", "oauth.go", "candidates.go", "auth.go"} {
+	for _, name := range []string{"reader.go", "values.go", "limits.go", "oauth.go", "candidates.go", "auth.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
 		if err != nil {
 			t.Fatal(err)

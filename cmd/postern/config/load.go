@@ -50,7 +50,9 @@ func read(doc *yamldoc.Doc, dir string) (*Config, error) {
 	return c, nil
 }
 
-// written says that the file has the key.
+// Written says that the file has the key.
+func (c *Config) Written(key string) bool { return c.written(key) }
+
 func (c *Config) written(key string) bool { _, ok := c.at[key]; return ok }
 
 // fill sets what hangs on other values.
@@ -69,6 +71,9 @@ func (c *Config) fill() {
 	}
 	if c.Relay.Quarantine == "" {
 		c.Relay.Quarantine = filepath.Join(c.StateDir, "quarantine")
+	}
+	if c.Relay.Connections == 0 {
+		c.Relay.Connections = max(c.Submission.Limits.Connections/2, 1)
 	}
 	if !c.written("decision_log") {
 		c.DecisionLog.File = filepath.Join(c.StateDir, "decisions.jsonl")

@@ -72,20 +72,6 @@ func (r *reader) submission(n yamldoc.Node) {
 	})
 }
 
-func (r *reader) limits(n yamldoc.Node, l *Limits) {
-	count := func(to *int, most int) func(yamldoc.Node) {
-		return func(n yamldoc.Node) { set(to)(n.Int(1, most)) }
-	}
-	r.section(n, yamldoc.Keys{
-		"message_bytes":      func(n yamldoc.Node) { set(&l.MessageBytes)(n.Size(1<<10, 4<<30)) },
-		"recipients":         count(&l.Recipients, 100_000),
-		"connections":        count(&l.Connections, 1_000_000),
-		"connections_per_ip": count(&l.ConnectionsPerIP, 1_000_000),
-		"errors":             count(&l.Errors, 10_000),
-		"idle":               func(n yamldoc.Node) { set(&l.Idle)(n.Duration(time.Second, time.Hour)) },
-	})
-}
-
 func (r *reader) auth(n yamldoc.Node) {
 	r.mark(n)
 	n.List(false, func(i int, n yamldoc.Node) {
@@ -127,8 +113,7 @@ func (a Auth) kinds() (n int) {
 }
 
 func (r *reader) milter(n yamldoc.Node) {
-	r.section(n, yamldoc.Keys{"listen": func(n yamldoc.Node) {
-		r.mark(n)
+	r.section(n, yamldoc.Keys{"limits": r.milterLimits, "listen": func(n yamldoc.Node) {
 		n.List(true, func(i int, n yamldoc.Node) {
 			if i >= maxList {
 				return

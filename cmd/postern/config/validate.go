@@ -32,6 +32,7 @@ func (c *Config) Validate() yamldoc.Findings {
 	v.listeners()
 	if c.Submission.Enabled() {
 		v.tls()
+		v.limits()
 		v.auth()
 		v.recentSocket()
 	} else if c.written("auth") && len(c.Auth) > 0 {
@@ -158,9 +159,6 @@ func (v *validator) tls() {
 			v.add("submission.tls.client_ca", err.Error(), "")
 		}
 	}
-	if l := v.c.Submission.Limits; l.ConnectionsPerIP > l.Connections && v.c.written("submission.limits.connections_per_ip") {
-		v.warn("submission.limits.connections_per_ip", fmt.Sprintf("%d is more than connections: %d", l.ConnectionsPerIP, l.Connections), "one address could take them all; write less")
-	}
 }
 
 func (v *validator) auth() {
@@ -229,6 +227,7 @@ func (v *validator) relay() {
 		}
 	}
 	v.directory("relay.quarantine", v.c.Relay.Quarantine)
+	v.timeouts()
 }
 
 func (v *validator) milter() {

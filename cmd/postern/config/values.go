@@ -210,6 +210,8 @@ func (r *reader) relay(n yamldoc.Node) {
 				}
 			})
 		},
+		"connections": func(n yamldoc.Node) { set(&r.c.Relay.Connections)(n.Int(1, 100_000)) },
+		"timeouts":    r.timeouts,
 		"quarantine": func(n yamldoc.Node) {
 			if s, ok := n.Text(maxText); ok {
 				dir, is := strings.CutPrefix(s, "maildir:")
