@@ -59,7 +59,6 @@ type Server struct {
 	blocks   sync.Pool
 	spooling atomic.Int64
 	open     sync.WaitGroup
-	observer atomic.Pointer[observer]
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -74,6 +73,8 @@ type Listener struct {
 	// Mechanisms of authentication that may be used here, as EHLO names them; none: all that the backends can serve.
 	Mechanisms []string
 	Failure    engine.Verdict // when policy cannot decide; the zero value is Defer
+
+	observer *atomic.Pointer[observer] // set by Serve
 }
 
 // ErrServerClosed is what Serve returns after Shutdown.
@@ -120,6 +121,7 @@ func (s *Server) Serve(ctx context.Context, l Listener) error {
 	if l.Name == "" {
 		l.Name = l.Addr().String()
 	}
+	l.observer = new(atomic.Pointer[observer])
 	if !s.keep(l.Listener) {
 		l.Close()
 		return ErrServerClosed

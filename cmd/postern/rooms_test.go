@@ -14,16 +14,17 @@ func TestRooms(t *testing.T) {
 	const module = "github.com/postern-mail/postern/"
 	// What a room may import of ours; "opa" stands for github.com/open-policy-agent/opa.
 	allowed := map[string][]string{
-		"internal/message":   {},
-		"policies":           {},
-		"engine":             {"internal/message", "opa"},
-		"engine/decisionlog": {"internal/message", "engine", "opa"},
-		"bundles":            {"opa"},
-		"smtpd":              {"internal/message", "engine", "smtpd/relay", "smtpd/auth"},
-		"smtpd/relay":        {"internal/message"},
-		"smtpd/auth":         {"internal/yamldoc"},
-		"internal/yamldoc":   {},
-		"milter":             {"internal/message", "engine"},
+		"internal/message":    {},
+		"internal/tlsprofile": {},
+		"policies":            {},
+		"engine":              {"internal/message", "opa"},
+		"engine/decisionlog":  {"internal/message", "internal/tlsprofile", "engine", "opa"},
+		"bundles":             {"internal/tlsprofile", "opa"},
+		"smtpd":               {"internal/message", "engine", "smtpd/relay", "smtpd/auth"},
+		"smtpd/relay":         {"internal/message", "internal/tlsprofile"},
+		"smtpd/auth":          {"internal/tlsprofile", "internal/yamldoc"},
+		"internal/yamldoc":    {},
+		"milter":              {"internal/message", "engine"},
 	}
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "../../...").Output()
 	if err != nil {
