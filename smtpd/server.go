@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"hash/maphash"
 	"io"
 	"log/slog"
 	"net"
@@ -58,6 +59,7 @@ type Server struct {
 	door     door
 	blocks   sync.Pool
 	spooling atomic.Int64
+	hide     maphash.Seed // of what logs must not have
 	open     sync.WaitGroup
 
 	mu        sync.Mutex
@@ -96,6 +98,7 @@ func (s *Server) setup() error {
 		if s.setupErr = s.ids.seed(random); s.setupErr != nil {
 			return
 		}
+		s.hide = maphash.MakeSeed()
 		s.Limits = s.Limits.withDefaults()
 		s.blocks.New = func() any { b := make([]byte, largeBuffer); return &b }
 		s.lib = smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
