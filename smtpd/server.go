@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"hash/maphash"
 	"io"
 	"log/slog"
 	"net"
@@ -61,8 +62,8 @@ type Server struct {
 	blocks   sync.Pool
 	limits   limit.Reporter
 	place    message.Place
+	hide     maphash.Seed // of what logs must not have
 	open     sync.WaitGroup
-	observer atomic.Pointer[observer]
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -77,6 +78,8 @@ type Listener struct {
 	// Mechanisms of authentication that may be used here, as EHLO names them; none: all that the backends can serve.
 	Mechanisms []string
 	Failure    engine.Verdict // when policy cannot decide; the zero value is Defer
+
+	observer *atomic.Pointer[observer] // set by Serve
 }
 
 // ErrServerClosed is what Serve returns after Shutdown.
@@ -98,6 +101,7 @@ func (s *Server) setup() error {
 		if s.setupErr = s.ids.seed(random); s.setupErr != nil {
 			return
 		}
+		s.hide = maphash.MakeSeed()
 		s.Limits = s.Limits.OrDefault()
 		s.limits.Count = s.Metrics.limit
 		s.place = message.Place{
@@ -129,6 +133,7 @@ func (s *Server) Serve(ctx context.Context, l Listener) error {
 	if l.Name == "" {
 		l.Name = l.Addr().String()
 	}
+	l.observer = new(atomic.Pointer[observer])
 	if !s.keep(l.Listener) {
 		l.Close()
 		return ErrServerClosed
