@@ -123,11 +123,10 @@ func (b *builder) add(key string, value Packed) error {
 			return errFull
 		}
 		b.trim()
-		room := chunkSize
-		if n == 0 { // most tables are not that large
-			room = 64 << 10
+		b.t.chunks, b.out = append(b.t.chunks, nil), nil
+		if n > 0 { // most tables are not that large
+			b.out = make([]byte, 0, chunkSize)
 		}
-		b.t.chunks, b.out = append(b.t.chunks, nil), make([]byte, 0, room)
 	}
 	last := len(b.t.chunks) - 1
 	address := uint32(last)<<chunkBits | uint32(len(b.out))
