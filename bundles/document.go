@@ -135,9 +135,6 @@ func (r *jsonReader) object(level int) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if members.Has(key) {
-			return nil, r.fault(start, "the key %s is there twice", quoted(key)).hint("remove one of them")
-		}
 		r.next()
 		r.at++ // the colon
 		v, err := r.value(level + 1)
@@ -145,7 +142,7 @@ func (r *jsonReader) object(level int) (any, error) {
 			return nil, err
 		}
 		if err := members.Add(key, v); err != nil {
-			return nil, r.fault(start, "%v", err).because(err)
+			return nil, notAdded(r.fault(start, "%v", err), key, err)
 		}
 	}
 	return members.Object(), nil
@@ -187,6 +184,15 @@ func (r *jsonReader) text() (string, error) {
 		return "", r.fault(start, "%v", err).because(err)
 	}
 	return s, nil
+}
+
+// notAdded words why an object did not take a member.
+func notAdded(f *LoadError, key string, err error) *LoadError {
+	if errors.Is(err, table.ErrTwice) {
+		f.Message = "the key " + quoted(key) + " is there twice"
+		return f.hint("remove one of them")
+	}
+	return f.because(err)
 }
 
 func (r *jsonReader) fault(offset int, format string, args ...any) *LoadError {

@@ -15,6 +15,9 @@ import (
 	"github.com/postern-mail/postern/internal/table"
 )
 
+// maxYAML bounds a YAML document, whose reader takes twenty times its octets.
+const maxYAML = 128 << 20
+
 // Bounds of what a YAML document may gain by its aliases: values, and octets of text.
 const (
 	maxAliased     = 100_000
@@ -24,6 +27,9 @@ const (
 // parseYAML reads one YAML document the way OPA does: scalars by the core schema, an unquoted time as its text, keys as
 // strings. The reader is OPA's, so that stock OPA sees the same data.
 func parseYAML(name string, content []byte, depth, large int) (any, error) {
+	if len(content) > maxYAML {
+		return nil, fault(name, "%d octets of YAML; at most %d are read", len(content), maxYAML).hint("write it as JSON")
+	}
 	d := yaml.NewDecoder(bytes.NewReader(content))
 	var document, second yaml.Node
 	switch err := decodeNode(d, &document); {
@@ -122,15 +128,12 @@ func (r *yamlReader) mapping(n *yaml.Node, level int) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if members.Has(name) {
-			return nil, r.fault(key, "the key %s is there twice", quoted(name)).hint("remove one of them")
-		}
 		v, err := r.value(value, level+1)
 		if err != nil {
 			return nil, err
 		}
 		if err := members.Add(name, v); err != nil {
-			return nil, r.fault(key, "%v", err).because(err)
+			return nil, notAdded(r.fault(key, "%v", err), name, err)
 		}
 	}
 	for _, m := range merges {
