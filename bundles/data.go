@@ -9,12 +9,24 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/bundle"
+
+	"github.com/postern-mail/postern/internal/table"
 )
 
-// Values from the cache are shared, so merging copies every object that it changes.
+// Values from the cache are shared, so merging copies every object that it changes. An object is a map[string]any or a
+// *table.Table; the root of all data is always a map.
 
-// place merges value at a path into root; it must not meet anything there but objects.
-func place(root map[string]any, file string, value any) (map[string]any, *LoadError) {
+// root is a document's value as the root of data; false where it is no object.
+func root(value any) (map[string]any, bool) {
+	if t, ok := value.(*table.Table); ok {
+		value = table.Unpack(t)
+	}
+	object, ok := value.(map[string]any)
+	return object, ok
+}
+
+// place merges value at a path into data; it must not meet anything there but objects.
+func place(data map[string]any, file string, value any) (map[string]any, *LoadError) {
 	var keys []string
 	if directory := path.Dir(file); directory != "." {
 		keys = strings.Split(directory, "/")
@@ -22,27 +34,29 @@ func place(root map[string]any, file string, value any) (map[string]any, *LoadEr
 	for _, key := range slices.Backward(keys) {
 		value = map[string]any{key: value}
 	}
-	object, ok := value.(map[string]any)
+	object, ok := root(value)
 	if !ok {
 		return nil, fault(file, "a data file at the root must hold an object")
 	}
-	if at := clash(root, object, nil); at != nil {
+	if at := clash(data, object, nil); at != nil {
 		return nil, fault(file, "data.%s is defined by another data file too", strings.Join(at, ".")).hint("keep one of them")
 	}
-	return overlay(root, object), nil
+	return overlay(data, object), nil
 }
 
 // clash finds the first path that both hold and that is not an object in both.
-func clash(a, b map[string]any, at []string) []string {
-	for _, k := range slices.Sorted(maps.Keys(b)) {
-		old, there := a[k]
+func clash(a, b any, at []string) []string {
+	if table.Size(a) == 0 {
+		return nil
+	}
+	for key, fresh := range table.Each(b) {
+		old, there := table.Look(a, key)
 		if !there {
 			continue
 		}
-		here := append(slices.Clone(at), k)
-		x, okX := old.(map[string]any)
-		y, okY := b[k].(map[string]any)
-		if !okX || !okY {
+		here := append(slices.Clone(at), key)
+		x, y := table.Plain(old), table.Plain(fresh)
+		if !table.IsObject(x) || !table.IsObject(y) {
 			return here
 		}
 		if found := clash(x, y, here); found != nil {
@@ -59,15 +73,37 @@ func overlay(a, b map[string]any) map[string]any {
 	}
 	merged := maps.Clone(a)
 	for k, v := range b {
-		if y, ok := v.(map[string]any); ok {
-			if x, ok := merged[k].(map[string]any); ok {
-				merged[k] = overlay(x, y)
-				continue
-			}
-		}
-		merged[k] = v
+		merged[k] = over(merged[k], v)
 	}
 	return merged
+}
+
+// over is y where one of the two is no object, and else both, key by key.
+func over(x, y any) any {
+	switch {
+	case !table.IsObject(x) || !table.IsObject(y) || table.Size(x) == 0:
+		return y
+	case table.Size(y) == 0:
+		return x
+	}
+	a, plainA := x.(map[string]any)
+	b, plainB := y.(map[string]any)
+	if plainA && plainB {
+		return overlay(a, b)
+	}
+	var both table.Members // whose errors cannot be: no key comes twice, and Limits.Total is far below what fits
+	for key, v := range table.Each(x) {
+		if top, there := table.Look(y, key); there {
+			v = over(table.Plain(v), table.Plain(top))
+		}
+		_ = both.Add(key, v)
+	}
+	for key, v := range table.Each(y) {
+		if !both.Has(key) {
+			_ = both.Add(key, v)
+		}
+	}
+	return both.Object()
 }
 
 // readDocuments reads the extra data documents from disk.
@@ -99,13 +135,13 @@ func outside(roots []string, data map[string]any) string {
 		if bundle.RootPathsContain(roots, here) {
 			return ""
 		}
-		object, ok := v.(map[string]any)
+		object := table.Plain(v)
 		within := slices.ContainsFunc(roots, func(root string) bool { return bundle.RootPathsContain([]string{here}, root) })
-		if !ok || !within {
+		if !table.IsObject(object) || !within {
 			return "/" + here
 		}
-		for _, k := range slices.Sorted(maps.Keys(object)) {
-			if found := look(append(slices.Clone(at), k), object[k]); found != "" {
+		for key, child := range table.Each(object) {
+			if found := look(append(slices.Clone(at), key), child); found != "" {
 				return found
 			}
 		}
@@ -125,10 +161,16 @@ func (c *Candidate) WithDocument(name string, text []byte) (map[string]any, erro
 		}
 		return nil, from(name, err)
 	}
-	object, ok := value.(map[string]any)
+	object, ok := root(value)
 	if !ok {
 		return nil, &LoadError{Source: name, Line: 1, Text: lineOf(text, 1), Message: "a data document must hold an object",
 			Hint: "for example: senders: {alice: [alice@example.com]}"}
 	}
 	return overlay(c.Bundle.Data, object), nil
+}
+
+// Unpacked is data with maps only, as OPA has it: several times as large where there are large objects. data is not changed.
+func Unpacked(data map[string]any) map[string]any {
+	out, _ := table.Unpack(data).(map[string]any)
+	return out
 }

@@ -7,19 +7,27 @@ import (
 	"path"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/postern-mail/postern/internal/table"
 )
 
 // parseDocument reads a data document, JSON or YAML by its name, into what OPA makes of it: map[string]any, []any,
-// string, json.Number, bool and nil. Beyond OPA it refuses keys that come twice, a second document, and levels past depth.
+// string, json.Number, bool and nil, with a *table.Table in the place of a large object. Beyond OPA it refuses keys that come
+// twice, a second document, and levels past depth.
 func parseDocument(name string, content []byte, depth int) (any, error) {
+	return readDocument(name, content, depth, 0)
+}
+
+// readDocument takes the number of entries of a large object, too; 0: table.Large.
+func readDocument(name string, content []byte, depth, large int) (any, error) {
 	content = bytes.TrimPrefix(content, []byte("\xef\xbb\xbf"))
 	if !utf8.Valid(content) {
 		return nil, fault(name, "is not valid UTF-8").atOffset(content, firstInvalid(content))
 	}
 	if path.Ext(name) == ".json" || json.Valid(content) {
-		return parseJSON(name, content, depth)
+		return parseJSON(name, content, depth, large)
 	}
-	return parseYAML(name, content, depth)
+	return parseYAML(name, content, depth, large)
 }
 
 func firstInvalid(content []byte) int {
@@ -33,15 +41,14 @@ func firstInvalid(content []byte) int {
 	return len(content)
 }
 
-// parseJSON reads token by token, because encoding/json lets the last of two equal keys win in silence.
-func parseJSON(name string, content []byte, depth int) (any, error) {
-	var whole json.RawMessage
-	if err := json.Unmarshal(content, &whole); err != nil { // only the decoder of whole documents gives true offsets
-		return nil, jsonFault(name, content, err)
+// parseJSON is our own, because encoding/json lets the last of two equal keys win in silence, and because a large object goes
+// into its table entry by entry: at no time is there a map of a million users.
+func parseJSON(name string, content []byte, depth, large int) (any, error) {
+	if !json.Valid(content) {
+		var whole json.RawMessage
+		return nil, jsonFault(name, content, json.Unmarshal(content, &whole))
 	}
-	d := json.NewDecoder(bytes.NewReader(content))
-	d.UseNumber()
-	r := jsonReader{d: d, name: name, content: content, depth: depth}
+	r := jsonReader{name: name, content: content, depth: depth, large: large}
 	return r.value(0)
 }
 
@@ -57,77 +64,139 @@ func jsonFault(name string, content []byte, err error) *LoadError {
 	return f
 }
 
+// jsonReader reads JSON that is known to be valid.
 type jsonReader struct {
-	d       *json.Decoder
-	name    string
-	content []byte
-	depth   int
+	name         string
+	content      []byte
+	at           int // offset of what comes next
+	depth, large int
+	inList       int // nesting of lists at the moment
+}
+
+// next passes over white space, and returns the octet after it.
+func (r *jsonReader) next() byte {
+	for {
+		switch c := r.content[r.at]; c {
+		case ' ', '\t', '\r', '\n':
+			r.at++
+		default:
+			return c
+		}
+	}
 }
 
 func (r *jsonReader) value(level int) (any, error) {
-	token, err := r.token()
-	if err != nil {
-		return nil, err
+	c := r.next()
+	if (c == '{' || c == '[') && level >= r.depth {
+		return nil, r.fault(r.at, "more than %d levels deep", r.depth)
 	}
-	delim, ok := token.(json.Delim)
-	if !ok {
-		return token, nil
-	}
-	if level >= r.depth {
-		return nil, r.here("more than %d levels deep", r.depth)
-	}
-	if delim == '[' {
+	switch c {
+	case '{':
+		return r.object(level)
+	case '[':
 		return r.array(level)
+	case '"':
+		return r.text()
 	}
-	return r.object(level)
+	start := r.at
+	for r.at < len(r.content) && bytes.IndexByte([]byte(" \t\r\n,]}"), r.content[r.at]) < 0 {
+		r.at++
+	}
+	switch word := string(r.content[start:r.at]); word {
+	case "null":
+		return nil, nil
+	case "true", "false":
+		return word == "true", nil
+	default:
+		return json.Number(word), nil
+	}
 }
 
 func (r *jsonReader) array(level int) (any, error) {
+	r.inList++
+	defer func() { r.inList-- }()
 	list := []any{}
-	for r.d.More() {
+	for r.more(']') {
 		v, err := r.value(level + 1)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, v)
 	}
-	_, err := r.token()
-	return list, err
+	return list, nil
 }
 
 func (r *jsonReader) object(level int) (any, error) {
-	object := map[string]any{}
-	for r.d.More() {
-		token, err := r.token()
+	members := table.Members{Plain: r.inList > 0, Large: r.large}
+	for r.more('}') {
+		r.next()
+		start := r.at
+		key, err := r.text()
 		if err != nil {
 			return nil, err
 		}
-		key, ok := token.(string)
-		if !ok {
-			return nil, r.here("an object's key must be a string")
-		}
-		if _, twice := object[key]; twice {
-			return nil, r.here("the key %s is there twice", quoted(key)).hint("remove one of them")
-		}
-		if object[key], err = r.value(level + 1); err != nil {
+		r.next()
+		r.at++ // the colon
+		v, err := r.value(level + 1)
+		if err != nil {
 			return nil, err
 		}
+		if err := members.Add(key, v); err != nil {
+			return nil, notAdded(r.fault(start, "%v", err), key, err)
+		}
 	}
-	_, err := r.token()
-	return object, err
+	return members.Object(), nil
 }
 
-func (r *jsonReader) token() (json.Token, error) {
-	token, err := r.d.Token()
-	if err == nil {
-		return token, nil
+// more passes over the bracket or comma before an element; false, and past it, at the closing bracket.
+func (r *jsonReader) more(closing byte) bool {
+	c := r.next()
+	r.at++
+	if c == closing {
+		return false
 	}
-	return nil, r.here("%v", err).because(err)
+	if c == ',' {
+		return true
+	}
+	if r.next() == closing { // after the opening bracket
+		r.at++
+		return false
+	}
+	return true
 }
 
-// here is a fault at the token that was read last.
-func (r *jsonReader) here(format string, args ...any) *LoadError {
-	return fault(r.name, format, args...).atOffset(r.content, int(r.d.InputOffset())-1)
+// text reads a string.
+func (r *jsonReader) text() (string, error) {
+	start := r.at
+	escaped := false
+	for r.at++; r.content[r.at] != '"'; r.at++ {
+		if r.content[r.at] == '\\' {
+			escaped = true
+			r.at++
+		}
+	}
+	r.at++
+	if !escaped {
+		return string(r.content[start+1 : r.at-1]), nil
+	}
+	var s string
+	if err := json.Unmarshal(r.content[start:r.at], &s); err != nil {
+		return "", r.fault(start, "%v", err).because(err)
+	}
+	return s, nil
+}
+
+// notAdded words why an object did not take a member.
+func notAdded(f *LoadError, key string, err error) *LoadError {
+	if errors.Is(err, table.ErrTwice) {
+		f.Message = "the key " + quoted(key) + " is there twice"
+		return f.hint("remove one of them")
+	}
+	return f.because(err)
+}
+
+func (r *jsonReader) fault(offset int, format string, args ...any) *LoadError {
+	return fault(r.name, format, args...).atOffset(r.content, offset)
 }
 
 // quoted is a key as messages show it, cut to a sensible length.

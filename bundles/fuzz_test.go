@@ -20,6 +20,8 @@ import (
 	"unicode"
 
 	"github.com/open-policy-agent/opa/v1/util"
+
+	"github.com/postern-mail/postern/internal/table"
 )
 
 // FuzzTarball: whatever the bytes are, there is a tree within its limits and within its root, or a LoadError that says what is
@@ -145,6 +147,12 @@ func FuzzDocument(f *testing.F) {
 		}
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("read %#v, OPA reads %#v", got, want)
+		}
+		for large := 1; large < 4; large++ { // the same with tables in it
+			got, err := readDocument(name, []byte(text), 32, large)
+			if err != nil || !reflect.DeepEqual(table.Unpack(got), want) {
+				t.Fatalf("from %d entries on in tables: %v %v, OPA reads %#v", large, got, err, want)
+			}
 		}
 	})
 }

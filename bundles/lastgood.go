@@ -2,8 +2,10 @@ package bundles
 
 import (
 	"archive/tar"
+	"bufio"
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,14 +33,10 @@ type savedDocument struct {
 // saveLastGood keeps a copy in directory dir, which is made if need be. Each file is complete or not there: written aside,
 // synced, renamed, mode 0600.
 func saveLastGood(dir string, raw *content) error {
-	documents := []savedDocument{}
-	for _, f := range raw.documents {
-		documents = append(documents, savedDocument{f.Path, f.Data})
-	}
 	err := os.MkdirAll(dir, 0o700)
 	if err == nil {
 		removeHalves(dir)
-		err = writeAside(dir, lastGoodDocuments, func(w io.Writer) error { return json.NewEncoder(w).Encode(documents) })
+		err = writeAside(dir, lastGoodDocuments, func(w io.Writer) error { return writeDocuments(w, raw.documents) })
 	}
 	if err == nil {
 		err = writeAside(dir, lastGood, func(w io.Writer) error { return pack(w, raw.tree) })
@@ -47,6 +45,32 @@ func saveLastGood(dir string, raw *content) error {
 		return fmt.Errorf("keeping the last good policy: %w", err)
 	}
 	return nil
+}
+
+// writeDocuments writes a list of savedDocument, without making several copies of a hundred megabytes of senders.
+func writeDocuments(to io.Writer, files []File) error {
+	w := bufio.NewWriter(to) // keeps the first error
+	w.WriteByte('[')
+	for i, f := range files {
+		name, err := json.Marshal(f.Path)
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			w.WriteByte(',')
+		}
+		fmt.Fprintf(w, "{\"path\":%s,\"data\":\"", name)
+		text := base64.NewEncoder(base64.StdEncoding, w)
+		if _, err := text.Write(f.Data); err != nil {
+			return err
+		}
+		if err := text.Close(); err != nil {
+			return err
+		}
+		w.WriteString("\"}")
+	}
+	w.WriteString("]\n")
+	return w.Flush()
 }
 
 // pack writes a tree as a tarball that Unpack reads.

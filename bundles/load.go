@@ -16,6 +16,8 @@ import (
 // Candidate is a bundle that has been read and parsed, with the extra data merged in. It is immutable.
 type Candidate struct {
 	// Bundle in OPA's own type: Manifest, Data and Modules, whose Path is relative to the bundle. Tests are among the modules.
+	// In Data a large object is packed; engine.Compile and Policy.WithData take it as it is, and for anybody else there is
+	// Unpacked.
 	Bundle *bundle.Bundle
 	// Own is the bundle without the extra data: what was signed, and what its tests were written for.
 	Own *bundle.Bundle
@@ -286,7 +288,7 @@ func (p *parse) extra(files []File) (string, error) {
 		if err != nil {
 			return "", from(f.Path, err)
 		}
-		object, ok := value.(map[string]any)
+		object, ok := root(value)
 		if !ok {
 			return "", &LoadError{Source: f.Path, Line: 1, Text: lineOf(f.Data, 1), Message: "a data document must hold an object",
 				Hint: "for example: senders: {alice: [alice@example.com]}"}

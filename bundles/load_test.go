@@ -144,7 +144,7 @@ func TestLoadErrors(t *testing.T) {
 		{"no module", map[string]string{"data.json": "{}"}, ": no .rego file", ""},
 		{"JSON", map[string]string{"data.json": "{\n \"a\": 1,\n}"}, "data.json:3:1: ", "}"},
 		{"JSON cut", map[string]string{"data.json": `{"a": `}, "data.json:1:6: the document ends too early", ""},
-		{"JSON twice", map[string]string{"data.json": "{\"a\": 1,\n\"a\": 2}"}, `data.json:2:3: the key "a" is there twice`, ""},
+		{"JSON twice", map[string]string{"data.json": "{\"a\": 1,\n\"a\": 2}"}, `data.json:2:1: the key "a" is there twice`, ""},
 		{"YAML twice", map[string]string{"data.yaml": "a: 1\nb: 2\na: 3\n"}, `data.yaml:3:1: the key "a" is there twice`, "a: 3"},
 		{"YAML twice by type", map[string]string{"data.yaml": "1: a\n\"1\": b\n"}, `data.yaml:2:1: the key "1" is there twice`, ""},
 		{"YAML tab", map[string]string{"data.yaml": "a:\n\tb: 1\n"}, "data.yaml:2: not valid YAML", "\tb: 1"},

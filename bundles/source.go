@@ -13,7 +13,7 @@ import (
 // Limits bound what a source may hold. The zero value of each means its default.
 type Limits struct {
 	Files int   // entries, directories and files that do not count included; 0: 50,000
-	File  int64 // octets of one file; 0: 128 MiB
+	File  int64 // octets of one file; 0: 256 MiB
 	Total int64 // octets of all files together, unpacked; 0: 512 MiB
 	Depth int   // directories within directories, and levels of a data document; 0: 64
 	// Others asks for the files that do not count too: a signature covers all that is not hidden.
@@ -25,7 +25,7 @@ func (l Limits) orDefault() Limits {
 		l.Files = 50_000
 	}
 	if l.File <= 0 {
-		l.File = 128 << 20
+		l.File = 256 << 20
 	}
 	if l.Total <= 0 {
 		l.Total = 512 << 20

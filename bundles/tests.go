@@ -170,8 +170,9 @@ func (t *Tests) run(ctx context.Context, p pass, each func(*tester.Result)) erro
 	for _, m := range t.Bundle.Modules {
 		modules[m.Path] = m.Parsed
 	}
-	// Without the round trip the store shares the bundle's data. Tests only read it.
-	store := inmem.NewFromObjectWithOpts(t.Bundle.Data, inmem.OptRoundTripOnWrite(false))
+	// Without the round trip the store shares the bundle's data. Tests only read it. They may do so as with stock OPA, where
+	// nothing is packed.
+	store := inmem.NewFromObjectWithOpts(Unpacked(t.Bundle.Data), inmem.OptRoundTripOnWrite(false))
 	txn, err := store.NewTransaction(ctx)
 	if err != nil {
 		return err

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -237,6 +239,9 @@ func (w *Watcher) look(ctx context.Context, force bool) error {
 	defer w.looking.Unlock()
 	w.stamped(stamp(w.paths(), w.Limits))
 	raw, err := w.loader.read(ctx)
+	if raw.octets() >= freeFrom {
+		defer debug.FreeOSMemory()
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -274,6 +279,21 @@ func (w *Watcher) look(ctx context.Context, force bool) error {
 		return w.failed(refusal(raw.stale, StageRead))
 	}
 	return nil
+}
+
+// freeFrom is the size of content, in octets, from which the memory that looking at it took is given back at once: the text of
+// a million users and what the parser made on the way are several times what is kept, and the next collection may be far off.
+const freeFrom = 16 << 20
+
+// octets of all files; 0 of nil.
+func (c *content) octets() (n int) {
+	if c == nil {
+		return 0
+	}
+	for _, f := range slices.Concat(c.tree.Files, c.tree.Others, c.documents) {
+		n += len(f.Data)
+	}
+	return n
 }
 
 // foundBy names what a look found, to tell it from what the next one finds.

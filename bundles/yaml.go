@@ -11,14 +11,25 @@ import (
 	"strconv"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/postern-mail/postern/internal/table"
 )
 
-// maxAliased bounds how many values a YAML document may gain by its aliases.
-const maxAliased = 100_000
+// maxYAML bounds a YAML document, whose reader takes twenty times its octets.
+const maxYAML = 128 << 20
+
+// Bounds of what a YAML document may gain by its aliases: values, and octets of text.
+const (
+	maxAliased     = 100_000
+	maxAliasedText = 16 << 20
+)
 
 // parseYAML reads one YAML document the way OPA does: scalars by the core schema, an unquoted time as its text, keys as
 // strings. The reader is OPA's, so that stock OPA sees the same data.
-func parseYAML(name string, content []byte, depth int) (any, error) {
+func parseYAML(name string, content []byte, depth, large int) (any, error) {
+	if len(content) > maxYAML {
+		return nil, fault(name, "%d octets of YAML; at most %d are read", len(content), maxYAML).hint("write it as JSON")
+	}
 	d := yaml.NewDecoder(bytes.NewReader(content))
 	var document, second yaml.Node
 	switch err := decodeNode(d, &document); {
@@ -34,7 +45,7 @@ func parseYAML(name string, content []byte, depth int) (any, error) {
 	case !errors.Is(err, io.EOF):
 		return nil, yamlFault(name, content, err)
 	}
-	r := yamlReader{name: name, content: content, depth: depth}
+	r := yamlReader{name: name, content: content, depth: depth, large: large}
 	return r.value(&document, 0)
 }
 
@@ -49,11 +60,13 @@ func decodeNode(d *yaml.Decoder, n *yaml.Node) (err error) {
 }
 
 type yamlReader struct {
-	name    string
-	content []byte
-	depth   int
-	inAlias int // nesting of aliases at the moment
-	aliased int // values that came through aliases so far
+	name         string
+	content      []byte
+	depth, large int
+	inList       int // nesting of lists at the moment
+	inAlias      int // nesting of aliases at the moment
+	aliased      int // values that came through aliases so far
+	aliasedText  int // octets of text that did
 }
 
 func (r *yamlReader) fault(n *yaml.Node, format string, args ...any) *LoadError {
@@ -68,6 +81,9 @@ func (r *yamlReader) value(n *yaml.Node, level int) (any, error) {
 		if r.aliased++; r.aliased > maxAliased {
 			return nil, r.fault(n, "the aliases expand to more than %d values", maxAliased).hint("write them out")
 		}
+		if r.aliasedText += len(n.Value); r.aliasedText > maxAliasedText {
+			return nil, r.fault(n, "the aliases expand to more than %d octets", maxAliasedText).hint("write them out")
+		}
 	}
 	switch n.Kind {
 	case yaml.DocumentNode:
@@ -80,6 +96,8 @@ func (r *yamlReader) value(n *yaml.Node, level int) (any, error) {
 		defer func() { r.inAlias-- }()
 		return r.value(n.Alias, level+1)
 	case yaml.SequenceNode:
+		r.inList++
+		defer func() { r.inList-- }()
 		list := make([]any, 0, len(n.Content))
 		for _, c := range n.Content {
 			v, err := r.value(c, level+1)
@@ -98,7 +116,7 @@ func (r *yamlReader) value(n *yaml.Node, level int) (any, error) {
 }
 
 func (r *yamlReader) mapping(n *yaml.Node, level int) (any, error) {
-	object := make(map[string]any, len(n.Content)/2)
+	members := table.Members{Plain: r.inList > 0, Large: r.large}
 	var merges []*yaml.Node
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
@@ -110,23 +128,24 @@ func (r *yamlReader) mapping(n *yaml.Node, level int) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if _, twice := object[name]; twice {
-			return nil, r.fault(key, "the key %s is there twice", quoted(name)).hint("remove one of them")
-		}
-		if object[name], err = r.value(value, level+1); err != nil {
+		v, err := r.value(value, level+1)
+		if err != nil {
 			return nil, err
+		}
+		if err := members.Add(name, v); err != nil {
+			return nil, notAdded(r.fault(key, "%v", err), name, err)
 		}
 	}
 	for _, m := range merges {
-		if err := r.merge(object, m, level); err != nil {
+		if err := r.merge(&members, m, level); err != nil {
 			return nil, err
 		}
 	}
-	return object, nil
+	return members.Object(), nil
 }
 
 // merge carries out "<<": what is there already stays, and of several mappings the first wins.
-func (r *yamlReader) merge(object map[string]any, n *yaml.Node, level int) error {
+func (r *yamlReader) merge(members *table.Members, n *yaml.Node, level int) error {
 	v, err := r.value(n, level+1)
 	if err != nil {
 		return err
@@ -136,13 +155,15 @@ func (r *yamlReader) merge(object map[string]any, n *yaml.Node, level int) error
 		list = []any{v}
 	}
 	for _, one := range list {
-		other, ok := one.(map[string]any)
-		if !ok {
+		if !table.IsObject(one) {
 			return r.fault(n, "<< merges mappings only")
 		}
-		for k, v := range other {
-			if _, there := object[k]; !there {
-				object[k] = v
+		for key, v := range table.Each(one) {
+			if members.Has(key) {
+				continue
+			}
+			if err := members.Add(key, v); err != nil {
+				return r.fault(n, "%v", err).because(err)
 			}
 		}
 	}

@@ -35,6 +35,8 @@ const (
 	codeMissingRule    = "missing-rule"
 	codeReachesOut     = "test-reaches-out"
 	codeMissingData    = "missing-data"
+	codeTable          = "table-read-whole"
+	codeLargeTable     = "large-table-read-whole"
 	codeUnknownFact    = "unknown-fact"
 	codeStageFact      = "fact-of-other-stage"
 	codeNegatedCall    = "negated-call"
@@ -71,6 +73,8 @@ func Rules() []Rule {
 		{codeMissingRule, Fault, false, "A reference to a rule or package that does not exist."},
 		{codeReachesOut, Fault, false, "A test that would reach out of the process: to the network or into its environment."},
 		{codeMissingData, Warning, true, "A reference to data that is in no document."},
+		{codeTable, Warning, true, "A table of data that is read whole, and may grow too large for that."},
+		{codeLargeTable, Fault, false, "A table of data that is read whole, and is too large for that."},
 		{codeUnknownFact, Fault, false, "A fact that does not exist, set by with or read from a variable."},
 		{codeStageFact, Warning, true, "A fact that is never known at the stage that reads it."},
 		{codeNegatedCall, Fault, true, "not over a call with a reference in it: it fails open."},

@@ -85,7 +85,9 @@ func build(b *bundle.Bundle, o Options) (*Policy, *sources, []Finding) {
 	if c.Failed() {
 		return nil, src, sortFindings(src.silence(append(lint, src.compilerFindings(c.Errors)...), false))
 	}
-	lint = src.silence(append(lint, src.lintCompiled(c, data)...), true)
+	tables := src.tableReads(c)
+	lint = append(append(lint, src.lintCompiled(c, data)...), tables.findings(data)...)
+	lint = src.silence(lint, true)
 	if o.Tests {
 		lint = append(append(lint, lintTests(b, src, data)...), checkTests(b, o)...)
 	}
@@ -97,6 +99,7 @@ func build(b *bundle.Bundle, o Options) (*Policy, *sources, []Finding) {
 		revision: cmp.Or(b.Manifest.Revision, o.Revision),
 		code:     src.hash,
 		values:   newValueCache(),
+		tables:   tables,
 		keys:     newKeys(),
 		crew:     new(crew),
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math/rand"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/table"
 	"github.com/postern-mail/postern/policies"
 )
 
@@ -35,11 +37,13 @@ func defaultBundle(t testing.TB, n int) *bundle.Bundle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	senders := make(map[string]any, n)
+	var senders table.Members // as package bundles reads them
 	for i := range n {
-		senders[fmt.Sprintf("user%d", i)] = []any{fmt.Sprintf("user%d@example.com", i), fmt.Sprintf("u%d@example.org", i)}
+		if err := senders.Add(fmt.Sprintf("user%d", i), []any{fmt.Sprintf("user%d@example.com", i), fmt.Sprintf("u%d@example.org", i)}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	b.Data = map[string]any{"senders": senders, "groups": map[string]any{}, "settings": map[string]any{"domain": "example.com"}}
+	b.Data = map[string]any{"senders": senders.Object(), "groups": map[string]any{}, "settings": map[string]any{"domain": "example.com"}}
 	return b
 }
 
@@ -109,17 +113,51 @@ func TestDefaultBundle(t *testing.T) {
 	}
 }
 
+// BenchmarkDecideMessage: the number of users does not matter. B/user is what the data of one takes.
 func BenchmarkDecideMessage(b *testing.B) {
-	var e engine.Engine
-	e.Swap(defaultPolicy(b, users))
-	tr := typical(b, 5000)
-	ctx := context.Background()
-	if d := e.Decide(ctx, tr); d.Verdict != engine.Accept {
-		b.Fatalf("%v %v %v", d.Verdict, d.Reasons, d.Err)
+	for _, n := range []int{1_000, users, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("senders=%d", n), func(b *testing.B) {
+			before := heap()
+			p := defaultPolicy(b, n)
+			bytes := float64(heap() - before)
+			var e engine.Engine
+			e.Swap(p)
+			tr := typical(b, n/2)
+			ctx := context.Background()
+			if d := e.Decide(ctx, tr); d.Verdict != engine.Accept {
+				b.Fatalf("%v %v %v", d.Verdict, d.Reasons, d.Err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				e.Decide(ctx, tr)
+			}
+			b.ReportMetric(bytes/float64(n), "B/user")
+		})
 	}
-	b.ReportAllocs()
-	for b.Loop() {
-		e.Decide(ctx, tr)
+}
+
+// heap that is in use.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC() // what the first one has freed, pools among it
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestSendersMemory holds the default bundle to what is promised: 300 B a user, the code apart.
+func TestSendersMemory(t *testing.T) {
+	const n = 20_000
+	before := heap()
+	few := defaultPolicy(t, 10)
+	code := heap() - before
+	before = heap()
+	many := defaultPolicy(t, n)
+	per := float64(heap()-before-code) / n
+	runtime.KeepAlive(few)
+	runtime.KeepAlive(many)
+	if t.Logf("%.0f B a user", per); per > 300 {
+		t.Errorf("%.0f B a user", per)
 	}
 }
 

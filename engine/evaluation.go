@@ -8,6 +8,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
+	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
@@ -79,7 +80,7 @@ func (p *Policy) evaluate(ctx context.Context, st *stage, input ast.Value) (answ
 func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel topdown.Cancel) (out answer, fail *EvalError) {
 	defer func() {
 		if r := recover(); r != nil {
-			out, fail = nil, failf(kindPanic, "%v\n%s", r, debug.Stack())
+			out, fail = nil, recovered(r)
 		}
 	}()
 	query := topdown.NewQuery(st.query).
@@ -107,6 +108,14 @@ func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel top
 		return nil, failf(kindEval, "stage %s: the decision sets are undefined", st.name)
 	}
 	return out, nil
+}
+
+// recovered is the error of a panic in OPA's evaluator, or of the one with which an unread ends an evaluation.
+func recovered(r any) *EvalError {
+	if err, ok := r.(*storage.Error); ok {
+		return &EvalError{Kind: kindEval, Err: err}
+	}
+	return failf(kindPanic, "%v\n%s", r, debug.Stack())
 }
 
 // classify gives an evaluation error its kind.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -101,7 +100,7 @@ type explainer struct {
 func (x *explainer) ask(query ast.Body, qc ast.QueryCompiler, t topdown.QueryTracer, each func(topdown.QueryResult)) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+			err = recovered(r)
 		}
 	}()
 	cancel := topdown.NewCancel()

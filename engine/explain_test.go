@@ -234,3 +234,24 @@ reject contains "slow" if {
 		t.Errorf("%v, %+v", err, x)
 	}
 }
+
+// TestExplainPacked: an explanation names a packed object by its size, and looks up its entries.
+func TestExplainPacked(t *testing.T) {
+	p := compile(t, map[string]any{"senders": senders(2000)}, `package postern.message
+reject contains {"rule": "all", "message": "x"} if {
+	s := data.senders
+	is_array(s)
+}
+reject contains {"rule": "one", "message": "x"} if {
+	s := data.senders
+	s[input.auth.login] == ["bob@example.com"]
+}
+`)
+	x := explainOf(t, p, submission(t))
+	if got := stopped(trailOf(t, x, "all").Stopped); !strings.Contains(got, `{"...": "2001 entries"}`) {
+		t.Errorf("got %s", got)
+	}
+	if got := stopped(trailOf(t, x, "one").Stopped); !strings.Contains(got, `["alice@example.com"]`) {
+		t.Errorf("got %s", got)
+	}
+}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -50,6 +51,8 @@ func appendBrief(dst []byte, v ast.Value, limit int) []byte {
 			}
 		}
 		return append(dst, ']')
+	case *unread: // only people see it, in an explanation
+		return fmt.Appendf(dst, `{"...": "%d entries"}`, v.Len())
 	case ast.Object:
 		return appendObject(dst, v, limit)
 	}

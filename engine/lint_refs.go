@@ -2,7 +2,6 @@ package engine
 
 import (
 	"cmp"
-	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -91,33 +90,6 @@ func (s *sources) missing(c *ast.Compiler, data *store, node *ast.TreeNode, ref 
 		return nil // below a data document anything may come and go
 	}
 	return []Finding{s.at(codeMissingData, ref[0].Loc(), hint, "data.%s is in no data document of the bundle", path[0])}
-}
-
-// has and names look into the data.
-func (s *store) has(path []string) bool {
-	_, err := s.Read(context.Background(), nil, path)
-	return err == nil
-}
-
-func (s *store) names(path []string) []string {
-	doc, err := s.Read(context.Background(), nil, path)
-	if err != nil {
-		return nil
-	}
-	var out []string
-	switch doc := doc.(type) {
-	case map[string]any:
-		if len(doc) < bulk {
-			out = slices.Collect(maps.Keys(doc))
-		}
-	case ast.Object:
-		for _, k := range doc.Keys() {
-			if str, ok := k.Value.(ast.String); ok {
-				out = append(out, string(str))
-			}
-		}
-	}
-	return out
 }
 
 // lintStageFacts warns of facts that are never there at the stage whose package reads them.

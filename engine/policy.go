@@ -25,6 +25,7 @@ type Policy struct {
 	code     string // hash of the modules
 	warnings []Finding
 	values   cache.InterQueryValueCache // compiled regular expressions and globs
+	tables   tableReads                 // what the rules read of data as a whole
 	keys     *keys
 	crew     *crew
 	tracer   topdown.QueryTracer // nil but for tests: see Traced
@@ -91,14 +92,18 @@ func (p *Policy) Revision() string { return p.revision }
 func (p *Policy) Warnings() []Finding { return slices.Clone(p.warnings) }
 
 // WithData returns a snapshot with the same code and other data, which it takes ownership of: no parsing, no compiling,
-// well below a millisecond for data that is large. revision "": a hash of code and data, which costs as much as
-// encoding the data. Data at a path that the code defines as a rule is a *CompileError, and so is data by which a smoke
-// transaction fails.
+// well below a millisecond for data whose large objects are packed, as package bundles yields it. revision "": a hash of
+// code and data, which costs as much as encoding the data. Data at a path that the code defines as a rule is a
+// *CompileError, and so is data in which an object that the code reads whole has become too large for that, and data by
+// which a smoke transaction fails.
 func (p *Policy) WithData(ctx context.Context, data map[string]any, revision string) (*Policy, error) {
 	out := *p
 	out.data = newStore(data)
 	if conflicts := ast.CheckPathConflicts(p.compiler, storage.NonEmpty(ctx, out.data, nil)); len(conflicts) > 0 {
 		return nil, faults((&sources{}).compilerFindings(conflicts))
+	}
+	if err := faults(p.tables.findings(out.data)); err != nil {
+		return nil, err
 	}
 	out.revision = revision
 	if revision == "" {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -130,6 +131,41 @@ func TestGateRunsTestsOfTheBundleAlone(t *testing.T) {
 	off := feedOf(t, filepath.Join(dir, "b"), func(p *config.Policy) { p.Tests, p.TestTimeout = "off", 0 })
 	if err := off.watcher.Start(context.Background()); err != nil {
 		t.Errorf("tests: off: %v", err)
+	}
+}
+
+// TestGateGrownTable: a table of the operator's that has become too large for what the policy does with it is refused at the
+// lint, with the place in the rules, and what was active stays.
+func TestGateGrownTable(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "hosts.json")
+	hosts := func(n int) string {
+		all := map[string]string{}
+		for i := range n {
+			all[fmt.Sprintf("192.0.%d.%d", i/256, i%256)] = "host"
+		}
+		text, err := json.Marshal(map[string]any{"hosts": all})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	putAll(t, dir, map[string]string{"hosts.json": hosts(999),
+		"b/p.rego": "package postern.connect\n\nreject contains \"x\" if {\n\tsome host, _ in data.hosts\n\thost == input.client.ip\n}\n"})
+	f := feedOf(t, filepath.Join(dir, "b"), func(p *config.Policy) { p.Data = []string{data} })
+	if err := f.watcher.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	first := f.engine.Policy()
+	putAll(t, dir, map[string]string{"hosts.json": hosts(1000)})
+	err := f.watcher.Start(context.Background())
+	want := "p.rego:4:18: data.hosts has 1000 entries and is not read whole [large-table-read-whole]"
+	if err == nil || !strings.Contains(err.Error(), want) || f.watcher.Refused().Stage != bundles.StageLint || f.engine.Policy() != first {
+		t.Errorf("got %v\nwant %s", err, want)
+	}
+	putAll(t, dir, map[string]string{"b/p.rego": "package postern.connect\n\nreject contains \"x\" if data.hosts[input.client.ip]\n"})
+	if err := f.watcher.Start(context.Background()); err != nil || f.engine.Policy() == first {
+		t.Errorf("mended: %v", err)
 	}
 }
 
