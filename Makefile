@@ -4,7 +4,7 @@ FUZZ ?= Fuzz.*
 FUZZTIME ?= 30s
 SOAK ?= 10m
 
-.PHONY: build test rego fuzz bench soak golden clean
+.PHONY: build test rego vuln fuzz bench soak golden clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/postern ./cmd/postern
@@ -18,6 +18,9 @@ rego: ## the default bundle with stock OPA alone
 	$(GO) tool opa fmt --fail --list policies
 	$(GO) tool opa check --strict --schema policies/schemas/input.json policies
 	$(GO) tool opa test policies
+
+vuln: ## known vulnerabilities in what the program calls
+	.ci/vuln
 
 golden: ## rewrite the wanted results of the golden transactions; review the diff like code
 	$(GO) test ./cmd/postern -run Golden -update
