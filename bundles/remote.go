@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
 // Remote says how bundles are read from other machines. The zero value reads https:// with the system's authorities, and
@@ -93,7 +95,7 @@ func loopback(host string) bool {
 
 // client is made for one download.
 func (r Remote) client() (*http.Client, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	config := tlsprofile.New()
 	if r.CA != "" {
 		pem, err := readSmall(r.CA, maxPEM)
 		if err != nil {

@@ -62,7 +62,6 @@ type Server struct {
 	limits   limit.Reporter
 	place    message.Place
 	open     sync.WaitGroup
-	observer atomic.Pointer[observer]
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -77,6 +76,8 @@ type Listener struct {
 	// Mechanisms of authentication that may be used here, as EHLO names them; none: all that the backends can serve.
 	Mechanisms []string
 	Failure    engine.Verdict // when policy cannot decide; the zero value is Defer
+
+	observer *atomic.Pointer[observer] // set by Serve
 }
 
 // ErrServerClosed is what Serve returns after Shutdown.
@@ -129,6 +130,7 @@ func (s *Server) Serve(ctx context.Context, l Listener) error {
 	if l.Name == "" {
 		l.Name = l.Addr().String()
 	}
+	l.observer = new(atomic.Pointer[observer])
 	if !s.keep(l.Listener) {
 		l.Close()
 		return ErrServerClosed

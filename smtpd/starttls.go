@@ -58,7 +58,7 @@ func (g *guard) handshake() bool {
 		return false
 	}
 	used := &handshake{}
-	conn := tls.Server(g.raw, g.s.srv.observed(config))
+	conn := tls.Server(g.raw, g.s.ln.observed(config))
 	end := time.Now().Add(g.s.limits.Handshake)
 	g.raw.SetWriteDeadline(end) // before interrupt may set it
 	err := g.arm(end, true)
@@ -88,13 +88,15 @@ type handshake struct {
 
 type handshakeKey struct{}
 
-// observer is a configuration and the same one with a look at what is used of it. One is kept for as long as the first does not
-// change: it holds the keys of session tickets.
+// observer is a configuration and the same one with a look at what is used of it. Each listener keeps one for as long as the
+// first does not change: it holds the keys of session tickets, which are made with its first handshake. A ticket of one listener
+// therefore says nothing at another, whose clients may have been asked for more.
 type observer struct{ config, observed *tls.Config }
 
-func (s *Server) observed(config *tls.Config) *tls.Config {
-	if o := s.observer.Load(); o != nil && o.config == config {
-		return o.observed
+func (l Listener) observed(config *tls.Config) *tls.Config {
+	before := l.observer.Load()
+	if before != nil && before.config == config {
+		return before.observed
 	}
 	o := &observer{config, config.Clone()}
 	o.observed.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -116,7 +118,9 @@ func (s *Server) observed(config *tls.Config) *tls.Config {
 		}
 		return chosen, nil
 	}
-	s.observer.Store(o)
+	if !l.observer.CompareAndSwap(before, o) { // another connection was faster; its keys are the listener's
+		return l.observed(config)
+	}
 	return o.observed
 }
 

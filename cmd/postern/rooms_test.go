@@ -14,17 +14,18 @@ func TestRooms(t *testing.T) {
 	const module = "github.com/postern-mail/postern/"
 	// What a room may import of ours; "opa" stands for github.com/open-policy-agent/opa.
 	allowed := map[string][]string{
-		"internal/message":   {},
-		"policies":           {},
-		"engine":             {"internal/message", "opa"},
-		"engine/decisionlog": {"internal/message", "engine", "opa"},
-		"bundles":            {"opa"},
-		"smtpd":              {"internal/message", "internal/limit", "engine", "smtpd/relay", "smtpd/auth"},
-		"smtpd/relay":        {"internal/message", "internal/limit"},
-		"smtpd/auth":         {"internal/yamldoc"},
-		"internal/yamldoc":   {},
-		"internal/limit":     {},
-		"milter":             {"internal/message", "internal/limit", "engine"},
+		"internal/message":    {},
+		"internal/tlsprofile": {},
+		"policies":            {},
+		"engine":              {"internal/message", "opa"},
+		"engine/decisionlog":  {"internal/message", "internal/tlsprofile", "engine", "opa"},
+		"bundles":             {"internal/tlsprofile", "opa"},
+		"smtpd":               {"internal/message", "internal/limit", "engine", "smtpd/relay", "smtpd/auth"},
+		"smtpd/relay":         {"internal/message", "internal/limit", "internal/tlsprofile"},
+		"smtpd/auth":          {"internal/tlsprofile", "internal/yamldoc"},
+		"internal/yamldoc":    {},
+		"internal/limit":      {},
+		"milter":              {"internal/message", "internal/limit", "engine"},
 	}
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "../../...").Output()
 	if err != nil {

@@ -32,6 +32,7 @@ const (
 type site struct {
 	dir       string
 	addr, tls string // listeners with STARTTLS and with TLS from the start
+	allTLS    []string
 	admin     string
 	milter    string // address of its milter, where it has one on TCP
 	bundle    string // directory of its policy, where a test changes it
@@ -130,7 +131,7 @@ func (s *site) await(t *testing.T, r *running) {
 		s.addr = ready.Submission[0]
 	}
 	if len(ready.Submission) > 1 {
-		s.tls = ready.Submission[1]
+		s.tls, s.allTLS = ready.Submission[1], ready.Submission[1:]
 	}
 	for _, m := range ready.Milter {
 		if addr, ok := strings.CutPrefix(m, "tcp:"); ok {

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"compress/gzip"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -19,6 +18,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
 // Upload says where lines are sent, as OPA's decision log plugin sends them: POST URL/logs, a JSON array of them,
@@ -79,9 +80,11 @@ func newUploader(o Upload, log *slog.Logger, losses *losses) (*uploader, error) 
 	o.Buffer = cmp.Or(max(o.Buffer, 0), 16<<20)
 	o.Timeout = cmp.Or(max(o.Timeout, 0), 30*time.Second)
 	o.Drain = cmp.Or(max(o.Drain, 0), 10*time.Second)
+	secure := tlsprofile.New()
+	secure.RootCAs = o.Roots
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConns: 1, IdleConnTimeout: 90 * time.Second,
-		TLSHandshakeTimeout: o.Timeout, TLSClientConfig: &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout: o.Timeout, TLSClientConfig: secure,
 	}
 	u := &uploader{
 		o: o, target: target.JoinPath("logs").String(), log: log, losses: losses,

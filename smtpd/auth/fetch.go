@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -11,6 +10,8 @@ import (
 	"net/netip"
 	"net/url"
 	"time"
+
+	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
 // maxAnswer bounds what a provider may answer, in octets.
@@ -23,7 +24,8 @@ type fetcher struct {
 
 func newFetcher(timeout time.Duration, roots *x509.CertPool) *fetcher {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+	transport.TLSClientConfig = tlsprofile.New()
+	transport.TLSClientConfig.RootCAs = roots
 	transport.MaxIdleConnsPerHost, transport.MaxConnsPerHost = 8, 32
 	transport.MaxResponseHeaderBytes = 64 << 10
 	return &fetcher{&http.Client{

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 
 	"github.com/go-ldap/ldap/v3"
+
+	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
 // ldapServer is one server with its idle connections: those that searches use, bound as whom we search as, and those that are
@@ -136,7 +138,7 @@ func (s *ldapServer) dial(ctx context.Context) (*ldapConn, error) {
 	}
 	c := &limitedConn{Conn: conn}
 	c.left.Store(ldapAnswer)
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	config := tlsprofile.New()
 	if s.l.o.TLS != nil {
 		config = s.l.o.TLS.Clone()
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/emersion/go-sasl"
+
+	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
 // dial opens a connection and brings it to the point where MAIL may be sent.
@@ -114,12 +116,10 @@ func (h *SMTP) startTLS(ctx context.Context, c *conn) error {
 }
 
 func (h *SMTP) handshake(ctx context.Context, c *conn, verify bool) error {
-	t := tls.Client(c.nc, &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		ServerName:         h.serverName(),
-		RootCAs:            h.o.CAs,
-		InsecureSkipVerify: !verify, // opportunistic: see StartTLSAuto
-	})
+	config := tlsprofile.New()
+	config.ServerName, config.RootCAs = h.serverName(), h.o.CAs
+	config.InsecureSkipVerify = !verify // opportunistic: see StartTLSAuto
+	t := tls.Client(c.nc, config)
 	release := c.arm(ctx, c.times.command())
 	err := t.HandshakeContext(ctx)
 	release()

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
+
+	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
 // Files names what a Reloader reads.
@@ -76,12 +78,14 @@ func (r *Reloader) Reload() error {
 // NotAfter is when the certificate that is served ends.
 func (r *Reloader) NotAfter() time.Time { return r.current.Load().Certificates[0].Leaf.NotAfter }
 
-// Config is a configuration for one listener. Each has its own keys for session tickets, so that a session begun at one
-// listener cannot be resumed at another.
+// Config is a configuration for handshakes, with keys of its own for session tickets: a session begun with one cannot be resumed
+// with another.
 func (r *Reloader) Config() *tls.Config {
 	c := r.base()
 	// Go duplicates the ticket keys of the listener's configuration into the one that it is given here.
-	c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return r.serve(), nil }
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		return r.serve(), tlsprofile.NotHTTP(hello)
+	}
 	// Never used for a handshake; some callers look whether a configuration has a certificate.
 	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return &r.current.Load().Certificates[0], nil
@@ -121,16 +125,8 @@ func (r *Reloader) load() (*tls.Config, error) {
 	return c, err
 }
 
-// base is TLS 1.2 with forward secrecy and authenticated encryption, or 1.3 (RFC 8997, RFC 9325 §4.2).
 func (r *Reloader) base() *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		CipherSuites: []uint16{
-			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-		},
-		SessionTicketsDisabled: !r.tickets,
-		Time:                   r.now,
-	}
+	c := tlsprofile.New()
+	c.SessionTicketsDisabled, c.Time = !r.tickets, r.now
+	return c
 }

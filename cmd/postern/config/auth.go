@@ -1,7 +1,6 @@
 package config
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
+	"github.com/postern-mail/postern/internal/tlsprofile"
 	"github.com/postern-mail/postern/internal/yamldoc"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
@@ -57,7 +57,8 @@ type RecentLogins struct {
 // Open reads the files that l names, and makes the backend.
 func (l *LDAP) Open(o auth.LDAPOptions) (*auth.LDAP, error) {
 	o.Cache.Life = l.Cache
-	o.TLS = &tls.Config{ServerName: l.ServerName, MinVersion: tls.VersionTLS12}
+	o.TLS = tlsprofile.New()
+	o.TLS.ServerName = l.ServerName
 	if l.CA != "" {
 		pool, err := certs.LoadPool(l.CA)
 		if err != nil {
