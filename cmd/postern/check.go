@@ -240,7 +240,10 @@ func loadFindings(err error) []engine.Finding {
 
 func (r *checkReport) beside(ctx context.Context, cfg *config.Config, dir string) {
 	setup, err := postfix.Read(ctx, dir)
-	if err != nil {
+	if slices.ContainsFunc(cfg.Milter.Listen, func(l config.MilterListener) bool { return l.Network == "systemd" }) {
+		r.Postfix = []postfix.Finding{{Severity: postfix.Warning, Where: "postern.yaml: milter.listen", Message: "where systemd's socket is stands in its unit, so that Postfix's side was not compared with it",
+			Mend: "write the unit's ListenStream= for this check, as unix:/path or tcp:host:port"}}
+	} else if err != nil {
 		r.Postfix = []postfix.Finding{{Severity: postfix.Error, Where: "postconf", Message: err.Error(), Mend: "give --postfix-config the directory of main.cf"}}
 	} else {
 		r.Postfix = postfix.Check(setup, r.expected(cfg))

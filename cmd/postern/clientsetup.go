@@ -22,11 +22,10 @@ type clientSetup struct {
 	IMAP, POP3            string // hosts; "": none
 }
 
-// newClientSetup takes the ports from the listeners.
-func newClientSetup(c *config.Config) *clientSetup {
+// newClientSetup takes the ports from the addresses of listeners.
+func newClientSetup(c *config.Config, starttls, implicit []string) *clientSetup {
 	a := c.Admin.Autoconfig
-	return &clientSetup{Domain: a.Domain, Name: a.Name, Host: c.Hostname, StartTLS: firstPort(c.Submission.Listen),
-		ImplicitTLS: firstPort(c.Submission.ListenTLS), IMAP: a.IMAP, POP3: a.POP3}
+	return &clientSetup{Domain: a.Domain, Name: a.Name, Host: c.Hostname, StartTLS: firstPort(starttls), ImplicitTLS: firstPort(implicit), IMAP: a.IMAP, POP3: a.POP3}
 }
 
 // firstPort of listeners, preferring one that is not on loopback; 0: there is none.

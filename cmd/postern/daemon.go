@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/cmd/postern/systemd"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/decisionlog"
 	"github.com/postern-mail/postern/milter"
@@ -45,11 +48,12 @@ type daemon struct {
 	smtp   *smtpd.Server
 	milter *milter.Server
 
-	submission    []submissionListener
-	milters       []milterListener
-	adminListener net.Listener
-	recentSocket  *net.UnixConn
-	hup           chan struct{}
+	submission     []submissionListener
+	milters        []milterListener
+	adminListeners []net.Listener
+	recentSocket   *net.UnixConn
+	inherited      *systemd.Sockets // nil: none
+	hup            chan struct{}
 }
 
 type submissionListener struct {
@@ -109,35 +113,73 @@ func (d *daemon) bind() error {
 		}
 	}
 	for _, c := range d.cfg.Milter.Listen {
-		l, err := milter.Listen(c.Spec(), c.Mode, c.Group)
-		if err != nil {
+		if err := d.bindMilter(c); err != nil {
 			return err
 		}
-		onError := c.OnError
-		if onError == "" {
-			onError = d.cfg.Policy.OnError
-		}
-		d.milters = append(d.milters, milterListener{l, milter.ListenerConfig{Name: c.Name, Failure: failureVerdict(onError)}})
 	}
 	if err := d.bindRecent(); err != nil {
 		return err
 	}
-	if addr := d.cfg.Admin.Listen; addr != "" {
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			return bindError("admin.listen", addr, err)
-		}
-		d.adminListener = l
+	return d.bindAdmin()
+}
+
+// listen opens host:port, or takes what systemd has opened.
+func (d *daemon) listen(addr string, networks ...string) ([]net.Listener, error) {
+	if name, is := strings.CutPrefix(addr, systemd.Prefix); is {
+		return d.inherited.Listeners(name, networks...)
+	}
+	l, err := net.Listen("tcp", addr)
+	return []net.Listener{l}, err
+}
+
+func (d *daemon) bindSubmission(addr string, implicit bool) error {
+	all, err := d.listen(addr, "tcp")
+	if err != nil {
+		return bindError("submission", addr, err)
+	}
+	for _, l := range all {
+		d.submission = append(d.submission, submissionListener{l, addr, implicit})
 	}
 	return nil
 }
 
-func (d *daemon) bindSubmission(addr string, implicit bool) error {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return bindError("submission", addr, err)
+func (d *daemon) bindMilter(c config.MilterListener) error {
+	onError := c.OnError
+	if onError == "" {
+		onError = d.cfg.Policy.OnError
 	}
-	d.submission = append(d.submission, submissionListener{l, addr, implicit})
+	var all []net.Listener
+	var err error
+	if c.Network == "systemd" {
+		all, err = d.listen(c.Spec(), "unix", "tcp")
+	} else {
+		all = make([]net.Listener, 1)
+		all[0], err = milter.Listen(c.Spec(), c.Mode, c.Group)
+	}
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		d.milters = append(d.milters, milterListener{l, milter.ListenerConfig{Name: c.Name, Failure: failureVerdict(onError)}})
+	}
+	return nil
+}
+
+func (d *daemon) bindAdmin() error {
+	addr := d.cfg.Admin.Listen
+	if addr == "" {
+		return nil
+	}
+	all, err := d.listen(addr, "tcp", "unix")
+	if err != nil {
+		return bindError("admin.listen", addr, err)
+	}
+	d.adminListeners = all
+	for _, l := range all {
+		if at := l.Addr(); at.Network() == "tcp" && !d.cfg.Admin.MayListen(at.String()) {
+			return usageError(fmt.Errorf("admin.listen %s: systemd has opened %s, which other machines reach, and nobody is asked there who they are; write ListenStream=127.0.0.1:8880, or add public: true", addr, at))
+		}
+	}
 	return nil
 }
 
@@ -160,9 +202,22 @@ func (d *daemon) run(ctx context.Context, group *errgroup.Group) {
 	if d.recentSocket != nil {
 		group.Go(func() error { return d.recent.Serve(ctx, d.recentSocket) })
 	}
-	if d.adminListener != nil {
-		group.Go(func() error { return adminServer(ctx, d.adminListener, d.metrics, d.health, newClientSetup(d.cfg)) })
+	for _, l := range d.adminListeners {
+		group.Go(func() error { return adminServer(ctx, l, d.metrics, d.health, d.clientSetup()) })
 	}
+}
+
+// clientSetup names the ports of the sockets that are open, whoever opened them.
+func (d *daemon) clientSetup() *clientSetup {
+	var starttls, implicit []string
+	for _, l := range d.submission {
+		if l.implicit {
+			implicit = append(implicit, l.listener.Addr().String())
+		} else {
+			starttls = append(starttls, l.listener.Addr().String())
+		}
+	}
+	return newClientSetup(d.cfg, starttls, implicit)
 }
 
 func (d *daemon) watched() []watched {
@@ -217,8 +272,8 @@ func (d *daemon) close() {
 	for _, l := range d.milters {
 		l.listener.Close()
 	}
-	if d.adminListener != nil {
-		d.adminListener.Close()
+	for _, l := range d.adminListeners {
+		l.Close()
 	}
 	for _, h := range []relay.Hop{d.hop, d.held} {
 		if h != nil {

@@ -83,7 +83,7 @@ func (p *program) dns(cmd *cobra.Command, domain string, o dnsOptions) error {
 	if err != nil {
 		return err
 	}
-	setup := newClientSetup(cfg)
+	setup := newClientSetup(cfg, cfg.Submission.Listen, cfg.Submission.ListenTLS)
 	setup.Domain, setup.Host = domain, cmp.Or(o.host, setup.Host)
 	setup.IMAP, setup.POP3 = cmp.Or(o.imap, setup.IMAP), cmp.Or(o.pop3, setup.POP3)
 	setup.StartTLS, setup.ImplicitTLS = cmp.Or(o.starttlsPort, setup.StartTLS), cmp.Or(o.tlsPort, setup.ImplicitTLS)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/postern-mail/postern/cmd/postern/systemd"
 )
 
 // defaultGrace is how long transactions under way may take after SIGTERM.
@@ -54,6 +56,14 @@ func (p *program) serve(ctx context.Context, grace time.Duration) error {
 		log.Warn("configuration", "finding", w.String())
 	}
 	tune()
+	if err := noCore(); err != nil {
+		log.Warn("a crash could leave passwords in a core file", "error", err)
+	}
+	sockets := systemd.Inherit()
+	defer sockets.Close()
+	if err := sockets.Match(cfg.Systemd()); err != nil {
+		return usageError(err)
+	}
 	warning, err := checkDescriptors(cfg, allowedDescriptors())
 	if err != nil {
 		return usageError(err)
@@ -69,7 +79,7 @@ func (p *program) serve(ctx context.Context, grace time.Duration) error {
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	d := &daemon{cfg: cfg, log: log, hup: make(chan struct{}, 1)}
+	d := &daemon{cfg: cfg, log: log, hup: make(chan struct{}, 1), inherited: sockets}
 	defer d.close()
 	if err := d.build(ctx, p.stderr); err != nil {
 		return err
@@ -77,6 +87,7 @@ func (p *program) serve(ctx context.Context, grace time.Duration) error {
 	if err := d.bind(); err != nil {
 		return err
 	}
+	sockets.Close() // the listeners have copies of their own
 	ctx, cut := context.WithCancel(ctx)
 	defer cut()
 	group, ctx := errgroup.WithContext(ctx)
@@ -85,16 +96,34 @@ func (p *program) serve(ctx context.Context, grace time.Duration) error {
 
 	ended := make(chan error, 1)
 	go func() { ended <- group.Wait() }()
+	return d.attend(cut, ended, signals, grace)
+}
+
+// attend waits for signals and the end, and lets the service manager know how things are.
+func (d *daemon) attend(cut func(), ended <-chan error, signals <-chan os.Signal, grace time.Duration) error {
+	manager := systemd.Manager{Log: d.log}
+	var watchdog <-chan time.Time
+	if every := manager.Watchdog(); every > 0 {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		watchdog = ticker.C
+	}
+	manager.Ready("policy " + d.engine.Policy().Revision())
 	for {
 		select {
 		case err := <-ended:
 			return err // a listener failed: a server that cannot be reached must not look alive
+		case <-watchdog:
+			manager.Alive()
 		case s := <-signals:
 			if s == syscall.SIGHUP {
+				manager.Reloading()
 				d.reload()
+				manager.Ready("reload asked for; its outcome is in the log and in postern_policy_last_reload_successful")
 				continue
 			}
-			log.Info("stopping", "signal", s.String(), "grace", grace)
+			d.log.Info("stopping", "signal", s.String(), "grace", grace)
+			manager.Stopping()
 			return d.stop(cut, ended, signals, grace)
 		}
 	}
@@ -142,8 +171,8 @@ func (d *daemon) addresses() []any {
 		}
 		fields = append(fields, "milter", list)
 	}
-	if d.adminListener != nil {
-		fields = append(fields, "admin", d.adminListener.Addr().String())
+	if len(d.adminListeners) > 0 {
+		fields = append(fields, "admin", d.adminListeners[0].Addr().String())
 	}
 	return append(fields, "directory", d.cfg.StateDir)
 }

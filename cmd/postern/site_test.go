@@ -46,11 +46,12 @@ var siteHash = sync.OnceValues(func() (string, error) {
 	return string(b), err
 })
 
-// startSite runs the program until the test ends, and wants it to end well. more is YAML laid below the usual configuration.
-func startSite(t *testing.T, relay, more string) *site {
+// startSite runs the program until the test ends, and wants it to end well. more is YAML laid below the usual configuration;
+// change what it is started as.
+func startSite(t *testing.T, relay, more string, change ...func(*exec.Cmd)) *site {
 	t.Helper()
 	s := newSite(t, relay, more)
-	s.start(t)
+	s.start(t, change...)
 	return s
 }
 
@@ -75,13 +76,16 @@ func newSite(t *testing.T, relay, more string) *site {
 	if !strings.Contains(more, "\nauth:") {
 		more += "\nauth: [{file: users.yaml}]\n"
 	}
-	put(t, filepath.Join(s.dir, "postern.yaml"), "hostname: mail.example.com\nstate_dir: state\nrelay: {to: '"+relay+"'}\nadmin: {listen: '127.0.0.1:0'}\n"+more)
+	if !strings.Contains(more, "\nadmin:") {
+		more += "\nadmin: {listen: '127.0.0.1:0'}\n"
+	}
+	put(t, filepath.Join(s.dir, "postern.yaml"), "hostname: mail.example.com\nstate_dir: state\nrelay: {to: '"+relay+"'}\n"+more)
 	return s
 }
 
-func (s *site) start(t *testing.T) {
+func (s *site) start(t *testing.T, change ...func(*exec.Cmd)) {
 	t.Helper()
-	r := s.launch(t, "serve.log")
+	r := s.launch(t, "serve.log", change...)
 	t.Cleanup(func() {
 		if err := r.stop(syscall.SIGTERM); err != nil {
 			t.Errorf("postern serve ended with %v", err)
@@ -95,7 +99,7 @@ func (s *site) start(t *testing.T) {
 }
 
 // launch starts the program and waits for nothing. It logs to a file in the site's directory.
-func (s *site) launch(t *testing.T, log string) *running {
+func (s *site) launch(t *testing.T, log string, change ...func(*exec.Cmd)) *running {
 	t.Helper()
 	r := &running{log: filepath.Join(s.dir, log), done: make(chan error, 1)}
 	f, err := os.OpenFile(r.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -111,6 +115,9 @@ func (s *site) launch(t *testing.T, log string) *running {
 	r.cmd.Dir, r.cmd.Stdout, r.cmd.Stderr = s.dir, f, f
 	if s.env != nil {
 		r.cmd.Env = append(os.Environ(), s.env...)
+	}
+	for _, c := range change {
+		c(r.cmd)
 	}
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)

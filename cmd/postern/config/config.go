@@ -43,7 +43,7 @@ type Config struct {
 
 // Submission is the submission server (RFC 6409).
 type Submission struct {
-	Listen    []string // addresses with STARTTLS, "host:port" or ":port"
+	Listen    []string // addresses with STARTTLS, "host:port", ":port" or "systemd:name"
 	ListenTLS []string // addresses with implicit TLS (RFC 8314)
 	// Mechanisms that may be used, by address as it stands in Listen and ListenTLS; "": where nothing else is said. None: all that
 	// the backends can serve.
@@ -139,14 +139,14 @@ type Milter struct {
 // MilterListener is one socket.
 type MilterListener struct {
 	Name    string      // in facts and logs; default: the address as it is written
-	Network string      // "unix" or "tcp"
-	Address string      // path, or host:port
+	Network string      // "unix", "tcp" or "systemd"
+	Address string      // path, host:port, or the name that the socket unit gives its socket
 	Mode    os.FileMode // of a unix socket; 0660
 	Group   string      // of a unix socket, a name or a number; "": the process's
 	OnError string      // verdict where policy cannot decide: "defer", "reject", "accept"; default: Policy's
 }
 
-// Spec is the listener as it is written: "unix:/path" or "tcp:host:port".
+// Spec is the listener as it is written: "unix:/path", "tcp:host:port" or "systemd:name".
 func (l MilterListener) Spec() string { return l.Network + ":" + l.Address }
 
 // Policy is the bundle and how it is asked.
@@ -229,6 +229,8 @@ type DecisionUpload struct {
 // Admin serves /metrics and /healthz.
 type Admin struct {
 	Listen string // "": not served
+	// Public lets Listen be an address that other machines reach. Nobody is asked who they are there.
+	Public bool
 	// Autoconfig is served there, too, for a web server in front to pass on.
 	Autoconfig Autoconfig
 }

@@ -38,6 +38,7 @@ func (r *reader) root(n yamldoc.Node) {
 		"admin": func(n yamldoc.Node) {
 			r.section(n, yamldoc.Keys{
 				"listen":     func(n yamldoc.Node) { r.address(n, &c.Admin.Listen) },
+				"public":     func(n yamldoc.Node) { set(&c.Admin.Public)(n.Bool()) },
 				"autoconfig": r.autoconfig,
 			})
 		},

@@ -10,11 +10,13 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
+	"github.com/postern-mail/postern/cmd/postern/systemd"
 	"github.com/postern-mail/postern/internal/yamldoc"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
@@ -85,20 +87,24 @@ func (v *validator) listeners() {
 	type listener struct{ key, network, address string }
 	var all []listener
 	for i, a := range v.c.Submission.Listen {
-		all = append(all, listener{v.element("submission.listen", i), "tcp", a})
+		all = append(all, listener{v.element("submission.listen", i), network(a), a})
 	}
 	for i, a := range v.c.Submission.ListenTLS {
-		all = append(all, listener{v.element("submission.listen_tls", i), "tcp", a})
+		all = append(all, listener{v.element("submission.listen_tls", i), network(a), a})
 	}
 	for i, l := range v.c.Milter.Listen {
 		if l.Address != "" {
-			all = append(all, listener{milterKey(i), l.Network, l.Address})
+			a := l.Address
+			if l.Network == "systemd" {
+				a = l.Spec()
+			}
+			all = append(all, listener{milterKey(i), l.Network, a})
 		}
 	}
 	if a := v.c.Admin.Listen; a != "" {
-		all = append(all, listener{"admin.listen", "tcp", a})
-		if host, _, err := net.SplitHostPort(a); err == nil && !loopback(host) {
-			v.warn("admin.listen", a+" can be reached from other machines, and asks nobody who they are", "write 127.0.0.1:8880, or keep others out with a firewall")
+		all = append(all, listener{"admin.listen", network(a), a})
+		if network(a) == "tcp" && !v.c.Admin.MayListen(a) {
+			v.add("admin.listen", a+" can be reached from other machines, and asks nobody who they are", "write 127.0.0.1:8880; where that is wanted and a firewall keeps strangers out, add public: true")
 		}
 	}
 	if !v.c.Submission.Enabled() && len(v.c.Milter.Listen) == 0 {
@@ -106,7 +112,7 @@ func (v *validator) listeners() {
 	}
 	for i, b := range all {
 		for _, a := range all[:i] {
-			if a.network == b.network && (a.network == "unix" && a.address == b.address || a.network == "tcp" && overlap(a.address, b.address)) {
+			if a.network == b.network && (a.network != "tcp" && a.address == b.address || a.network == "tcp" && overlap(a.address, b.address)) {
 				v.add(b.key, fmt.Sprintf("%s is taken by %s", b.address, a.key), "give each listener a port of its own")
 				break
 			}
@@ -130,6 +136,33 @@ func overlap(a, b string) bool {
 	hostB, portB, errB := net.SplitHostPort(b)
 	every := func(h string) bool { return h == "" || h == "0.0.0.0" || h == "::" }
 	return errA == nil && errB == nil && portA == portB && portA != "0" && (hostA == hostB || every(hostA) || every(hostB))
+}
+
+func network(address string) string {
+	if strings.HasPrefix(address, systemd.Prefix) {
+		return "systemd"
+	}
+	return "tcp"
+}
+
+// MayListen says whether the admin server may be at host:port.
+func (a Admin) MayListen(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	return a.Public || err == nil && loopback(host)
+}
+
+// Systemd are the names of the sockets that systemd is to open.
+func (c *Config) Systemd() (names []string) {
+	addresses := append(slices.Concat(c.Submission.Listen, c.Submission.ListenTLS), c.Admin.Listen)
+	for _, l := range c.Milter.Listen {
+		addresses = append(addresses, l.Spec())
+	}
+	for _, a := range addresses {
+		if name, is := strings.CutPrefix(a, systemd.Prefix); is {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func loopback(host string) bool {
@@ -238,8 +271,10 @@ func (v *validator) milter() {
 			v.add(key, fmt.Sprintf("has the name of %s", other), "give each listener a name of its own")
 		}
 		names[l.Name] = key
-		if l.Network == "tcp" && (l.Group != "" || l.Mode != 0o660) {
+		if own := l.Group != "" || l.Mode != 0o660; own && l.Network == "tcp" {
 			v.add(key, "mode and group are of unix sockets", "take them out of a tcp: listener")
+		} else if own && l.Network == "systemd" {
+			v.add(key, "systemd makes this socket", "take mode and group out, and write SocketMode= and SocketGroup= in its unit")
 		}
 		if l.Group != "" {
 			v.group(key, l.Group)

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/postern-mail/postern/cmd/postern/systemd"
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
@@ -27,15 +28,33 @@ func (r *reader) hostname(n yamldoc.Node, to *string) {
 	*to = strings.ToLower(s)
 }
 
-// address reads host:port or :port.
+// address reads host:port, :port or systemd:name.
 func (r *reader) address(n yamldoc.Node, to *string) {
-	if s, ok := n.Text(maxText); ok {
-		if problem := badAddress(s, true); problem != "" {
-			n.Fail(fmt.Sprintf("%q: %s", s, problem), `write host:port, such as ":587", "127.0.0.1:2587" or "[::1]:2587"`)
-			return
-		}
-		*to = s
+	s, ok := n.Text(maxText)
+	if !ok {
+		return
 	}
+	if name, is := strings.CutPrefix(s, systemd.Prefix); is {
+		if r.fdName(n, name) {
+			*to = s
+		}
+		return
+	}
+	if problem := badAddress(s, true); problem != "" {
+		n.Fail(fmt.Sprintf("%q: %s", s, problem), `write host:port, such as ":587", "127.0.0.1:2587" or "[::1]:2587"`)
+		return
+	}
+	*to = s
+}
+
+// fdName says whether a socket unit can give a socket that name (systemd.socket(5), FileDescriptorName=).
+func (r *reader) fdName(n yamldoc.Node, name string) bool {
+	bad := strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c > '~' || c == ':' })
+	if name == "" || len(name) > 255 || bad {
+		n.Fail(fmt.Sprintf("%q is no name of a socket", name), "write the FileDescriptorName= of its socket unit: systemd:submission")
+		return false
+	}
+	return true
 }
 
 // listeners reads addresses, each alone or as a mapping with mechanisms of its own.
@@ -142,7 +161,7 @@ func (r *reader) bundle(n yamldoc.Node, to *string) {
 // maxSocket is how long the path of a unix socket may be (unix(7): sun_path, less its NUL).
 const maxSocket = 107
 
-const milterMend = "write unix:/run/postern/milter.sock or tcp:127.0.0.1:8891"
+const milterMend = "write unix:/run/postern/milter.sock, tcp:127.0.0.1:8891 or systemd:milter"
 
 func (r *reader) milterAddress(n yamldoc.Node, l *MilterListener) {
 	s, ok := n.Text(maxText)
@@ -163,6 +182,11 @@ func (r *reader) milterAddress(n yamldoc.Node, l *MilterListener) {
 			return
 		}
 		l.Network, l.Address = "tcp", address
+	case "systemd":
+		if !r.fdName(n, address) {
+			return
+		}
+		l.Network, l.Address = "systemd", address
 	case "inet", "inet6":
 		port, host, _ := strings.Cut(address, "@")
 		n.Fail(fmt.Sprintf("%q is Sendmail's way to write it", s), "write tcp:"+net.JoinHostPort(host, port))

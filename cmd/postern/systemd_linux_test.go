@@ -1,0 +1,476 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/internal/testmilter"
+)
+
+// passed is what systemd hands over: sockets with names.
+type passed struct {
+	names []string
+	files []*os.File
+}
+
+func (p *passed) add(t *testing.T, name, network, addr string) string {
+	t.Helper()
+	var f *os.File
+	var at net.Addr
+	var err error
+	switch network {
+	case "udp":
+		var c net.PacketConn
+		if c, err = net.ListenPacket(network, addr); err == nil {
+			defer c.Close()
+			f, err = c.(*net.UDPConn).File()
+			at = c.LocalAddr()
+		}
+	default:
+		var l net.Listener
+		if l, err = net.Listen(network, addr); err == nil {
+			defer l.Close()
+			at = l.Addr()
+			if u, ok := l.(*net.UnixListener); ok {
+				u.SetUnlinkOnClose(false)
+				f, err = u.File()
+			} else {
+				f, err = l.(*net.TCPListener).File()
+			}
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	p.names, p.files = append(p.names, name), append(p.files, f)
+	return at.String()
+}
+
+// to makes a command get them. The shell knows the number of the process that it becomes.
+func (p *passed) to(cmd *exec.Cmd) {
+	cmd.Args = append([]string{"/bin/sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", cmd.Path}, cmd.Args[1:]...)
+	cmd.Path, cmd.ExtraFiles = "/bin/sh", p.files
+	cmd.Env = append(cmd.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(p.files)), "LISTEN_FDNAMES="+strings.Join(p.names, ":"))
+}
+
+const allActivated = `submission: {listen: "systemd:submission", listen_tls: ["systemd:submissions"]}
+milter: {listen: [{address: "systemd:milter", name: mta}]}
+policy: {data: [senders.yaml], timeout: 2s}
+
+admin: {listen: "systemd:admin", autoconfig: {domain: example.com}}
+`
+
+// TestActivated: sockets that were passed serve like those that are opened here, several under one name and a milter of both
+// networks among them; what comes while nobody accepts waits in them for the next start.
+func TestActivated(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "maildir:outbox", allActivated)
+	p := &passed{}
+	starttls := p.add(t, "submission", "tcp", "127.0.0.1:0")
+	second := p.add(t, "submissions", "tcp", "127.0.0.1:0")
+	first := p.add(t, "submissions", "tcp", "[::1]:0")
+	unix := p.add(t, "milter", "unix", filepath.Join(s.dir, "milter.sock"))
+	tcp := p.add(t, "milter", "tcp", "127.0.0.1:0")
+	admin := p.add(t, "admin", "tcp", "127.0.0.1:0")
+	early := make(chan string, 1)
+	go func() { early <- submitAs(t, first, siteLogin, sitePassword, siteAddress) }() // before anybody listens to it
+	s.start(t, p.to)
+	for _, got := range []string{<-early, submitAs(t, second, siteLogin, sitePassword, siteAddress)} {
+		if got != "sent" {
+			t.Error(got)
+		}
+	}
+	if said := sClient(t, starttls, "QUIT\r\n", "-starttls", "smtp"); !strings.Contains(said, "221 2.0.0") {
+		t.Error(said)
+	}
+	for network, addr := range map[string]string{"unix": unix, "tcp": tcp} {
+		m, err := testmilter.Dial(network, addr, testmilter.Options{})
+		if err != nil {
+			t.Fatal(network, err)
+		}
+		m.Quit()
+	}
+	if got := output200(t, "http://"+admin+"/healthz"); got != "ok\n" {
+		t.Error(got)
+	}
+	_, port, _ := net.SplitHostPort(starttls)
+	if got := output200(t, "http://"+admin+"/mail/config-v1.1.xml"); !strings.Contains(got, "<port>"+port+"</port>") {
+		t.Errorf("the port %s is not told:\n%s", port, got)
+	}
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.run.cmd.Process.Pid))
+	if err != nil || !bytes.Contains(env, []byte("LISTEN_FDS=6")) {
+		t.Errorf("%q, %v", env, err) // what it was started with; no child is ever started with it
+	}
+	if err := s.run.stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	go func() { early <- submitAs(t, second, siteLogin, sitePassword, siteAddress) }()
+	s.start(t, p.to)
+	if got := <-early; got != "sent" {
+		t.Error(got)
+	}
+}
+
+func output200(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b := new(bytes.Buffer)
+	if _, err := b.ReadFrom(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatal(resp.Status, err)
+	}
+	return b.String()
+}
+
+// TestSocketActivate is the same with systemd's own program in systemd's place.
+func TestSocketActivate(t *testing.T) {
+	t.Parallel()
+	program := need(t, "systemd", "systemd-socket-activate")
+	s := newSite(t, "maildir:outbox", "submission: {listen_tls: 'systemd:submissions'}\nmilter: {listen: 'systemd:milter'}\npolicy: {data: [senders.yaml], timeout: 2s}\n")
+	tls, socket := freeAddr(t), filepath.Join(s.dir, "milter.sock")
+	early := make(chan string, 1)
+	go func() { // it starts the program at the first connection
+		for i := 0; i < 500; i++ {
+			if c, err := net.Dial("tcp", tls); err == nil {
+				c.Close()
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		early <- submitAs(t, tls, siteLogin, sitePassword, siteAddress)
+	}()
+	s.start(t, func(cmd *exec.Cmd) {
+		cmd.Args = append([]string{program, "-l", tls, "-l", socket, "--fdname=submissions:milter", cmd.Path}, cmd.Args[1:]...)
+		cmd.Path = program
+	})
+	if got := <-early; got != "sent" {
+		t.Error(got)
+	}
+	m, err := testmilter.Dial("unix", socket, testmilter.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Quit()
+}
+
+// TestActivationErrors: what was passed and what is configured must be the same, or nothing starts.
+func TestActivationErrors(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		config string
+		pass   func(*passed)
+		want   string
+	}{
+		"none": {"submission: {listen: 'systemd:submission'}\n", func(*passed) {},
+			"systemd:submission: systemd has passed no sockets: start this by its socket unit (systemctl start postern.socket), or write an address instead"},
+		"another name": {"submission: {listen: 'systemd:submission'}\n", func(p *passed) { p.add(t, "submit", "tcp", "127.0.0.1:0") },
+			`systemd:submission: systemd has passed no socket of that name, but "submit": write FileDescriptorName=submission in the socket unit, and Sockets= in the service unit`},
+		"one too many": {"submission: {listen: '127.0.0.1:0'}\n", func(p *passed) { p.add(t, "milter", "tcp", "127.0.0.1:0") },
+			`systemd has passed the socket "milter", which nothing in the configuration uses: clients there would wait for ever; write systemd:milter where it belongs, or take it out of the socket unit`},
+		"datagrams": {"submission: {listen: 'systemd:submission'}\n", func(p *passed) { p.add(t, "submission", "udp", "127.0.0.1:0") },
+			"submission systemd:submission: systemd:submission: descriptor 3 is a datagram or packet socket: write ListenStream= in its unit, not ListenDatagram="},
+		"a file": {"submission: {listen: 'systemd:submission'}\n", func(p *passed) {
+			f, err := os.Open("/dev/null")
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.names, p.files = append(p.names, "submission"), append(p.files, f)
+		}, "descriptor 3 is no socket: the unit must be a socket unit with ListenStream="},
+		"a connection": {"submission: {listen: 'systemd:submission'}\n", func(p *passed) {
+			pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.names, p.files = append(p.names, "submission"), append(p.files, os.NewFile(uintptr(pair[0]), "a"))
+			syscall.Close(pair[1])
+		}, "descriptor 3 is one client's connection, not a socket that takes them: write Accept=no in its unit"},
+		"unix for submission": {"submission: {listen: 'systemd:submission'}\n", func(p *passed) { p.add(t, "submission", "unix", filepath.Join(shortDir(t), "s")) },
+			"is of network unix, and only tcp will do here"},
+		"open admin": {"submission: {listen: '127.0.0.1:0'}\n\nadmin: {listen: 'systemd:admin'}\n", func(p *passed) { p.add(t, "admin", "tcp", "0.0.0.0:0") },
+			"which other machines reach, and nobody is asked there who they are; write ListenStream=127.0.0.1:8880, or add public: true"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, p := newSite(t, "maildir:outbox", tt.config), &passed{}
+			tt.pass(p)
+			cmd := exec.Command(need(t, "this package's test binary", "postern"), "serve", "--config", filepath.Join(s.dir, "postern.yaml"))
+			p.to(cmd)
+			out, err := cmd.CombinedOutput()
+			if cmd.ProcessState.ExitCode() < 1 || !strings.Contains(string(out), tt.want) {
+				t.Errorf("%v\n%s\nwant %s", err, out, tt.want)
+			}
+		})
+	}
+}
+
+// TestNotify: the service manager hears when we are ready, reloading and stopping, and in between that we are alive.
+func TestNotify(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(shortDir(t), "notify")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetReadDeadline(time.Now().Add(2 * time.Minute))
+	hear := func(want string) (beats int) {
+		t.Helper()
+		b := make([]byte, 4096)
+		for {
+			n, err := c.Read(b)
+			if err != nil {
+				t.Fatalf("waiting for %s: %v", want, err)
+			}
+			switch got := string(b[:n]); {
+			case got == "WATCHDOG=1":
+				if beats++; want == got && beats == 3 {
+					return beats
+				}
+			case want != "" && strings.HasPrefix(got, want):
+				return beats
+			default:
+				t.Fatalf("heard %q, want %s", got, want)
+			}
+		}
+	}
+	s := startSite(t, "maildir:outbox", "", func(cmd *exec.Cmd) {
+		cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+socket, "WATCHDOG_USEC=400000")
+	})
+	hear("READY=1\nSTATUS=policy ")
+	hear("WATCHDOG=1")
+	s.run.cmd.Process.Signal(syscall.SIGHUP)
+	hear("RELOADING=1\nMONOTONIC_USEC=")
+	hear("READY=1\nSTATUS=reload asked for")
+	s.run.cmd.Process.Signal(syscall.SIGTERM)
+	hear("STOPPING=1")
+}
+
+// unit copies the units with another program in them, and returns the service.
+func unit(t *testing.T, program string) string {
+	t.Helper()
+	dir := shortDir(t)
+	files, err := filepath.Glob("../../docs/systemd/postern*.s*")
+	if err != nil || len(files) < 5 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		put(t, filepath.Join(dir, filepath.Base(f)), strings.ReplaceAll(read(t, f), "/usr/bin/postern", program))
+	}
+	return filepath.Join(dir, "postern.service")
+}
+
+// TestUnits: systemd has nothing to say about the units, and finds the service as little exposed as the page says.
+func TestUnits(t *testing.T) {
+	t.Parallel()
+	analyze := need(t, "systemd", "systemd-analyze")
+	service := unit(t, "/bin/true")
+	sockets, _ := filepath.Glob(filepath.Join(filepath.Dir(service), "*.socket"))
+	out, err := exec.Command(analyze, append([]string{"verify", "--recursive-errors=no", service}, sockets...)...).CombinedOutput()
+	if err != nil || len(out) > 0 {
+		t.Errorf("verify: %v\n%s", err, out)
+	}
+	out, err = exec.Command(analyze, "security", "--offline=true", "--no-pager", service).CombinedOutput()
+	if err != nil {
+		t.Fatalf("security: %v\n%s", err, out)
+	}
+	score := regexp.MustCompile(`Overall exposure level for postern.service: ([0-9.]+)`).FindSubmatch(out)
+	page := regexp.MustCompile(`exposure level ([0-9.]+)`).FindStringSubmatch(read(t, "../../docs/systemd/README.md"))
+	if score == nil || page == nil || string(score[1]) != page[1] {
+		t.Errorf("systemd says %q, the page %q\n%s", score, page, out)
+	}
+}
+
+// TestConfined: the program needs no privilege and nothing that the unit forbids. It runs as nobody without a capability, on a
+// file system that it cannot write to but for its state, with ports below 1024 that were opened for it, and does its work by
+// both doors; strace tells what it asked of the kernel.
+func TestConfined(t *testing.T) {
+	t.Parallel()
+	program, trace := filepath.Join(shortDir(t), "postern"), filepath.Join(shortDir(t), "trace")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	s := newSite(t, "maildir:state/outbox", allActivated)
+	state := filepath.Join(s.dir, "state")
+	for _, name := range []string{"users.yaml", "senders.yaml", "postern.yaml"} {
+		if err := os.Chmod(filepath.Join(s.dir, name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := &passed{}
+	p.add(t, "submission", "tcp", lowPort(t))
+	tls := p.add(t, "submissions", "tcp", lowPort(t))
+	milter := p.add(t, "milter", "unix", filepath.Join(s.dir, "milter.sock"))
+	admin := p.add(t, "admin", "tcp", "127.0.0.1:0")
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(state, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	s.start(t, func(cmd *exec.Cmd) {
+		cmd.Args = append([]string{need(t, "strace", "strace"), "-f", "-qq", "-s", "0", "-o", trace, "unshare", "--mount", "/bin/sh", "-c",
+			`set -e; mount --make-rprivate /; mount --bind "$0" "$0"; mount -o remount,bind,ro /; export TMPDIR="$0"; export LISTEN_PID=$$
+exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs "$@"`, state, program}, cmd.Args[1:]...)
+		cmd.Path, cmd.ExtraFiles = cmd.Args[0], p.files
+		cmd.Env = append(cmd.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(p.files)), "LISTEN_FDNAMES="+strings.Join(p.names, ":"))
+	})
+	if got := submitAs(t, tls, siteLogin, sitePassword, siteAddress); got != "sent" {
+		t.Error(got)
+	}
+	if got := submitAs(t, tls, siteLogin, sitePassword, "ceo@example.com"); !strings.HasPrefix(got, "550 ") {
+		t.Error(got)
+	}
+	m, err := testmilter.Dial("unix", milter, testmilter.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Macros('M', "{auth_authen}", siteLogin)
+	for _, step := range []func() (testmilter.Answer, error){
+		func() (testmilter.Answer, error) { return m.Connect("client.example", '4', 1234, "192.0.2.1") },
+		func() (testmilter.Answer, error) { return m.Helo("client.example") },
+		func() (testmilter.Answer, error) { return m.Mail("<" + siteAddress + ">") },
+		func() (testmilter.Answer, error) { return m.Rcpt("<bob@example.net>") },
+	} {
+		if a, err := step(); err != nil || a.Refused() {
+			t.Fatal(a, err)
+		}
+	}
+	if r, err := m.Message(siteAddress, []string{"bob@example.net"}, []byte("From: "+siteAddress+"\r\nSubject: x\r\n\r\nx\r\n")); err != nil {
+		t.Error(r, err)
+	}
+	m.Quit()
+	if got := output200(t, "http://"+admin+"/metrics"); !strings.Contains(got, "process_open_fds") {
+		t.Errorf("metrics are missing:\n%s", got)
+	}
+	pid := programPid(t, trace, program)
+	syscall.Kill(pid, syscall.SIGHUP)
+	s.untilHealth(t, "ok", func(wellness) bool { return true })
+	syscall.Kill(pid, syscall.SIGTERM)
+	if err := <-s.run.done; err != nil {
+		t.Error(err)
+	}
+	s.run.done <- nil
+	if got := files(t, filepath.Join(state, "outbox")); len(got) != 1 {
+		t.Errorf("%d messages", len(got))
+	}
+	forbidden(t, read(t, trace), program)
+}
+
+// lowPort is an address below 1024 where nobody listens.
+func lowPort(t *testing.T) string {
+	t.Helper()
+	for port := 1023; port > 600; port-- {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	t.Fatal("no port below 1024 is free, or this is not root")
+	return ""
+}
+
+// programPid is the process that became the program.
+func programPid(t *testing.T, trace, program string) (pid int) {
+	t.Helper()
+	if _, err := fmt.Sscanf(execLine(t, read(t, trace), program), "%d", &pid); err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+func execLine(t *testing.T, trace, program string) string {
+	t.Helper()
+	for line := range strings.Lines(trace) {
+		if strings.Contains(line, `execve("`+program+`"`) && !strings.Contains(line, "= -1") {
+			return line
+		}
+	}
+	// With -s 0 the path is not printed: the last program that was started.
+	last := ""
+	for line := range strings.Lines(trace) {
+		if strings.Contains(line, " execve(") && strings.Contains(line, " = 0") {
+			last = line
+		}
+	}
+	return last
+}
+
+// forbidden complains of each call of the program that the unit does not allow.
+func forbidden(t *testing.T, trace, program string) {
+	t.Helper()
+	start := execLine(t, trace, program)
+	_, trace, _ = strings.Cut(trace, start)
+	allowed := filterSet(t, "@system-service")
+	for _, line := range strings.Split(read(t, "../../docs/systemd/postern.service"), "\n") {
+		if sets, ok := strings.CutPrefix(line, "SystemCallFilter=~"); ok {
+			for _, set := range strings.Fields(sets) {
+				for call := range filterSet(t, set) {
+					delete(allowed, call)
+				}
+			}
+		}
+	}
+	if len(allowed) < 100 || allowed["chown"] || !allowed["openat"] {
+		t.Fatalf("%d calls are allowed", len(allowed))
+	}
+	call := regexp.MustCompile(`^[0-9]+ +([a-z0-9_]+)\(([^ ,)]*)`)
+	used := map[string]int{}
+	for line := range strings.Lines(trace) {
+		m := call.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		name := m[1]
+		if used[name]++; used[name] == 1 && !allowed[name] {
+			t.Errorf("the unit forbids %s: %s", name, line)
+		}
+		if name == "socket" && !slices.Contains([]string{"AF_INET", "AF_INET6", "AF_UNIX"}, m[2]) {
+			t.Errorf("the unit forbids %s", line)
+		}
+		if strings.Contains(line, "PROT_WRITE|PROT_EXEC") || strings.HasPrefix(name, "mprotect") && strings.Contains(line, "PROT_EXEC") {
+			t.Errorf("the unit forbids %s", line)
+		}
+	}
+	if used["accept4"] == 0 || used["fsync"] == 0 || used["openat"] == 0 {
+		t.Errorf("the trace is of something else: %v", used)
+	}
+	t.Logf("%d kinds of calls: %v", len(used), used)
+}
+
+// filterSet is a set of systemd's, with the sets in it.
+func filterSet(t *testing.T, name string) map[string]bool {
+	t.Helper()
+	out, err := exec.Command(need(t, "systemd", "systemd-analyze"), "syscall-filter", "--no-pager", name).Output()
+	if err != nil {
+		t.Fatal(name, err)
+	}
+	set := map[string]bool{}
+	for _, line := range strings.Split(string(out), "\n")[1:] {
+		line = strings.TrimSpace(line)
+		switch {
+		case line == "" || line[0] == '#':
+		case line[0] == '@':
+			for call := range filterSet(t, line) {
+				set[call] = true
+			}
+		default:
+			set[line] = true
+		}
+	}
+	return set
+}
