@@ -3,6 +3,8 @@ package smtpd
 import (
 	"context"
 	"errors"
+	"fmt"
+	"hash/maphash"
 	"math/rand/v2"
 	"time"
 
@@ -39,7 +41,7 @@ func (s *session) authenticate(a attempt) (message.Reply, error) {
 	}
 	if s.srv.Throttle.Refused(s.client.IP, counted) {
 		s.srv.Metrics.auth(a.mechanism, "throttled")
-		s.log.Warn("authentication refused unchecked: too many failures before", "login", a.login, "mechanism", a.mechanism, "client", s.client.IP)
+		s.log.Warn("authentication refused unchecked: too many failures before", "login", s.loggable(a.login), "mechanism", a.mechanism, "client", s.client.IP)
 		return say(421, "4.7.0", "Too many authentication failures"), auth.ErrCredentials
 	}
 	release, ok := s.srv.Throttle.Hold(s.client.IP, counted)
@@ -66,7 +68,7 @@ func (s *session) authenticate(a attempt) (message.Reply, error) {
 		return s.failed(a, counted, err), err
 	}
 	s.srv.Metrics.auth(a.mechanism, "unavailable")
-	s.log.Error("authentication is not available", "login", a.login, "mechanism", a.mechanism, "error", err)
+	s.log.Error("authentication is not available", "login", s.loggable(a.login), "mechanism", a.mechanism, "error", err)
 	s.g.errs++
 	return say(454, "4.7.0", "Temporary authentication failure, try again later"), err
 }
@@ -110,7 +112,7 @@ func (s *session) failed(a attempt, counted string, why error) message.Reply {
 	s.failures++
 	s.srv.Throttle.Failed(s.client.IP, counted)
 	s.srv.Metrics.auth(a.mechanism, "failure")
-	fields := []any{"login", a.login, "mechanism", a.mechanism, "client", s.client.IP, "failures", s.failures}
+	fields := []any{"login", s.loggable(a.login), "mechanism", a.mechanism, "client", s.client.IP, "failures", s.failures}
 	if why != auth.ErrCredentials {
 		fields = append(fields, "reason", why)
 	}
@@ -123,6 +125,21 @@ func (s *session) failed(a attempt, counted string, why error) message.Reply {
 		return say(421, "4.7.0", "Too many authentication failures")
 	}
 	return say(535, "5.7.8", "Authentication credentials invalid")
+}
+
+// loggable is a login that was not proved, as logs may have it: people type their password where the login belongs. One that is
+// known to be a login stands as it is; of another there is a keyed hash, by which tries of one run can be told apart and nothing
+// else.
+func (s *session) loggable(login string) string {
+	if login == "" || s.srv.Throttle.Proved(login) {
+		return login
+	}
+	for _, b := range s.srv.Auth {
+		if k, ok := b.(interface{ Knows(login string) bool }); ok && k.Knows(login) {
+			return login
+		}
+	}
+	return fmt.Sprintf("unknown-%08x", uint32(maphash.String(s.srv.hide, login)))
 }
 
 // pause holds the client up for d and up to a quarter more, so that the time tells nothing.

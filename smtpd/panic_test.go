@@ -57,6 +57,8 @@ func TestPanicGives421(t *testing.T) {
 			s.stop() // the library logs when it has closed
 			if log := s.log.String(); !strings.Contains(log, "test") || !strings.Contains(log, "panic_test.go") {
 				t.Errorf("log: %s", log)
+			} else if strings.Contains(log, "secret") || strings.Contains(log, expand("{alice:secret}")) {
+				t.Errorf("the log has the password: %s", log)
 			}
 			s.hop.want()
 			s.hop.ended()

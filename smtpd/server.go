@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"hash/maphash"
 	"io"
 	"log/slog"
 	"net"
@@ -61,6 +62,7 @@ type Server struct {
 	blocks   sync.Pool
 	limits   limit.Reporter
 	place    message.Place
+	hide     maphash.Seed // of what logs must not have
 	open     sync.WaitGroup
 
 	mu        sync.Mutex
@@ -106,6 +108,7 @@ func (s *Server) setup() error {
 			InMemory: &message.Budget{Max: s.Limits.SpoolMemoryTotal}, OnDisk: &message.Budget{Max: s.Limits.SpoolDisk},
 		}
 		s.Metrics.watch(&s.place)
+		s.hide = maphash.MakeSeed()
 		s.blocks.New = func() any { b := make([]byte, largeBuffer); return &b }
 		s.lib = smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
 			return c.Conn().(*guard).s, nil

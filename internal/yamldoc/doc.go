@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -21,6 +22,9 @@ import (
 
 // maxNesting bounds the depth of a document; the parser below recurses.
 const maxNesting = 64
+
+// secretKey is a key whose value nobody should see: "password", not "password_file".
+var secretKey = regexp.MustCompile(`(?i)(pass(word|wd|phrase)?|secret|token|private_?key)["']?\s*:`)
 
 // Doc is a document under reading: its root and what has been found wrong so far. One goroutine uses it.
 type Doc struct {
@@ -199,7 +203,8 @@ func (d *Doc) Finding(pos Pos, key, problem, mend string) Finding {
 	f := Finding{File: d.File, Line: pos.Line, Column: pos.Column, Key: key, Problem: problem, Mend: mend}
 	if !d.secret && pos.Line >= 1 && pos.Line <= len(d.lines) {
 		f.Source = clip(d.lines[pos.Line-1], 160)
-		if mayHoldLogin(f.Source) {
+		// A URL may carry a password, and people write passwords where only the path of a file belongs.
+		if mayHoldLogin(f.Source) || secretKey.MatchString(f.Source) {
 			f.Source = ""
 		}
 	}

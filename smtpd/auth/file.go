@@ -118,6 +118,17 @@ func (f *File) Users() int {
 	return 0
 }
 
+// Knows says whether login is one of the users'.
+func (f *File) Knows(login string) bool {
+	t := f.table.Load()
+	canonical, ok := Login(login)
+	if t == nil || !ok {
+		return false
+	}
+	_, known := t.users[canonical]
+	return known
+}
+
 // Reload reads the file again and swaps the whole table. What was remembered of earlier checks holds for users whose hash is
 // still the same: otherwise all who come next would have to be checked anew at once. When anything is wrong with the file,
 // nothing changes and the error says what.

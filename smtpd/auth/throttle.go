@@ -166,8 +166,24 @@ func (t *Throttle) Succeeded(addr netip.Addr, login string) {
 	if t.proved == nil {
 		t.proved = map[key]time.Time{}
 	}
-	k := t.pair(addr, login)
-	if _, there := t.proved[k]; !there && len(t.proved) >= or(t.Entries, 1<<16) {
+	for _, k := range []key{t.pair(addr, login), t.login(login)} {
+		t.prove(k, now)
+	}
+}
+
+// Proved says whether anybody has proved login within a day.
+func (t *Throttle) Proved(login string) bool {
+	if _, ok := Login(login); t == nil || !ok {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, ok := t.proved[t.login(login)]
+	return ok && t.now().Sub(at) < proofLife
+}
+
+func (t *Throttle) prove(k key, now time.Time) {
+	if _, there := t.proved[k]; !there && len(t.proved) >= 2*or(t.Entries, 1<<16) {
 		for victim := range t.proved { // any
 			delete(t.proved, victim)
 			break

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/emersion/go-sasl"
@@ -169,6 +170,7 @@ func (h *SMTP) authenticate(ctx context.Context, c *conn) error {
 	if err != nil {
 		return fmt.Errorf("AUTH %s: %w", name, err)
 	}
+	said := []string{h.o.Password, encode(response)}
 	r, err := c.ask(ctx, "AUTH "+name+" "+encode(response))
 	for i := 0; err == nil && r.code == 334 && i < maxChallenges; i++ {
 		var challenge []byte
@@ -178,6 +180,7 @@ func (h *SMTP) authenticate(ctx context.Context, c *conn) error {
 		if response, err = mech.Next(challenge); err != nil {
 			break
 		}
+		said = append(said, base64.StdEncoding.EncodeToString(response))
 		r, err = c.ask(ctx, base64.StdEncoding.EncodeToString(response))
 	}
 	if err != nil {
@@ -186,9 +189,21 @@ func (h *SMTP) authenticate(ctx context.Context, c *conn) error {
 	}
 	if r.code != 235 {
 		c.doubt = c.doubt || r.code == 334
-		return fmt.Errorf("AUTH %s: %w", name, r.err())
+		return fmt.Errorf("AUTH %s: %w", name, r.without(said).err())
 	}
 	return nil
+}
+
+// without leaves out lines that give back what was sent: the reply goes into the log.
+func (r serverReply) without(said []string) serverReply {
+	clean := slices.Clone(r.lines)
+	for i, line := range clean {
+		if slices.ContainsFunc(said, func(s string) bool { return len(s) > 1 && strings.Contains(line, s) }) {
+			clean[i] = "(it repeated what it was sent)"
+		}
+	}
+	r.lines = clean
+	return r
 }
 
 // encode an initial SASL response; "=" is the empty one, in the AUTH command only (RFC 4954 §4).
