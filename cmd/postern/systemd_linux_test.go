@@ -289,8 +289,13 @@ func TestUnits(t *testing.T) {
 	}
 	score := regexp.MustCompile(`Overall exposure level for postern.service: ([0-9.]+)`).FindSubmatch(out)
 	page := regexp.MustCompile(`exposure level ([0-9.]+)`).FindStringSubmatch(read(t, "../../docs/systemd/README.md"))
-	if score == nil || page == nil || string(score[1]) != page[1] {
-		t.Errorf("systemd says %q, the page %q\n%s", score, page, out)
+	version, err := exec.Command(analyze, "--version").Output()
+	if err != nil || score == nil || page == nil {
+		t.Fatalf("systemd says %q, the page %q, %v\n%s", score, page, err, out)
+	}
+	// Each version weighs a little differently; the page names the one it speaks of.
+	if string(score[1]) != page[1] && bytes.HasPrefix(version, []byte("systemd 252 ")) || string(score[1]) > "2.0" {
+		t.Errorf("systemd says %s, the page %s\n%s", score[1], page[1], out)
 	}
 }
 
