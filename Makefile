@@ -4,7 +4,7 @@ FUZZ ?= Fuzz.*
 FUZZTIME ?= 30s
 SOAK ?= 10m
 
-.PHONY: build test rego vuln fuzz bench soak golden clean
+.PHONY: build test rego vuln fuzz bench bench-once bench-peers soak golden clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/postern ./cmd/postern
@@ -37,12 +37,20 @@ fuzz: ## every fuzz target for FUZZTIME each; one of them: make fuzz FUZZ=FuzzHe
 	    echo "== again: $(GO) test $$pkg -run '^$$target\$$/^$$seed\$$'"; exit 1; }; \
 	done
 
-bench: build ## figures: engine alone, then submission and milter end to end
-	$(GO) test -run '^$$' -bench . -benchmem ./engine/...
-	$(GO) run ./testdata/bench -postern bin/postern
+bench: build ## figures: the engine alone, then submission and milter beside their peers, and how costs grow
+	$(GO) test -run '^$$' -bench 'Input$$|Least|IndexedRules|WithData|DecideMessage|Decode|Record' -benchmem ./engine/...
+	$(GO) run ./testdata/bench -postern bin/postern -json bench.json -svg docs/img
+
+bench-peers: ## install what bench is measured beside: Debian packages, Haraka from npm; nothing is started
+	$(GO) run ./testdata/bench -install-peers
+
+bench-once: ## every Go benchmark once, and the tests of the bench program, so that they never rot; no time is judged
+	$(GO) vet ./testdata/bench/...
+	$(GO) test ./testdata/bench/...
+	$(GO) test -short -run '^$$' -bench . -benchtime 1x ./...
 
 soak: build ## load, reloads, faults and bad clients for SOAK; fails where something is lost or grows
 	$(GO) run ./testdata/soak -postern bin/postern -for $(SOAK) $(SOAKFLAGS)
 
 clean:
-	rm -rf bin
+	rm -rf bin bench.json

@@ -29,9 +29,14 @@ reject contains {"rule": "r%[1]d", "message": "Not from here"} if {
 }
 
 func BenchmarkLoad(b *testing.B) {
-	for _, n := range []int{100, 1000, 10000} {
+	sizes := []int{100, 1000, 10000}
+	if testing.Short() {
+		sizes = sizes[:2]
+	}
+	for _, n := range sizes {
 		dir := tempDir(b, rules(n, 1))
 		b.Run(fmt.Sprintf("rules=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
 			for b.Loop() {
 				mustLoad(b, Dir(dir))
 			}
@@ -75,7 +80,7 @@ func compileModules(b *testing.B, c *Candidate) {
 // BenchmarkDataOnly loads after the extra data of 1,000 rules changed: 10,000 users in JSON and in YAML.
 func BenchmarkDataOnly(b *testing.B) {
 	for _, kind := range []string{"json", "yaml"} {
-		b.Run(kind, func(b *testing.B) {
+		b.Run("kind="+kind, func(b *testing.B) {
 			dir := tempDir(b, nil)
 			write(b, filepath.Join(dir, "p"), rules(1000, 1))
 			l := &Loader{Source: Dir(filepath.Join(dir, "p")), Data: []string{filepath.Join(dir, "senders."+kind)}}

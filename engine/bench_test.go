@@ -63,11 +63,11 @@ func BenchmarkInputJSON(b *testing.B) {
 	b.SetBytes(int64(len(buf)))
 }
 
-// BenchmarkLeast is the least policy: what the machinery costs without rules. Inline leaves out the goroutine.
+// BenchmarkLeast is the least policy: what the machinery costs without rules. way=inline leaves out the goroutine.
 func BenchmarkLeast(b *testing.B) {
 	p := compile(b, nil, "package postern.message\nreject contains \"x\" if input.id == \"\"")
 	tr := large(b)
-	b.Run("Decide", func(b *testing.B) {
+	b.Run("way=decide", func(b *testing.B) {
 		var e Engine
 		e.Swap(p)
 		b.ReportAllocs()
@@ -75,7 +75,7 @@ func BenchmarkLeast(b *testing.B) {
 			e.Decide(context.Background(), tr)
 		}
 	})
-	b.Run("Inline", func(b *testing.B) {
+	b.Run("way=inline", func(b *testing.B) {
 		st := p.stages[StageMessage]
 		b.ReportAllocs()
 		for b.Loop() {
@@ -90,7 +90,7 @@ func BenchmarkLeast(b *testing.B) {
 // BenchmarkIndexedRules: the number of rules that the index can tell apart does not matter.
 func BenchmarkIndexedRules(b *testing.B) {
 	for _, n := range []int{100, 10_000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("rules=%d", n), func(b *testing.B) {
 			var rego strings.Builder
 			rego.WriteString("package postern.message\n")
 			for i := range n {

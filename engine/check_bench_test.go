@@ -41,9 +41,13 @@ _ok%[1]d if {
 // file of it. live is the heap that the policy holds.
 func BenchmarkCheck(b *testing.B) {
 	ctx := context.Background()
-	for _, n := range []int{100, 1_000, 10_000} {
+	sizes := []int{100, 1_000, 10_000}
+	if testing.Short() {
+		sizes = sizes[:1]
+	}
+	for _, n := range sizes {
 		bundle := manyRules(n, 100)
-		b.Run(fmt.Sprintf("rules=%d/all", n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("rules=%d/do=all", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if found := Check(ctx, bundle, Options{Timeout: time.Minute, Tests: true}); len(found) > 0 {
@@ -52,7 +56,7 @@ func BenchmarkCheck(b *testing.B) {
 			}
 		})
 		src, _ := parse(bundle, capabilities(nil))
-		b.Run(fmt.Sprintf("rules=%d/lint", n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("rules=%d/do=lint", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if found := src.lint(nil); len(found) > 0 {
@@ -63,7 +67,7 @@ func BenchmarkCheck(b *testing.B) {
 		c := ast.NewCompiler().WithCapabilities(capabilities(nil)).WithStrict(true).WithSchemas(schemas())
 		c.Compile(src.modules)
 		data := newStore(bundle.Data)
-		b.Run(fmt.Sprintf("rules=%d/lint-compiled", n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("rules=%d/do=lint-compiled", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if found := src.lintCompiled(c, data); len(found) > 0 {
@@ -72,7 +76,7 @@ func BenchmarkCheck(b *testing.B) {
 			}
 		})
 		if n < 10_000 { // minutes of OPA's compiler otherwise
-			b.Run(fmt.Sprintf("rules=%d/ten-a-file", n), func(b *testing.B) {
+			b.Run(fmt.Sprintf("rules=%d/do=ten-a-file", n), func(b *testing.B) {
 				scattered := manyRules(n, 10)
 				b.ReportAllocs()
 				for b.Loop() {
@@ -82,7 +86,7 @@ func BenchmarkCheck(b *testing.B) {
 				}
 			})
 		}
-		b.Run(fmt.Sprintf("rules=%d/live", n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("rules=%d/do=live", n), func(b *testing.B) {
 			var p *Policy
 			before := heap()
 			for b.Loop() {

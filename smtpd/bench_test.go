@@ -17,7 +17,7 @@ import (
 // octet by octet.
 func BenchmarkReadData(b *testing.B) {
 	for name, line := range map[string]string{"plain": strings.Repeat("x", 76) + "\r\n", "dots": ".." + strings.Repeat("x", 74) + "\r\n"} {
-		b.Run(name, func(b *testing.B) {
+		b.Run("lines="+name, func(b *testing.B) {
 			text := []byte(strings.Repeat(line, 100<<10/78) + ".\r\n")
 			conn := &repeating{text: text}
 			w := newWire(conn, testWire(nil).blocks, time.Minute)
@@ -84,11 +84,12 @@ func BenchmarkLogin(b *testing.B) {
 	}
 	for _, way := range []struct{ name, script string }{
 		{"nobody", ""},
-		{"PLAIN, remembered", "C: AUTH PLAIN {alice:pencil}\nS: 235"},
-		{"OAUTHBEARER, no backend", "C: AUTH OAUTHBEARER " + encoded("n,,\x01auth=Bearer s3cr3t\x01\x01") + "\nS: 235"},
+		{"PLAIN-remembered", "C: AUTH PLAIN {alice:pencil}\nS: 235"},
+		{"OAUTHBEARER-no-backend", "C: AUTH OAUTHBEARER " + encoded("n,,\x01auth=Bearer s3cr3t\x01\x01") + "\nS: 235"},
 		{"SCRAM-SHA-256", ""},
 	} {
-		b.Run(way.name, func(b *testing.B) {
+		b.Run("way="+way.name, func(b *testing.B) {
+			b.ReportAllocs()
 			for b.Loop() {
 				c := s.secured(tls.VersionTLS13)
 				c.t = b

@@ -68,3 +68,38 @@ func FuzzScram(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkMechanism is the server's half of a mechanism, from the decoded answers to the reply; what a backend computes is in it,
+// a remembered password's share.
+func BenchmarkMechanism(b *testing.B) {
+	s := startPipe(b, wantsAuth, scramUsers(b), func(s *Server, _ *Listener) {
+		s.Auth, s.Log = append(s.Auth, tokens{"s3cr3t": "alice"}), nil
+	})
+	if err := s.setup(); err != nil { // Serve does it as well, on another goroutine
+		b.Fatal(err)
+	}
+	for _, c := range []struct {
+		name    string
+		answers []string
+	}{
+		{auth.Plain, []string{"\x00alice\x00pencil"}},
+		{auth.LoginMech, []string{"alice", "pencil"}},
+		{auth.XOAuth2, []string{"user=alice\x01auth=Bearer s3cr3t\x01\x01"}},
+		{auth.ScramSHA256, []string{"n,,n=alice,r=abc"}}, // the first half: the client's proof hangs on our nonce
+	} {
+		b.Run("mechanism="+c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				g := &guard{wire: newWire(nil, &s.blocks, 0)}
+				g.s = s.session(b.Context(), Listener{Listener: nil, Name: "bench"}, nil)
+				g.s.g = g
+				m := g.s.mechanism(c.name)
+				for _, answer := range c.answers {
+					if _, end := m.next([]byte(answer)); !end.IsZero() && end.Code() != 235 {
+						b.Fatal(end)
+					}
+				}
+			}
+		})
+	}
+}

@@ -51,7 +51,11 @@ test_r%[1]d if {
 // swap. Meanwhile somebody asks for a decision every 200 µs: idle-p99-µs is his 99th percentile before, busy-p99-µs during.
 // live-MB is what the active policy holds, peak-MB what the heap grew by at most on the way.
 func BenchmarkGate(b *testing.B) {
-	for _, n := range []int{100, 1000, 10000} {
+	sizes := []int{100, 1000, 10000}
+	if testing.Short() {
+		sizes = sizes[:1]
+	}
+	for _, n := range sizes {
 		for _, tests := range []int{0, 100} {
 			b.Run(fmt.Sprintf("rules=%d/tests=%d", n, tests), func(b *testing.B) {
 				dir := b.TempDir()
@@ -66,6 +70,10 @@ func benchGate(b *testing.B, dir string) {
 	eng := &engine.Engine{}
 	p := config.Default(b.TempDir()).Policy
 	p.Bundle, p.Timeout, p.TestTimeout = dir, 5*time.Second, 10*time.Minute
+	idle := 2 * time.Second
+	if testing.Short() {
+		idle = 50 * time.Millisecond
+	}
 	reload := func() {
 		f, err := newPolicyFeed(p, engine.Options{Timeout: p.Timeout}, filepath.Join(b.TempDir(), "keep"), eng, slog.New(slog.NewTextHandler(io.Discard, nil)), nil)
 		if err == nil {
@@ -78,7 +86,7 @@ func benchGate(b *testing.B, dir string) {
 	before := heap(true)
 	reload()
 	live := heap(true) - before
-	idle := p99(eng, func() { time.Sleep(2 * time.Second) })
+	quiet := p99(eng, func() { time.Sleep(idle) })
 	var peak uint64
 	busy := p99(eng, func() {
 		start := heap(false)
@@ -103,7 +111,7 @@ func benchGate(b *testing.B, dir string) {
 		close(stop)
 		sampler.Wait()
 	})
-	b.ReportMetric(float64(idle.Microseconds()), "idle-p99-µs")
+	b.ReportMetric(float64(quiet.Microseconds()), "idle-p99-µs")
 	b.ReportMetric(float64(busy.Microseconds()), "busy-p99-µs")
 	b.ReportMetric(float64(live)/1e6, "live-MB")
 	b.ReportMetric(float64(peak)/1e6, "peak-MB")

@@ -348,7 +348,7 @@ func BenchmarkMaskedLine(b *testing.B) {
 	r := recordOf(b, ordinary)
 	e := NewEntry(r)
 	for name, m := range map[string]Mask{"default": {}, "all": {Addresses: HashedAddresses, ClientIP: HashedClientIP, EraseSubject: true, Key: testKey}} {
-		b.Run(name, func(b *testing.B) {
+		b.Run("mask="+name, func(b *testing.B) {
 			enc, err := newEncoder(m, map[string]string{"id": newUUID()})
 			if err != nil {
 				b.Fatal(err)

@@ -28,16 +28,16 @@ func BenchmarkLogin(b *testing.B) {
 		name    string
 		backend Backend
 	}{
-		{"file-argon2id/asked", open(b, "users: {alice: '"+hash+"'}", FileOptions{CacheLife: -1})},
-		{"file-argon2id/remembered", open(b, "users: {alice: '"+hash+"'}", FileOptions{CacheLife: time.Hour})},
-		{"dovecot/asked", newDovecot(b, DovecotOptions{Address: dovecot})},
-		{"dovecot/remembered", remember(newDovecot(b, DovecotOptions{Address: dovecot}))},
-		{"ldap-dn/asked", newLDAP(b, LDAPOptions{URLs: []string{slapd.URL}, DN: byDN})},
-		{"ldap-dn/remembered", remember(newLDAP(b, LDAPOptions{URLs: []string{slapd.URL}, DN: byDN}))},
-		{"ldap-search/asked", newLDAP(b, uncached)},
-		{"ldap-search/remembered", newLDAP(b, search)},
-		{"radius/asked", newRADIUS(b, RADIUSOptions{Servers: []string{radius}})},
-		{"radius/remembered", remember(newRADIUS(b, RADIUSOptions{Servers: []string{radius}}))},
+		{"backend=file-argon2id/way=asked", open(b, "users: {alice: '"+hash+"'}", FileOptions{CacheLife: -1})},
+		{"backend=file-argon2id/way=remembered", open(b, "users: {alice: '"+hash+"'}", FileOptions{CacheLife: time.Hour})},
+		{"backend=dovecot/way=asked", newDovecot(b, DovecotOptions{Address: dovecot})},
+		{"backend=dovecot/way=remembered", remember(newDovecot(b, DovecotOptions{Address: dovecot}))},
+		{"backend=ldap-dn/way=asked", newLDAP(b, LDAPOptions{URLs: []string{slapd.URL}, DN: byDN})},
+		{"backend=ldap-dn/way=remembered", remember(newLDAP(b, LDAPOptions{URLs: []string{slapd.URL}, DN: byDN}))},
+		{"backend=ldap-search/way=asked", newLDAP(b, uncached)},
+		{"backend=ldap-search/way=remembered", newLDAP(b, search)},
+		{"backend=radius/way=asked", newRADIUS(b, RADIUSOptions{Servers: []string{radius}})},
+		{"backend=radius/way=remembered", remember(newRADIUS(b, RADIUSOptions{Servers: []string{radius}}))},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			login := func() {

@@ -329,7 +329,7 @@ func BenchmarkPassword(b *testing.B) {
 	for _, life := range []time.Duration{-1, time.Hour} {
 		for kind, h := range users {
 			f := open(b, "users: {alice: '"+h+"'}", FileOptions{CacheLife: life})
-			b.Run(fmt.Sprintf("%s/cache=%v", kind, life > 0), func(b *testing.B) {
+			b.Run(fmt.Sprintf("hash=%s/cache=%v", kind, life > 0), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
 					if _, err := f.Password(context.Background(), "alice", "secret"); err != nil {

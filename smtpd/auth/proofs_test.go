@@ -19,14 +19,14 @@ func BenchmarkProofs(b *testing.B) {
 		b.Fatal(err)
 	}
 	users := open(b, fmt.Sprintf("users: {alice: %q}\n", verifier), FileOptions{CacheLife: -1})
-	b.Run("file/scram-keys", func(b *testing.B) {
+	b.Run("proof=scram-keys", func(b *testing.B) {
 		for b.Loop() {
 			if k, err := users.StoredKeys(b.Context(), "alice"); err != nil || !k.Known() {
 				b.Fatal(err)
 			}
 		}
 	})
-	b.Run("file/scram-by-plain", func(b *testing.B) {
+	b.Run("proof=scram-by-plain", func(b *testing.B) {
 		for b.Loop() {
 			if _, err := users.Password(b.Context(), "alice", "pencil"); err != nil {
 				b.Fatal(err)
@@ -44,7 +44,7 @@ func BenchmarkProofs(b *testing.B) {
 			b.Fatal(err)
 		}
 		token := sign(b, k.alg, k.key, k.key, goodClaims())
-		b.Run("oauth/"+k.alg.String(), func(b *testing.B) {
+		b.Run("proof=oauth-"+k.alg.String(), func(b *testing.B) {
 			for b.Loop() {
 				if _, err := a.Token(b.Context(), token); err != nil {
 					b.Fatal(err)
@@ -59,7 +59,7 @@ func BenchmarkProofs(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Run("certificate", func(b *testing.B) {
+	b.Run("proof=certificate", func(b *testing.B) {
 		for b.Loop() {
 			if _, err := c.Certificate(b.Context(), "", chain); err != nil {
 				b.Fatal(err)

@@ -17,7 +17,7 @@ func BenchmarkRelay(b *testing.B) {
 	addr := blackHole(b)
 	for _, size := range []int{4 << 10, 100 << 10} {
 		for _, workers := range []int{1, 8} {
-			b.Run(fmt.Sprintf("%dKB/%d", size>>10, workers), func(b *testing.B) {
+			b.Run(fmt.Sprintf("octets=%d/workers=%d", size, workers), func(b *testing.B) {
 				h := openHop(b, Options{}, "smtp://"+addr)
 				text := []byte(letter("X1", size))
 				b.SetBytes(int64(len(text)))

@@ -169,3 +169,24 @@ func TestBody(t *testing.T) {
 		t.Errorf("%d more arrived", len(hop.mails)-len(before))
 	}
 }
+
+// BenchmarkBlockWriter is the line check and dot-stuffing of what leaves.
+func BenchmarkBlockWriter(b *testing.B) {
+	for name, line := range map[string]string{"plain": strings.Repeat("x", 76) + "\r\n", "dots": "." + strings.Repeat("x", 75) + "\r\n", "short": "x\r\n"} {
+		b.Run("lines="+name, func(b *testing.B) {
+			text := []byte(strings.Repeat(line, 100<<10/len(line)))
+			block := *newBlock().(*[]byte)
+			b.SetBytes(int64(len(text)))
+			b.ReportAllocs()
+			for b.Loop() {
+				w := blockWriter{dots: true, buf: block[:0], flush: func([]byte) error { return nil }}
+				if _, err := w.Write(text); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := w.end(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

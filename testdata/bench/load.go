@@ -23,8 +23,13 @@ type load struct {
 	recipients  int
 	count, keep int
 	workers     int
-	message     []byte // dot-stuffed, ending in CRLF
+	message     []byte // dot-stuffed, with its end
+
+	envelope []byte // MAIL to DATA, in one write
 }
+
+// patience is how long a dialogue up to the login, or a message, may take.
+const patience = 2 * time.Minute
 
 // measured is what a run gave.
 type measured struct {
@@ -42,6 +47,7 @@ func (m measured) PerSecond() float64 { return float64(m.Messages) / m.Elapsed.S
 // run sends and measures; a message's latency is from MAIL (or the dial, where every message has its own connection) to
 // the reply to its end.
 func (l load) run() measured {
+	l.envelope = l.commands()
 	var left atomic.Int64
 	left.Store(int64(l.count))
 	var mu sync.Mutex
@@ -99,7 +105,7 @@ func (l load) connection(left *atomic.Int64) (times []time.Duration, err error) 
 }
 
 func (l load) open() (*testload.Client, error) {
-	c, err := testload.Dial(l.addr, 2*time.Minute)
+	c, err := testload.Dial(l.addr, patience)
 	if err != nil {
 		return nil, err
 	}
@@ -131,14 +137,22 @@ func (l load) greet(c *testload.Client) error {
 	return c.Login(l.login, l.pass)
 }
 
-func (l load) submit(c *testload.Client) error {
+// commands are a message's, up to DATA.
+func (l load) commands() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "MAIL FROM:<%s>\r\n", l.from)
 	for i := range l.recipients {
 		fmt.Fprintf(&b, "RCPT TO:<r%d@example.net>\r\n", i)
 	}
 	b.WriteString("DATA\r\n")
-	if _, err := c.Conn.Write(b.Bytes()); err != nil {
+	return b.Bytes()
+}
+
+func (l load) submit(c *testload.Client) error {
+	if err := c.Conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := c.Conn.Write(l.envelope); err != nil {
 		return err
 	}
 	for range 1 + l.recipients {
@@ -149,7 +163,7 @@ func (l load) submit(c *testload.Client) error {
 	if err := c.Expect(354); err != nil {
 		return err
 	}
-	if _, err := c.Conn.Write(append(l.message, ".\r\n"...)); err != nil {
+	if _, err := c.Conn.Write(l.message); err != nil {
 		return err
 	}
 	return c.Expect(250)
@@ -168,5 +182,6 @@ func sample(from string, size int) []byte {
 	for b.Len() < size {
 		b.WriteString(line)
 	}
+	b.WriteString(".\r\n")
 	return b.Bytes()
 }

@@ -10,86 +10,116 @@ import (
 
 // milters is one Postfix with a port for each variant, so that all share its queue and its daemons.
 type milters struct {
-	sink, null, nullTCP, postern *testload.Process
-	mta                          *mta
-	auth                         *authServer
-}
-
-func (m *milters) start(o options, dir string) ([]*row, error) {
-	if why := mtaMissing(); why != "" {
-		fmt.Fprintf(os.Stderr, "bench: the milter is not measured: %s\n", why)
-		return nil, nil
-	}
-	sinkAddr := testload.FreeAddr()
-	var err error
-	if m.sink, err = testload.Start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
-		return nil, err
-	}
-	if m.auth, err = newAuthServer(); err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	unixNull, unixPostern := filepath.Join(dir, "null.sock"), filepath.Join(dir, "postern.sock")
-	tcpNull, tcpPostern := testload.FreeAddr(), testload.FreeAddr()
-	if m.null, err = testload.Start("null milter", "unix:"+unixNull, dir, self, "-null", "unix:"+unixNull); err != nil {
-		return nil, err
-	}
-	if m.nullTCP, err = testload.Start("null milter", tcpNull, dir, self, "-null", "tcp:"+tcpNull); err != nil {
-		return nil, err
-	}
-	listen := fmt.Sprintf("milter:\n  listen:\n    - {address: \"unix:%s\", mode: \"0666\"}\n    - tcp:%s\n", unixPostern, tcpPostern)
-	if err := configure(o.postern, dir, listen); err != nil {
-		return nil, err
-	}
-	if m.postern, err = testload.Start("postern", tcpPostern, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
-		return nil, err
-	}
-	variants := []variant{
-		{"postfix alone", "", nil},
-		{"null milter, unix", "unix:" + unixNull, m.null},
-		{"null milter, tcp", "inet:" + tcpNull, m.nullTCP},
-		{"postern, unix", "unix:" + unixPostern, m.postern},
-		{"postern, tcp", "inet:" + tcpPostern, m.postern},
-	}
-	if m.mta, err = startMTA(dir, sinkAddr, m.auth.addr, variants); err != nil {
-		return nil, err
-	}
-	return m.rows(o, variants), nil
+	sink, postern *process
+	others        []*process
+	mta           *mta
+	auth          *authServer
 }
 
 // variant is a port of the Postfix.
 type variant struct {
 	what   string
-	milter string // as Postfix writes it
-	server *testload.Process
+	does   string
+	milter string // as Postfix writes it; "": none
+	server *process
+	judges bool // it refuses senders that are not the login's
+}
+
+func (m *milters) start(o options, dir string) ([]*row, error) {
+	if why := postfixMissing(o); why != "" {
+		o.lacks("the milter, beside Postfix", why)
+		return nil, nil
+	}
+	sinkAddr := testload.FreeAddr()
+	var err error
+	if m.sink, err = start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
+		return nil, err
+	}
+	if m.auth, err = newAuthServer(); err != nil {
+		return nil, err
+	}
+	variants := []variant{{"postfix alone", "no milter", "", nil, false}}
+	for _, begin := range []func(o options, dir string) ([]variant, error){m.startNull, m.startPostern, m.startRspamd, m.startMIMEDefang} {
+		more, err := begin(o, dir)
+		if err != nil {
+			return nil, err
+		}
+		variants = append(variants, more...)
+	}
+	var smtpds []string
+	for _, v := range variants {
+		smtpds = append(smtpds, fmt.Sprintf("-o { smtpd_milters = %s }", v.milter))
+	}
+	if m.mta, err = startMTA(dir, sinkAddr, m.auth.addr, "", smtpds); err != nil {
+		return nil, err
+	}
+	rows := m.rows(o, variants)
+	return rows, warm(rows)
+}
+
+// startNull is the milter that does nothing, at both kinds of sockets.
+func (m *milters) startNull(_ options, dir string) ([]variant, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	socket, addr := filepath.Join(dir, "null.sock"), testload.FreeAddr()
+	unix, err := start("null milter", "unix:"+socket, dir, self, "-null", "unix:"+socket)
+	if err != nil {
+		return nil, err
+	}
+	m.others = append(m.others, unix)
+	tcp, err := start("null milter", addr, dir, self, "-null", "tcp:"+addr)
+	if err != nil {
+		return nil, err
+	}
+	m.others = append(m.others, tcp)
+	const does = "agrees to the same terms as Postern and answers as often, always yes"
+	return []variant{{"null milter, unix", does, "unix:" + socket, unix, false}, {"null milter, tcp", does, "inet:" + addr, tcp, false}}, nil
+}
+
+func (m *milters) startPostern(o options, dir string) ([]variant, error) {
+	socket, addr := filepath.Join(dir, "postern.sock"), testload.FreeAddr()
+	listen := fmt.Sprintf("milter:\n  listen:\n    - {address: \"unix:%s\", mode: \"0666\"}\n    - tcp:%s\n", socket, addr)
+	if err := configure(o.postern, dir, listen, users); err != nil {
+		return nil, err
+	}
+	var err error
+	if m.postern, err = start("postern", addr, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
+		return nil, err
+	}
+	const does = "default bundle, decision log"
+	return []variant{{"postern, unix", does, "unix:" + socket, m.postern, true}, {"postern, tcp", does, "inet:" + addr, m.postern, true}}, nil
 }
 
 func (m *milters) rows(o options, variants []variant) []*row {
 	var rows []*row
 	n := o.count / 4
-	for _, use := range []struct{ keep, workers int }{{1, 20}, {n, 20}, {n, 1}} {
+	for _, u := range []use{{4096, 1, 20}, {4096, n, 20}, {4096, n, 1}} {
 		for i, v := range variants {
-			rows = append(rows, &row{Part: "milter", What: v.what, Size: 4096, Keep: use.keep, Workers: use.workers, Count: n,
-				load: load{addr: m.mta.addr[i], login: "user1", pass: "bench password", from: "user1@example.com", recipients: 1, count: n, keep: use.keep,
-					workers: use.workers, message: sample("user1@example.com", 4096)},
-				server: m.mta.Process, milter: v.server, settled: m.mta.idle, explain: m.mta.said})
+			rows = append(rows, &row{Part: "milter", What: v.what, Does: v.does, Size: u.size, Keep: u.keep, Workers: u.workers, Count: n,
+				load: load{addr: m.mta.addr[i], login: login, pass: password, from: login + "@example.com", recipients: 1, count: n, keep: u.keep,
+					workers: u.workers, message: sample(login+"@example.com", u.size)},
+				judges: v.judges, server: m.mta.process, milter: v.server, settled: m.mta.idle, explain: func() string {
+					if v.server != nil {
+						return m.mta.said() + "\n" + v.server.log.String()
+					}
+					return m.mta.said()
+				}})
 		}
 	}
 	return rows
 }
 
-func (m *milters) name() string               { return "milter" }
-func (m *milters) started() *testload.Process { return m.postern }
+func (m *milters) name() string      { return "milter" }
+func (m *milters) started() *process { return m.postern }
 
 func (m *milters) stop() {
 	if m.mta != nil {
-		m.mta.Process.Stop()
+		m.mta.process.stop()
 	}
-	for _, p := range []*testload.Process{m.postern, m.null, m.nullTCP, m.sink} {
-		p.Stop()
+	for _, p := range append(m.others, m.postern, m.sink) {
+		p.stop()
 	}
 	if m.auth != nil {
 		m.auth.close()

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/postern-mail/postern/internal/testload"
@@ -16,60 +15,84 @@ import (
 
 // mta is a Postfix in a directory of its own, with an smtpd for each variant.
 type mta struct {
-	*testload.Process
-	addr  []string // of the variants
+	*process
+	addr  []string // of the smtpds
 	queue string
 	log   string
 }
 
-// mtaMissing says what keeps us from running a Postfix; "" where nothing does.
-func mtaMissing() string {
+func postfixMissing(options) string {
 	if os.Getuid() != 0 {
 		return "a Postfix of its own needs root"
 	}
 	if _, err := user.Lookup("postfix"); err != nil || !exists(tool("postfix")) {
-		return "Postfix is not installed"
+		return "not installed"
 	}
 	return ""
 }
 
-func startMTA(dir, sink, auth string, variants []variant) (*mta, error) {
+// startMTA runs one that hands on to sink and asks auth (in Dovecot's protocol) about passwords. more is further text for
+// main.cf, smtpds what each of the servers has for itself, as in "-o name=value".
+func startMTA(dir, sink, auth, more string, smtpds []string) (*mta, error) {
 	m := &mta{queue: filepath.Join(dir, "queue"), log: filepath.Join(dir, "data", "log")}
 	conf := filepath.Join(dir, "conf")
-	for _, d := range []string{conf, m.queue, filepath.Join(dir, "data")} {
+	for _, d := range []string{conf, m.queue} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return nil, err
 		}
 	}
-	owner, err := user.Lookup("postfix")
-	if err != nil {
+	if err := owned("postfix", filepath.Join(dir, "data")); err != nil {
 		return nil, err
 	}
-	uid, err := strconv.Atoi(owner.Uid)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chown(filepath.Join(dir, "data"), uid, -1); err != nil {
-		return nil, err
-	}
-	host, port, _ := strings.Cut(sink, ":")
 	var master strings.Builder
-	for _, v := range variants {
+	for _, own := range smtpds {
 		addr := testload.FreeAddr()
 		m.addr = append(m.addr, addr)
-		fmt.Fprintf(&master, "%s inet n - n - - smtpd\n  -o { smtpd_milters = %s }\n", addr, v.milter)
+		fmt.Fprintf(&master, "%s inet n - n - - smtpd\n  %s\n", addr, own)
 	}
-	main := fmt.Sprintf(mainCF, dir, host, port, auth)
-	for name, text := range map[string]string{"main.cf": main, "master.cf": master.String() + masterCF} {
-		if err := os.WriteFile(filepath.Join(conf, name), []byte(text), 0o644); err != nil {
-			return nil, err
-		}
+	host, port := split(sink)
+	if err := put(conf, map[string]string{"main.cf": fmt.Sprintf(mainCF, dir, host, port, auth) + more, "master.cf": master.String() + masterCF}); err != nil {
+		return nil, err
 	}
 	if out, err := exec.Command(tool("postfix"), "-c", conf, "check").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("postfix check: %w\n%s", err, out)
 	}
-	m.Process, err = testload.Start("postfix", m.addr[0], dir, "/usr/lib/postfix/sbin/master", "-c", conf, "-d")
+	var err error
+	m.process, err = start("postfix", m.addr[0], dir, "/usr/lib/postfix/sbin/master", "-c", conf, "-d")
 	return m, err
+}
+
+// startPostfixPeer is a submission server; with a proxy its client talks to that, and the queue has nothing to do.
+func startPostfixPeer(s site, proxy string) (*running, error) {
+	dovecot, auth, err := startDovecot(filepath.Join(s.dir, "dovecot"))
+	if err != nil {
+		return nil, err
+	}
+	var table strings.Builder
+	senders(func(address, user string) { fmt.Fprintf(&table, "%s %s\n", address, user) })
+	list := filepath.Join(s.dir, "senders")
+	if err := put(s.dir, map[string]string{"senders": table.String()}); err != nil {
+		return nil, err
+	}
+	if out, err := exec.Command(tool("postmap"), "hash:"+list).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("postmap: %w\n%s", err, out)
+	}
+	own := "-o smtpd_tls_security_level=may"
+	if proxy != "" {
+		own += " -o smtpd_proxy_filter=" + proxy
+	}
+	m, err := startMTA(s.dir, s.sink, auth, fmt.Sprintf(submissionCF, s.cert, s.key, list), []string{own})
+	if err != nil {
+		dovecot.stop()
+		return nil, err
+	}
+	m.process.also = []*process{dovecot}
+	return &running{m.addr[0], m.process, m.idle, m.said}, nil
+}
+
+func split(addr string) (host, port string) {
+	host, port, _ = strings.Cut(addr, ":")
+	return host, port
 }
 
 // idle says that no message is left in the queue.
@@ -110,7 +133,8 @@ inet_protocols = ipv4
 smtp_host_lookup = native
 relayhost = [%[2]s]:%[3]s
 smtp_tls_security_level = none
-smtpd_tls_security_level = none
+in_flow_delay = 0
+message_size_limit = 0
 smtpd_relay_restrictions = permit_sasl_authenticated, reject
 smtpd_peername_lookup = no
 smtpd_sasl_auth_enable = yes
@@ -123,6 +147,15 @@ milter_protocol = 6
 milter_connect_timeout = 30s
 milter_command_timeout = 30s
 milter_content_timeout = 300s
+`
+
+const submissionCF = `smtpd_tls_auth_only = yes
+smtpd_tls_cert_file = %[1]s
+smtpd_tls_key_file = %[2]s
+smtpd_tls_mandatory_protocols = >=TLSv1.2
+smtpd_tls_protocols = >=TLSv1.2
+smtpd_sender_login_maps = hash:%[3]s
+smtpd_sender_restrictions = reject_sender_login_mismatch
 `
 
 const masterCF = `pickup unix n - n 60 1 pickup

@@ -1,54 +1,160 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
-	"time"
-
-	"github.com/postern-mail/postern/internal/testload"
 )
 
-// report prints the rows, and what Postern adds to Postfix.
-func report(rows []*row, started []*testload.Process, o options) error {
-	if o.json {
-		e := json.NewEncoder(os.Stdout)
-		e.SetIndent("", "  ")
-		begun := map[string]float64{}
-		for _, p := range started {
-			begun[p.Name] = p.Ready.Seconds()
+// results is everything that a run gave.
+type results struct {
+	Machine string     `json:"machine"`
+	Taken   string     `json:"taken"`
+	Busy    string     `json:"load_average_before"`
+	Left    []string   `json:"not_measured"`
+	Started []begun    `json:"start"`
+	Rows    []*row     `json:"rows"`
+	Added   []addition `json:"added"`
+	Growth  []*figure  `json:"growth"`
+}
+
+// begun is how long Postern took to its first answer.
+type begun struct {
+	Part    string  `json:"part"`
+	Seconds float64 `json:"seconds"`
+}
+
+// table is what a report shows.
+type table struct {
+	title string
+	head  []string
+	rows  [][]string
+	notes []string
+}
+
+func (res *results) report(o options) error {
+	if o.json != "" {
+		text, err := json.MarshalIndent(res, "", "  ")
+		if err != nil {
+			return err
 		}
-		return e.Encode(map[string]any{"machine": testload.Machine(), "start_seconds": begun, "rows": rows, "added": added(rows)})
-	}
-	fmt.Println(testload.Machine())
-	for _, p := range started {
-		fmt.Printf("postern, %s: started in %s with 10,000 users\n", p.Name, p.Ready.Round(time.Millisecond))
-	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	for _, part := range []string{"submission", "milter"} {
-		head := false
-		for _, r := range rows {
-			if r.Part != part {
-				continue
-			}
-			if !head {
-				fmt.Fprintf(w, "\n%s\toctets\ta connection\tat a time\tmessages/s\tCPU-s/1000\tmilter CPU-s/1000\tp50 ms\tp99 ms\tpeak MiB\t\n", part)
-				head = true
-			}
-			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%.0f\t\n", r.What, r.Size, r.Keep, r.Workers, r.Rate.text("%.0f"), r.CPU.text("%.2f"),
-				r.Milter.text("%.2f"), r.P50.text("%.2f"), r.P99.text("%.1f"), r.PeakMiB.median())
+		text = append(text, '\n')
+		if o.json == "-" {
+			_, err = os.Stdout.Write(text)
+			return err
+		}
+		if err := os.WriteFile(o.json, text, 0o644); err != nil {
+			return err
 		}
 	}
-	if err := w.Flush(); err != nil {
-		return err
+	fmt.Printf("%s; before %s\n", res.Machine, res.Busy)
+	for _, b := range res.Started {
+		fmt.Printf("postern, %s: first answer after %.0f ms, with 10,000 users\n", b.Part, b.Seconds*1000)
 	}
-	for i, a := range added(rows) {
-		if i == 0 {
-			fmt.Printf("\nWhat a milter adds to Postfix alone, medians:\n")
+	for _, left := range res.Left {
+		fmt.Printf("not measured: %s\n", left)
+	}
+	for _, t := range res.tables() {
+		if err := t.write(os.Stdout, o.markdown); err != nil {
+			return err
 		}
-		fmt.Printf("  %-18s %4d a connection, %2d at a time: Postfix %+.2f and the milter %.2f CPU-s/1000, p50 %+.2f ms\n",
-			a.What, a.Keep, a.Workers, a.Postfix, a.Milter, a.P50)
+	}
+	return nil
+}
+
+func (res *results) tables() []table {
+	var list []table
+	var last *row
+	for _, r := range res.Rows {
+		if last == nil || r.Part != last.Part || r.use() != last.use() {
+			list = append(list, table{title: r.Part + ", " + r.connections(), head: head(r.Part)})
+		}
+		last = r
+		t := &list[len(list)-1]
+		t.rows = append(t.rows, r.cells())
+	}
+	if len(res.Added) > 0 {
+		t := table{title: "what a milter adds to Postfix alone (medians)", head: []string{"", "at a time", "Postfix CPU-s/1000", "milter CPU-s/1000", "p50 ms"}}
+		for _, a := range res.Added {
+			t.rows = append(t.rows, []string{a.What, fmt.Sprintf("%d, %s", a.Workers, keptOr(a.Keep)), fmt.Sprintf("%+.2f", a.Postfix), fmt.Sprintf("%.2f", a.Milter), fmt.Sprintf("%+.3f", a.P50/1000)})
+		}
+		list = append(list, t)
+	}
+	if t := duties(res.Rows); len(t.rows) > 0 {
+		list = append(list, t)
+	}
+	for _, f := range res.Growth {
+		list = append(list, f.tables()...)
+	}
+	return list
+}
+
+func keptOr(keep int) string {
+	if keep > 1 {
+		return "kept"
+	}
+	return "one message each"
+}
+
+func head(part string) []string {
+	h := []string{"", "messages/s", "CPU-s/1000", "p50 ms", "p99 ms", "peak MiB"}
+	if part == "milter" {
+		h = []string{"", "messages/s", "Postfix CPU-s/1000", "milter CPU-s/1000", "p50 ms", "p99 ms", "peak MiB"}
+	}
+	return h
+}
+
+func (r *row) cells() []string {
+	c := []string{r.What, r.Rate.text("%.0f"), r.CPU.text("%.3f")}
+	if r.Part == "milter" {
+		c = append(c, r.Milter.text("%.3f"))
+	}
+	return append(c, r.P50.scaled(1e-3).text("%.3f"), r.P99.scaled(1e-3).text("%.2f"), r.PeakMiB.text("%.0f"))
+}
+
+func (s series) scaled(by float64) series {
+	out := make(series, len(s))
+	for i, v := range s {
+		out[i] = v * by
+	}
+	return out
+}
+
+// duties says what is different about each row.
+func duties(rows []*row) table {
+	t := table{title: "what each does", head: []string{"", "notes"}}
+	seen := map[string]bool{}
+	for _, r := range rows {
+		if key := r.Part + r.What; r.Does != "" && !seen[key] {
+			seen[key] = true
+			t.rows = append(t.rows, []string{r.What, r.Does})
+		}
+	}
+	return t
+}
+
+func (t table) write(w io.Writer, markdown bool) error {
+	if !markdown {
+		fmt.Fprintf(w, "\n%s\n", t.title)
+		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		for _, r := range append([][]string{t.head}, t.rows...) {
+			fmt.Fprintf(tw, "  %s\n", strings.Join(r, "\t"))
+		}
+		for _, n := range t.notes {
+			fmt.Fprintf(tw, "  %s\n", n)
+		}
+		return tw.Flush()
+	}
+	fmt.Fprintf(w, "\n%s:\n\n| %s |\n|%s\n", strings.ToUpper(t.title[:1])+t.title[1:], strings.Join(t.head, " | "), strings.Repeat("---|", len(t.head)))
+	for _, r := range t.rows {
+		fmt.Fprintf(w, "| %s |\n", strings.Join(r, " | "))
+	}
+	for _, n := range t.notes {
+		fmt.Fprintf(w, "\n%s\n", n)
 	}
 	return nil
 }
@@ -60,7 +166,7 @@ type addition struct {
 	Workers int     `json:"connections_at_a_time"`
 	Postfix float64 `json:"postfix_cpu_seconds_per_1000"`
 	Milter  float64 `json:"milter_cpu_seconds_per_1000"`
-	P50     float64 `json:"p50_ms"`
+	P50     float64 `json:"p50_us"`
 }
 
 func added(rows []*row) []addition {
@@ -70,10 +176,16 @@ func added(rows []*row) []addition {
 			continue
 		}
 		for _, alone := range rows {
-			if alone.Part == "milter" && alone.milter == nil && alone.Keep == r.Keep && alone.Workers == r.Workers {
+			if alone.Part == "milter" && alone.milter == nil && alone.use() == r.use() {
 				list = append(list, addition{r.What, r.Keep, r.Workers, r.CPU.median() - alone.CPU.median(), r.Milter.median(), r.P50.median() - alone.P50.median()})
 			}
 		}
 	}
 	return list
+}
+
+// loadAverage says how busy the machine is with other things.
+func loadAverage() string {
+	b, _ := os.ReadFile("/proc/loadavg")
+	return cmp.Or(strings.Join(strings.Fields(string(b))[:min(3, len(strings.Fields(string(b))))], " "), "unknown")
 }

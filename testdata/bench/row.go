@@ -4,11 +4,10 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/postern-mail/postern/internal/testload"
 )
 
 // series is what the repetitions of one figure gave.
@@ -27,6 +26,9 @@ func (s series) text(format string) string {
 	if len(s) == 0 {
 		return "–"
 	}
+	if len(s) == 1 {
+		return fmt.Sprintf(format, s[0])
+	}
 	return fmt.Sprintf(format+" ["+format+" "+format+"]", s.median(), slices.Min(s), slices.Max(s))
 }
 
@@ -42,52 +44,108 @@ func (s series) MarshalJSON() ([]byte, error) {
 type row struct {
 	Part    string `json:"part"` // "submission" or "milter"
 	What    string `json:"what"`
+	Does    string `json:"does,omitempty"` // what is different about it
 	Size    int    `json:"octets"`
 	Keep    int    `json:"messages_per_connection"`
 	Workers int    `json:"connections_at_a_time"`
 	Count   int    `json:"messages"`
 	Rate    series `json:"messages_per_second"`
-	CPU     series `json:"server_cpu_seconds_per_1000"` // of the server that the client talks to, with its children
-	Milter  series `json:"milter_cpu_seconds_per_1000"`
-	P50     series `json:"p50_ms"`
-	P99     series `json:"p99_ms"`
+	CPU     series `json:"server_cpu_seconds_per_1000"` // of the server that the client talks to, with all it runs
+	Milter  series `json:"milter_cpu_seconds_per_1000"` // of the milter, with all it runs
+	P50     series `json:"p50_us"`
+	P99     series `json:"p99_us"`
 	PeakMiB series `json:"peak_mib"` // of the milter, or of the server where there is none, during this row
 
 	load    load
-	server  *testload.Process
-	milter  *testload.Process // nil: none
-	settled func() (ok bool)  // nil: all work is done when the client has its reply
-	explain func() string     // what the server said, for errors
+	judges  bool // it refuses senders that are not the login's
+	server  *process
+	milter  *process      // nil: none
+	settled func() bool   // nil: all work is done when the client has its reply
+	explain func() string // what the server said, for errors; nil: nothing
+}
+
+// use is what rows have to have in common to be compared. How many messages a kept connection carries does not matter.
+func (r *row) use() use {
+	u := use{r.Size, r.Keep, r.Workers}
+	if r.Keep > 1 {
+		u.keep = 0
+	}
+	return u
+}
+
+// connections says the same in words.
+func (r *row) connections() string {
+	kept := "one message each"
+	if r.Keep > 1 {
+		kept = "kept"
+	}
+	return fmt.Sprintf("%d octets, connections: %s, %d at a time", r.Size, kept, r.Workers)
 }
 
 // measure does one repetition. The servers' CPU time counts until they have nothing left to do.
 func (r *row) measure() error {
-	held := cmp.Or(r.milter, r.server)
-	held.ResetPeak()
-	server, milter := r.server.CPU(), r.milter.CPU()
+	// One login beforehand: Postern remembers a password that it has checked for a minute, and how dear its hash is, is
+	// not the question here.
+	first := r.load
+	first.count, first.workers = 1, 1
+	if got := first.run(); got.Errors > 0 {
+		return r.failed(first, got)
+	}
+	peak := memory(cmp.Or(r.milter, r.server))
+	server, milter := r.server.cpu(), r.milter.cpu()
 	got := r.load.run()
 	if got.Errors > 0 || got.Messages != r.load.count {
-		said := ""
-		if r.explain != nil {
-			said = "\n" + r.explain()
-		}
-		return fmt.Errorf("%s, %d octets, %d a connection: %d of %d messages went through, %d errors, first: %s%s",
-			r.What, r.Size, r.Keep, got.Messages, r.load.count, got.Errors, got.First, said)
+		peak()
+		return r.failed(r.load, got)
 	}
 	for end := time.Now().Add(time.Minute); r.settled != nil && !r.settled(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			return fmt.Errorf("%s: the queue did not empty within a minute", r.What)
+			peak()
+			return fmt.Errorf("%s: the queue did not empty within a minute\n%s", r.What, r.explain())
 		}
 	}
 	per1000 := func(d time.Duration) float64 { return d.Seconds() / float64(got.Messages) * 1000 }
-	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	r.CPU = append(r.CPU, per1000(r.server.CPU()-server))
+	us := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+	r.CPU = append(r.CPU, per1000(r.server.cpu()-server))
 	if r.milter != nil {
-		r.Milter = append(r.Milter, per1000(r.milter.CPU()-milter))
+		r.Milter = append(r.Milter, per1000(r.milter.cpu()-milter))
 	}
-	r.Rate, r.P50, r.P99 = append(r.Rate, got.PerSecond()), append(r.P50, ms(got.P50)), append(r.P99, ms(got.P99))
-	r.PeakMiB = append(r.PeakMiB, held.PeakMiB())
+	r.Rate, r.P50, r.P99 = append(r.Rate, got.PerSecond()), append(r.P50, us(got.P50)), append(r.P99, us(got.P99))
+	r.PeakMiB = append(r.PeakMiB, peak())
 	return nil
+}
+
+// prepare starts what the server starts for its first clients, and sees to it that a server which should judge does: a
+// server that says yes to everything would be fast.
+func (r *row) prepare() error {
+	first := *r
+	first.load.count, first.load.workers, first.load.keep = 40, min(20, r.load.workers), 2
+	if err := first.measure(); err != nil || !r.judges {
+		return err
+	}
+	wrong := r.load
+	wrong.count, wrong.workers, wrong.from = 1, 1, "user2@example.com"
+	if got := wrong.run(); got.Messages > 0 || !refused.MatchString(got.First) {
+		return fmt.Errorf("%s does not refuse the sender of another: %d messages went through, error %q", r.What, got.Messages, got.First)
+	}
+	if wrong = r.load; wrong.tls == nil {
+		return nil // beside Postfix, passwords are not the milter's
+	}
+	wrong.count, wrong.workers, wrong.pass = 1, 1, "wrong"
+	if got := wrong.run(); got.Messages > 0 || !refused.MatchString(got.First) {
+		return fmt.Errorf("%s does not refuse a wrong password: %d messages went through, error %q", r.What, got.Messages, got.First)
+	}
+	return nil
+}
+
+var refused = regexp.MustCompile(`got 5[0-9][0-9]`)
+
+func (r *row) failed(l load, got measured) error {
+	said := ""
+	if r.explain != nil {
+		said = "\n" + r.explain()
+	}
+	return fmt.Errorf("%s, %s: %d of %d messages went through, %d errors, first: %s%s", r.What, r.connections(), got.Messages, l.count, got.Errors, got.First, said)
 }
 
 func tail(s string) string {

@@ -10,18 +10,18 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// configure writes postern.yaml with the listeners that door says, a users file with one user, 10,000 users' senders and a
-// certificate into dir.
-func configure(postern, dir, door string) error {
-	cmd := exec.Command(postern, "passwd", "user1")
-	cmd.Stdin = bytes.NewBufferString("bench password\n")
+// configure writes postern.yaml with the listeners that door says, a users file with one user, the senders of n users and a
+// certificate into dir. passwd are options of postern passwd.
+func configure(postern, dir, door string, n int, passwd ...string) error {
+	cmd := exec.Command(postern, append([]string{"passwd", login}, passwd...)...)
+	cmd.Stdin = bytes.NewBufferString(password + "\n")
 	line, err := cmd.Output()
 	if err != nil {
 		return fmt.Errorf("postern passwd: %w", err)
 	}
 	var senders bytes.Buffer
-	senders.WriteString("settings: {domain: example.com}\nsenders:\n")
-	for i := range 10_000 {
+	senders.WriteString("settings: {domain: example.com, max_recipients: 1000}\nsenders:\n")
+	for i := range n {
 		fmt.Fprintf(&senders, "  user%d: [user%d@example.com, alias%d@example.com, \"@team%d.example.com\"]\n", i, i, i, i%100)
 	}
 	// The machine may be busy with other things: a decision that had to wait for a processor is still one to be measured.
@@ -40,7 +40,7 @@ func configure(postern, dir, door string) error {
 // door is a submission server at addr that relays to next.
 func door(addr, next string) string {
 	return fmt.Sprintf("submission:\n  listen: [%q]\n  tls: {cert: cert.pem, key: key.pem}\n"+
-		"  limits: {connections: 2000, connections_per_ip: 2000}\nauth:\n  - file: users.yaml\nrelay:\n  to: %s\n", addr, next)
+		"  limits: {connections: 12000, connections_per_ip: 12000, recipients: 1000, message_bytes: 256MiB, idle: 1h}\nauth:\n  - file: users.yaml\nrelay:\n  to: %s\n", addr, next)
 }
 
 // tool finds a program of the system, sbin included.

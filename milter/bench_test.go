@@ -1,0 +1,57 @@
+package milter
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+)
+
+// again is a stream from which one text comes without end.
+type again struct {
+	text []byte
+	at   int
+}
+
+func (a *again) Read(p []byte) (int, error) {
+	if a.at == len(a.text) {
+		a.at = 0
+	}
+	n := copy(p, a.text[a.at:])
+	a.at += n
+	return n, nil
+}
+
+// BenchmarkReadFrame is a frame off the wire, from a header field's to a body chunk's.
+func BenchmarkReadFrame(b *testing.B) {
+	for _, n := range []int{30, 1000, 65535} {
+		b.Run(fmt.Sprintf("octets=%d", n), func(b *testing.B) {
+			frame := appendFrame(nil, byte(cmdHeader), strings.Repeat("x", n))
+			r := bufio.NewReaderSize(&again{text: frame}, 8<<10)
+			var buf []byte
+			b.SetBytes(int64(len(frame)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if cmd, data, err := readFrame(r, &buf); err != nil || cmd != cmdHeader || len(data) != n {
+					b.Fatal(cmd, len(data), err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkAppendFrame is an operation on its way out.
+func BenchmarkAppendFrame(b *testing.B) {
+	var out []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		out = appendFrame(out[:0], opAddHeader, "Sender", "\x00", "Alice <alice@example.com>", "\x00")
+	}
+	if !bytes.HasSuffix(out, []byte("Sender\x00Alice <alice@example.com>\x00")) {
+		b.Fatalf("%q", out)
+	}
+}
+
+var _ io.Reader = (*again)(nil)
