@@ -107,11 +107,11 @@ func BenchmarkSpool(b *testing.B) {
 		memory int64
 	}{{"memory", 4 << 10, 64 << 10}, {"memory", 64 << 10, 64 << 10}, {"file", 64 << 10, 4 << 10}, {"file", 1 << 20, 64 << 10}} {
 		b.Run(fmt.Sprintf("in=%s/octets=%d", c.kind, c.octets), func(b *testing.B) {
-			dir := b.TempDir()
+			place := Place{Dir: b.TempDir(), Memory: c.memory}
 			b.SetBytes(int64(c.octets))
 			b.ReportAllocs()
 			for b.Loop() {
-				s := NewSpool(dir, c.memory, 1<<30)
+				s := place.NewSpool(1 << 30)
 				for left := c.octets; left > 0; left -= len(piece) {
 					if _, err := s.Write(piece[:min(left, len(piece))]); err != nil {
 						b.Fatal(err)
