@@ -9,15 +9,29 @@ import (
 	"time"
 )
 
-// tune sets the garbage collector as measured (docs/performance.md), unless the environment says otherwise: policy
-// evaluation makes much short-lived garbage and the live heap is small, so collecting less often is what pays.
+// Of the garbage collector. While little is in use it is collected when four times as much has been made again, which is what pays
+// for evaluation and its short-lived garbage (docs/performance.md). Where much is in use (a directory of a million senders, ten
+// thousand connections) that would be gigabytes: then when collectRoom has been made, or half of what is in use.
+const (
+	collectAt   = 400 // per cent
+	collectRoom = 192 << 20
+	collectMost = 50 // per cent, and so how often at most
+	memoryLimit = 2 << 30
+)
+
+// tune sets the garbage collector as measured, unless the environment says otherwise.
 func tune() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
+		debug.SetGCPercent(collectAt)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(2 << 30)
+		debug.SetMemoryLimit(memoryLimit)
 	}
+}
+
+// collectAtPercent is when to collect where live octets are in use.
+func collectAtPercent(live uint64) int {
+	return int(min(max(collectRoom*100/max(live, 1), collectMost), collectAt))
 }
 
 // Of lean: how often it looks, how many goroutines more are a storm of connections; how long is quiet, how little is allocated
@@ -32,11 +46,13 @@ const (
 
 // lean keeps memory small for many connections, where collecting seldom would leave behind as much as four times what is in use.
 // While they come it collects what their handshakes have left, before what stays lies scattered between it; whenever little has
-// happened for a while it gives memory back to the system. It ends with ctx.
+// happened for a while it gives memory back to the system. Unless the environment says when to collect, it says so by how much is
+// in use. It ends with ctx.
 func lean(ctx context.Context) {
 	tick := time.NewTicker(leanEvery)
 	defer tick.Stop()
 	var q quiet
+	given, now := os.Getenv("GOGC") != "", collectAt
 	for looks, most := 0, runtime.NumGoroutine(); ; looks++ {
 		select {
 		case <-ctx.Done():
@@ -49,6 +65,11 @@ func lean(ctx context.Context) {
 			most = n
 		}
 		most = min(most, n)
+		// A change stops the world for a moment: not for little.
+		if p := collectAtPercent(live()); !given && (p < now*9/10 || p > now*10/9) {
+			debug.SetGCPercent(p)
+			now = p
+		}
 		if looks%quietFor == 0 {
 			q.look()
 		}
@@ -75,6 +96,13 @@ func (q *quiet) look() {
 		debug.FreeOSMemory()
 		q.lowest = held()
 	}
+}
+
+// live is what the last collection found in use.
+func live() uint64 {
+	samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(samples)
+	return samples[0].Value.Uint64()
 }
 
 // held is the memory that the system has given and not got back.

@@ -37,7 +37,7 @@ type FileOptions struct {
 	Wait time.Duration
 	// MaxHashMemory is the greatest m of argon2id that the file may ask for, in KiB; 1 GiB.
 	MaxHashMemory uint32
-	// CacheLife is how long a successful check is remembered; one minute. Negative: not at all.
+	// CacheLife is how long a successful check is remembered, while the user's hash is the same; ten minutes. Negative: not at all.
 	CacheLife time.Duration
 	// CacheSize is how many are remembered; 65,536 (about 8 MB).
 	CacheSize int
@@ -85,7 +85,7 @@ func OpenFile(path string, o FileOptions) (*File, error) {
 		o.MaxHashMemory = 1 << 20
 	}
 	if o.CacheLife == 0 {
-		o.CacheLife = time.Minute
+		o.CacheLife = 10 * time.Minute
 	}
 	if o.CacheSize <= 0 {
 		o.CacheSize = 1 << 16
