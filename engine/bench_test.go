@@ -79,7 +79,7 @@ func BenchmarkLeast(b *testing.B) {
 		st := p.stages[StageMessage]
 		b.ReportAllocs()
 		for b.Loop() {
-			in, _ := p.input(tr, st.reads)
+			in, _ := p.input(tr, st.reads, st.fields)
 			if _, fail := p.run(context.Background(), st, in.value, topdown.NewCancel()); fail != nil {
 				b.Fatal(fail)
 			}

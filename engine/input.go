@@ -21,7 +21,8 @@ const maxBody = 1 << 20
 type builder struct {
 	k      *keys
 	terms  []ast.Term
-	octets int // of all strings
+	octets int       // of all strings
+	fields *fieldSet // of message.header; nil: all
 }
 
 // pair is an entry of an object.
@@ -258,8 +259,11 @@ func (b *builder) header(pairs []pair, h *message.Header, read parts) []pair {
 	if read&partsHeader == 0 || h == nil {
 		return pairs
 	}
-	if read&(partHeaders|partHeader) != 0 {
-		pairs = b.fields(pairs, h, read)
+	switch {
+	case read&partHeaders != 0 || read&partHeader != 0 && b.fields == nil:
+		pairs = b.all(pairs, h, read)
+	case read&partHeader != 0:
+		pairs = append(pairs, pair{b.k.header, b.some(h)})
 	}
 	if read&partsParsed == 0 {
 		return pairs
@@ -295,8 +299,8 @@ func (b *builder) header(pairs []pair, h *message.Header, read parts) []pair {
 	return pairs
 }
 
-// fields appends message.headers and message.header, whose strings they share.
-func (b *builder) fields(pairs []pair, h *message.Header, read parts) []pair {
+// all appends message.headers and message.header with all fields, whose strings they share.
+func (b *builder) all(pairs []pair, h *message.Header, read parts) []pair {
 	n := h.Len()
 	terms := make([]struct{ key, value *ast.Term }, n)
 	names := make([]string, n)
