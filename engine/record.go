@@ -71,7 +71,7 @@ func (p *Policy) input(t *Transaction, read parts, fields *fieldSet) (in *Input,
 			in, fail = nil, failf(kindPanic, "build input: %v\n%s", r, debug.Stack())
 		}
 	}()
-	b := builder{k: p.keys, fields: fields}
+	b := builder{k: p.keys, fields: fields, memo: t.Memo}
 	v, err := b.build(t, read)
 	if err != nil {
 		return nil, &EvalError{Kind: kindInput, Err: fmt.Errorf("transaction %s: %w", t.ID, err)}
