@@ -77,10 +77,11 @@ func BenchmarkLeast(b *testing.B) {
 	})
 	b.Run("way=inline", func(b *testing.B) {
 		st := p.stages[StageMessage]
+		c := newCaches()
 		b.ReportAllocs()
 		for b.Loop() {
-			in, _ := p.input(tr, st.reads)
-			if _, fail := p.run(context.Background(), st, in.value, topdown.NewCancel()); fail != nil {
+			in, _ := p.input(tr, st.reads, st.fields)
+			if _, fail := p.run(context.Background(), st, in.value, topdown.NewCancel(), c); fail != nil {
 				b.Fatal(fail)
 			}
 		}

@@ -62,8 +62,10 @@ func (c *crew) hire() *worker {
 
 // work until there are no jobs any more.
 func work(c *crew, jobs <-chan job, done chan<- result) {
+	caches := newCaches()
 	for j := range jobs {
-		out, fail := j.p.run(j.ctx, j.st, j.input, j.watch)
+		out, fail := j.p.run(j.ctx, j.st, j.input, j.watch, caches)
+		caches.reset()
 		if j.watch.state.Swap(finished) == abandoned {
 			c.abandoned.Add(-1)
 		}

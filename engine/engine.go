@@ -95,14 +95,18 @@ func (p *Policy) beside(shadow *Policy) *Policy {
 	}
 	out := *p
 	out.shadow, out.needs = shadow, p.own
-	out.also = [StageMessage + 1]parts{}
+	out.also, out.alsoFields = [StageMessage + 1]parts{}, [StageMessage + 1]*fieldSet{}
 	if shadow != nil {
 		facts := shadow.own // its actions are never carried out
 		facts.Edits, facts.Quarantine, facts.Discard = nil, false, false
 		out.needs = p.own.and(facts)
 		for s, st := range shadow.stages {
-			if st != nil {
-				out.also[s] = st.reads
+			if st == nil {
+				continue
+			}
+			out.also[s], out.alsoFields[s] = st.reads, st.fields
+			if own := p.stages[s]; own != nil {
+				out.alsoFields[s] = own.buildFields.or(st.fields)
 			}
 		}
 	}
@@ -174,11 +178,15 @@ func (p *Policy) decide(ctx context.Context, t *Transaction) (d Decision, in *In
 	st := p.stages[t.Stage]
 	if st == nil {
 		if p.shadow != nil && p.shadow.stages[t.Stage] != nil {
-			in, _ = p.input(t, p.also[t.Stage])
+			in, _ = p.input(t, p.also[t.Stage], p.alsoFields[t.Stage])
 		}
 		return Decision{Verdict: Accept, Stage: t.Stage, Revision: p.revision}, in, false
 	}
-	in, fail := p.input(t, st.build|p.also[t.Stage])
+	build, fields := st.build, st.buildFields
+	if also := p.also[t.Stage]; also != 0 {
+		build, fields = build|also, p.alsoFields[t.Stage]
+	}
+	in, fail := p.input(t, build, fields)
 	if fail != nil {
 		return failure(t, p.revision, fail), in, true
 	}

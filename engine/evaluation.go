@@ -76,13 +76,14 @@ func (p *Policy) evaluate(ctx context.Context, st *stage, input ast.Value) (answ
 	}
 }
 
-// run is the evaluation itself. A panic inside it is an error like any other.
-func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel topdown.Cancel) (out answer, fail *EvalError) {
+// run is the evaluation itself, with caches that nothing else uses meanwhile. A panic inside it is an error like any other.
+func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel topdown.Cancel, c *caches) (out answer, fail *EvalError) {
 	defer func() {
 		if r := recover(); r != nil {
 			out, fail = nil, recovered(r)
 		}
 	}()
+	c.reset()
 	query := topdown.NewQuery(st.query).
 		WithQueryCompiler(st.qc).
 		WithCompiler(p.compiler).
@@ -92,6 +93,8 @@ func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel top
 		WithBuiltins(st.builtins).
 		WithMetrics(metrics.NoOp()).
 		WithCancel(cancel).
+		WithVirtualCache(&c.rules).
+		WithBaseCache(&c.data).
 		WithInterQueryBuiltinValueCache(p.values).
 		WithStrictBuiltinErrors(true)
 	if p.tracer != nil {

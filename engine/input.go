@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,7 +22,10 @@ const maxBody = 1 << 20
 type builder struct {
 	k      *keys
 	terms  []ast.Term
-	octets int // of all strings
+	octets int       // of all strings
+	fields *fieldSet // of message.header; nil: all
+	memo   *Memo     // nil: nothing is kept
+	block  int       // terms a block; 0: 128
 }
 
 // pair is an entry of an object.
@@ -30,7 +34,7 @@ type pair = [2]*ast.Term
 // term wraps a value.
 func (b *builder) term(v ast.Value) *ast.Term {
 	if len(b.terms) == cap(b.terms) {
-		b.terms = make([]ast.Term, 0, 128)
+		b.terms = make([]ast.Term, 0, cmp.Or(b.block, 128))
 	}
 	b.terms = append(b.terms, ast.Term{Value: v})
 	return &b.terms[len(b.terms)-1]
@@ -87,7 +91,7 @@ func (b *builder) build(t *Transaction, read parts) (ast.Value, error) {
 	k := b.k
 	pairs := make([]pair, 0, 12)
 	pairs = append(pairs, pair{k.version, k.two}, pair{k.stage, k.stages[t.Stage]}, pair{k.id, b.str(t.ID)},
-		pair{k.now, b.num(t.Now.UnixNano())}, pair{k.unknown, b.strs(t.Unknown)})
+		pair{k.now, b.num(t.Now.UnixNano())}, pair{k.unknown, b.keptUnknown(t.Unknown)})
 	if read&partServer != 0 {
 		pairs = append(pairs, pair{k.server, b.server(&t.Server)})
 	}
@@ -98,13 +102,13 @@ func (b *builder) build(t *Transaction, read parts) (ast.Value, error) {
 		pairs = append(pairs, pair{k.tls, b.tls(t.TLS)})
 	}
 	if read&partAuth != 0 && t.Auth != nil {
-		pairs = append(pairs, pair{k.auth, b.auth(t.Auth)})
+		pairs = append(pairs, pair{k.auth, b.keptAuth(t.Auth)})
 	}
 	if read&partsEnvelope != 0 && t.Envelope != nil {
 		pairs = append(pairs, pair{k.envelope, b.envelope(t.Envelope, read)})
 	}
 	if read&partRecipient != 0 && t.Recipient != nil {
-		pairs = append(pairs, pair{k.recipient, b.object(b.path(nil, &t.Recipient.Mailbox, t.Recipient.Params))})
+		pairs = append(pairs, pair{k.recipient, b.recipient(t.Recipient)})
 	}
 	if read&partsMessage != 0 && t.Message != nil && t.Stage == StageMessage {
 		m, err := b.message(t.Message, read)
@@ -186,17 +190,25 @@ func (b *builder) auth(a *Auth) *ast.Term {
 func (b *builder) envelope(e *Envelope, read parts) *ast.Term {
 	pairs := make([]pair, 0, 2)
 	if read&partFrom != 0 {
-		from := append(make([]pair, 0, 6), pair{b.k.null, b.bool(e.From.Null)})
-		pairs = append(pairs, pair{b.k.from, b.object(b.path(from, &e.From.Mailbox, e.FromParams))})
+		pairs = append(pairs, pair{b.k.from, b.keptSender(e)})
 	}
 	if read&partTo != 0 {
 		to := make([]*ast.Term, len(e.To))
 		for i := range e.To {
-			to[i] = b.object(b.path(make([]pair, 0, 5), &e.To[i].Mailbox, e.To[i].Params))
+			to[i] = b.keptRecipient(i, &e.To[i])
 		}
 		pairs = append(pairs, pair{b.k.to, b.term(ast.NewArray(to...))})
 	}
 	return b.object(pairs)
+}
+
+func (b *builder) sender(e *Envelope) *ast.Term {
+	from := append(make([]pair, 0, 6), pair{b.k.null, b.bool(e.From.Null)})
+	return b.object(b.path(from, &e.From.Mailbox, e.FromParams))
+}
+
+func (b *builder) recipient(r *Recipient) *ast.Term {
+	return b.object(b.path(make([]pair, 0, 5), &r.Mailbox, r.Params))
 }
 
 // path appends the facts of an envelope address.
@@ -258,8 +270,11 @@ func (b *builder) header(pairs []pair, h *message.Header, read parts) []pair {
 	if read&partsHeader == 0 || h == nil {
 		return pairs
 	}
-	if read&(partHeaders|partHeader) != 0 {
-		pairs = b.fields(pairs, h, read)
+	switch {
+	case read&partHeaders != 0 || read&partHeader != 0 && b.fields == nil:
+		pairs = b.all(pairs, h, read)
+	case read&partHeader != 0:
+		pairs = append(pairs, pair{b.k.header, b.some(h)})
 	}
 	if read&partsParsed == 0 {
 		return pairs
@@ -295,8 +310,8 @@ func (b *builder) header(pairs []pair, h *message.Header, read parts) []pair {
 	return pairs
 }
 
-// fields appends message.headers and message.header, whose strings they share.
-func (b *builder) fields(pairs []pair, h *message.Header, read parts) []pair {
+// all appends message.headers and message.header with all fields, whose strings they share.
+func (b *builder) all(pairs []pair, h *message.Header, read parts) []pair {
 	n := h.Len()
 	terms := make([]struct{ key, value *ast.Term }, n)
 	names := make([]string, n)

@@ -18,14 +18,15 @@ type Logged struct {
 	// Failure is the verdict where policy cannot decide; the zero value is Defer.
 	Failure Verdict
 
-	has parts
+	has    parts
+	fields *fieldSet // of message.header that are known one by one
 }
 
 // NewLogged holds an input against the parts that the log line names; nil: the line names none, and a part counts as
 // known only where it is there to be seen. gone are JSON pointers ("/input/envelope/from/address") of what was masked or
 // erased: the parts that they touch count as unknown.
 func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
-	l := &Logged{Stage: stage, Input: in}
+	l := &Logged{Stage: stage, Input: in, fields: namedFields(named)}
 	paths := partPaths()
 	if named == nil {
 		for part, path := range paths {
@@ -43,7 +44,16 @@ func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
 		if pointer != "/input" && !strings.HasPrefix(pointer, "/input/") {
 			continue // it is about the result
 		}
-		l.has &^= matching(paths, pointerPath(strings.TrimPrefix(pointer, "/input")))
+		path := pointerPath(strings.TrimPrefix(pointer, "/input"))
+		lost := matching(paths, path)
+		l.has &^= lost
+		switch {
+		case lost&partHeader == 0:
+		case len(path) > 2:
+			l.fields = newFieldSet(l.fields.without(newFieldSet(path[2:3])))
+		default:
+			l.fields = newFieldSet(nil)
+		}
 	}
 	return l
 }
@@ -95,7 +105,13 @@ func (p *Policy) Lacks(l *Logged) []string {
 	if st == nil {
 		return nil
 	}
-	return partNames(st.reads & stageParts(l.Stage) &^ l.has)
+	lacks, fields := st.reads&stageParts(l.Stage)&^l.has, st.fields
+	if lacks&partHeader != 0 && fields != nil {
+		if fields = newFieldSet(fields.without(l.fields)); len(fields.keys) == 0 {
+			lacks &^= partHeader
+		}
+	}
+	return partNames(lacks, fields)
 }
 
 // Asks says whether the bundle defines the stage.
@@ -148,16 +164,4 @@ func stageParts(s Stage) parts {
 		p |= partsMessage
 	}
 	return p
-}
-
-// partNames are the dotted paths of parts, in the order of the contract.
-func partNames(p parts) []string {
-	out := []string{}
-	paths := partPaths()
-	for part := parts(1); part&partsAll != 0; part <<= 1 {
-		if p&part != 0 {
-			out = append(out, paths[part])
-		}
-	}
-	return out
 }

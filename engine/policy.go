@@ -32,6 +32,8 @@ type Policy struct {
 
 	shadow *Policy                 // decides beside it, without effect; see Engine.SwapShadow
 	also   [StageMessage + 1]parts // what shadow reads
+
+	alsoFields [StageMessage + 1]*fieldSet // of message.header: what both read
 }
 
 // stage is one package of the contract, ready to be asked.
@@ -43,6 +45,8 @@ type stage struct {
 	reads parts    // what the rules read
 	build parts    // what is built: the same, or more for the decision log
 	parts []string // names of build
+
+	fields, buildFields *fieldSet // of message.header, where it is among reads and build
 	// builtins beside OPA's own: none but in tests, because stock tools would not have them.
 	builtins map[string]*topdown.Builtin
 }
@@ -184,12 +188,12 @@ func (p *Policy) prepare(src *sources) error {
 			return fmt.Errorf("prepare stage %s: %w", s, err)
 		}
 		st.query = compiled
-		st.reads = readBy(p.compiler, rules)
-		st.build = st.reads
+		st.reads, st.fields = readBy(p.compiler, rules)
+		st.build, st.buildFields = st.reads, st.fields
 		if p.full {
-			st.build |= partsAll &^ partBody
+			st.build, st.buildFields = st.build|partsAll&^partBody, nil
 		}
-		st.parts = partNames(st.build & stageParts(s))
+		st.parts = partNames(st.build&stageParts(s), st.buildFields)
 		p.stages[s] = st
 	}
 	p.setNeeds(src)

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -57,14 +59,29 @@ func partPaths() map[parts]string {
 	}
 }
 
-// readBy says which parts the rules read, and all the rules and functions that they can reach.
-func readBy(c *ast.Compiler, rules []*ast.Rule) parts {
+// readBy says which parts the rules read, and all the rules and functions that they can reach, and which fields of
+// message.header.
+func readBy(c *ast.Compiler, rules []*ast.Rule) (parts, *fieldSet) {
 	var read parts
 	paths := partPaths()
+	named, any := map[string]bool{}, false
 	for _, r := range reachable(c, rules) {
-		inputRefs(r, func(path []string) { read |= matching(paths, path) })
+		inputRefs(r, func(path []string) {
+			part := matching(paths, path)
+			read |= part
+			switch {
+			case part&partHeader == 0:
+			case len(path) > 2:
+				named[path[2]] = true
+			default:
+				any = true
+			}
+		})
 	}
-	return read
+	if any {
+		return read, nil
+	}
+	return read, newFieldSet(slices.Sorted(maps.Keys(named)))
 }
 
 // reachable is the closure of rules under the compiler's graph of dependencies, which over-approximates dynamic

@@ -63,14 +63,15 @@ func record(t *Transaction, d *Decision, in *Input) Record {
 	return Record{Transaction: t, Decision: d, Input: in}
 }
 
-// input builds the input of t. A panic over a hostile message is an error like any other.
-func (p *Policy) input(t *Transaction, read parts) (in *Input, fail *EvalError) {
+// input builds the input of t, of message.header only fields (nil: all). A panic over a hostile message is an error like any
+// other.
+func (p *Policy) input(t *Transaction, read parts, fields *fieldSet) (in *Input, fail *EvalError) {
 	defer func() {
 		if r := recover(); r != nil {
 			in, fail = nil, failf(kindPanic, "build input: %v\n%s", r, debug.Stack())
 		}
 	}()
-	b := builder{k: p.keys}
+	b := builder{k: p.keys, fields: fields, memo: t.Memo}
 	v, err := b.build(t, read)
 	if err != nil {
 		return nil, &EvalError{Kind: kindInput, Err: fmt.Errorf("transaction %s: %w", t.ID, err)}

@@ -48,7 +48,7 @@ func (s *session) mail(ctx context.Context) verdict {
 		tx.needs = policy.OwnNeeds()
 	}
 	s.tx = tx
-	tx.facts.Policy, tx.facts.ID = policy, s.newID()
+	tx.facts.Policy, tx.facts.ID, tx.facts.Memo = policy, s.newID(), &engine.Memo{}
 	args := s.conn.event.args
 	params := parameters(args[1:])
 	s.refresh(&tx.facts, engine.StageMail)

@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"errors"
+	"log/slog"
 	"slices"
 
 	"github.com/postern-mail/postern/engine"
@@ -147,6 +148,9 @@ func (s *session) outcome(verdict string, r message.Reply, err error) {
 		what = "discarded"
 	}
 	s.srv.Metrics.message(what)
+	if !t.log.Enabled(s.ctx, slog.LevelInfo) {
+		return
+	}
 	attrs := []any{
 		"login", s.login(), "from", t.from.String(), "recipients", len(t.rcpts), "verdict", verdict,
 		"reply", r.String(), "took", s.srv.now().Sub(t.start),

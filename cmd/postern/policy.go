@@ -50,7 +50,7 @@ func newPolicyFeed(p config.Policy, o engine.Options, keep string, eng *engine.E
 	}
 	f := &policyFeed{engine: eng, gate: newGate(p, o), log: log}
 	if p.Bundle == "" {
-		f.gate.tests = false // the program's own tests have run them
+		f.gate.tests, f.gate.options.Tests = false, false // the program's own tests have run and checked them
 		if len(p.Data) == 0 {
 			keep = "" // the embedded bundle is its own copy
 		}

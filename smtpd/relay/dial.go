@@ -120,6 +120,7 @@ func (h *SMTP) handshake(ctx context.Context, c *conn, verify bool) error {
 	config := tlsprofile.New()
 	config.ServerName, config.RootCAs = h.serverName(), h.o.CAs
 	config.InsecureSkipVerify = !verify // opportunistic: see StartTLSAuto
+	config.ClientSessionCache = h.sessions
 	t := tls.Client(c.nc, config)
 	release := c.arm(ctx, c.times.command())
 	err := t.HandshakeContext(ctx)

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"sync"
 	"time"
@@ -20,12 +21,16 @@ type SMTP struct {
 	pool          pool
 	slots         chan struct{} // one for each connection in use
 	limits        limit.Reporter
-	blocks        sync.Pool // *[]byte, blockSize
+	sessions      tls.ClientSessionCache // a session that was not verified is not resumed where it has to be: crypto/tls sees to it
+	blocks        sync.Pool              // *[]byte, blockSize
 }
+
+// maxSessions bounds the TLS sessions that are kept for a next hop, one for each certificate name.
+const maxSessions = 4
 
 func newSMTP(name, network, addr, host string, o Options) *SMTP {
 	o = o.withDefaults()
-	h := &SMTP{o: o, name: name, network: network, addr: addr, host: host}
+	h := &SMTP{o: o, name: name, network: network, addr: addr, host: host, sessions: tls.NewLRUClientSessionCache(maxSessions)}
 	h.pool.Pool, h.pool.now = o.Pool, o.Now
 	h.blocks.New = newBlock
 	h.slots = make(chan struct{}, o.Connections)

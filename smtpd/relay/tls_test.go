@@ -233,3 +233,38 @@ func dialFar(ctx context.Context, network, addr string) (net.Conn, error) {
 	nc, err := (&net.Dialer{}).DialContext(ctx, network, addr)
 	return far{nc}, err
 }
+
+// TestResumption: the second connection resumes the session of the first, in TLS 1.2 and 1.3 alike; a session that was taken
+// without looking at the certificate is not resumed where the certificate counts.
+func TestResumption(t *testing.T) {
+	ca := testCA()
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for _, mode := range []StartTLS{StartTLSAuto, StartTLSRequired} {
+			var resumed []bool
+			cert := ca.server("127.0.0.1").Clone()
+			cert.MaxVersion = version
+			cert.VerifyConnection = func(s tls.ConnectionState) error { resumed = append(resumed, s.DidResume); return nil }
+			hop := startHop(t, script{tls: cert})
+			h := openHop(t, Options{StartTLS: mode, CAs: ca.pool, Pool: Pool{MaxIdle: -1}}, hop.url)
+			for range 3 {
+				if err := send(h, "X1", small); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(resumed) != 3 || resumed[0] || !resumed[1] || !resumed[2] {
+				t.Errorf("TLS %s, %v: resumed %v", tls.VersionName(version), mode, resumed)
+			}
+		}
+	}
+	cert := ca.stranger("127.0.0.1")
+	hop := startHop(t, script{tls: cert})
+	careless := openHop(t, Options{StartTLS: StartTLSAuto, CAs: ca.pool, Pool: Pool{MaxIdle: -1}}, hop.url)
+	if err := send(careless, "X1", small); err != nil {
+		t.Fatal(err)
+	}
+	careful := openHop(t, Options{StartTLS: StartTLSRequired, CAs: ca.pool, Pool: Pool{MaxIdle: -1}}, hop.url)
+	careful.(*SMTP).sessions = careless.(*SMTP).sessions
+	if e := wantError(t, send(careful, "X2", small), stageConnect, unreached); e.Cause == nil || !strings.Contains(e.Cause.Error(), "unknown authority") {
+		t.Errorf("cause: %v", e.Cause)
+	}
+}

@@ -12,7 +12,7 @@ import data.postern.lib.settings
 # METADATA
 # title: Reasons to accept
 # description: The right under which the envelope sender is used. What no rule allows is refused.
-allow contains senders.right(input.envelope.from.key, input.envelope.from.domain).why if input.auth.login
+allow contains _right.why if input.auth.login
 
 # The null sender is for notifications; the header's originators are judged all the same.
 allow contains "null sender" if {
@@ -23,11 +23,13 @@ allow contains "null sender" if {
 
 # What the server cannot know here is decided when the message is there.
 allow contains "decided at the message" if {
+	"auth" in input.unknown # by the index: most transactions do not get any further here
 	not input.auth.login
 	senders.who == "unknown"
 }
 
 allow contains "not a submission" if {
+	data.settings.require_auth == false # what settings.require_auth says, by the index
 	not input.auth.login
 	senders.who == "nobody"
 	settings.require_auth == false
@@ -58,30 +60,10 @@ reject contains {
 	settings.null_sender == false
 }
 
-reject contains {
-	"rule": "mail.sender-not-yours",
-	"code": 550,
-	"status": "5.7.1",
-	"message": sprintf(
-		"%s may not send as %s; use one of your own addresses, or ask the postmaster for the right",
-		[senders.login, input.envelope.from.address],
-	),
-} if {
-	_stranger
-	not _ended
-}
-
-reject contains {
-	"rule": "mail.right-ended",
-	"code": 550,
-	"status": "5.7.1",
-	"message": sprintf(
-		"The right of %s to send as %s has ended; ask the postmaster to renew it",
-		[senders.login, input.envelope.from.address],
-	),
-} if {
-	_stranger
-	_ended
+reject contains _refusal if {
+	input.auth.login
+	not _right
+	senders.judged(input.envelope.from.key, input.envelope.from.domain)
 }
 
 reject contains {
@@ -125,12 +107,25 @@ reject contains {
 	settings.allow_dotless_domains == false
 }
 
-_stranger if {
-	input.auth.login
-	not _yours
-	senders.judged(input.envelope.from.key, input.envelope.from.domain)
+_refusal := {
+	"rule": "mail.right-ended",
+	"code": 550,
+	"status": "5.7.1",
+	"message": sprintf(
+		"The right of %s to send as %s has ended; ask the postmaster to renew it",
+		[senders.login, input.envelope.from.address],
+	),
+} if {
+	senders.ended(input.envelope.from.key, input.envelope.from.domain)
+} else := {
+	"rule": "mail.sender-not-yours",
+	"code": 550,
+	"status": "5.7.1",
+	"message": sprintf(
+		"%s may not send as %s; use one of your own addresses, or ask the postmaster for the right",
+		[senders.login, input.envelope.from.address],
+	),
 }
 
-_yours if senders.right(input.envelope.from.key, input.envelope.from.domain)
-
-_ended if senders.ended(input.envelope.from.key, input.envelope.from.domain)
+# The right under which the envelope sender is used; undefined where there is none.
+_right := senders.right(input.envelope.from.key, input.envelope.from.domain)

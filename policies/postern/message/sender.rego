@@ -59,8 +59,8 @@ _sender_needed if {
 
 _sender_needed if {
 	input.message.sender == []
-	some author in input.message.from
-	senders.right(author.key, author.domain).as == "on-behalf"
+	some right in _rights
+	right.as == "on-behalf"
 }
 
 _sender_replaced if {

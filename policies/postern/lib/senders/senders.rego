@@ -47,8 +47,11 @@ grants := object.union_n([
 # description: |
 #   The grant {as, why} under which the login may use an address, given as a mailbox's key and domain; undefined where there
 #   is none. The most specific counts: the address itself, then the address without its subaddress, then its domain.
-right(key, domain) := _plain_own[key] if {
-	domain != "" # nearly always it is this one, which spares all that follows
+right(key, domain) := {"as": "send-as", "why": "own address"} if {
+	domain != ""
+	key in _own # nearly always it is this one, as it is written, which spares all that follows
+} else := _plain_own[key] if {
+	domain != ""
 } else := [grant | some rung in _ladder(key, domain); grant := grants[rung]][0]
 
 # METADATA
