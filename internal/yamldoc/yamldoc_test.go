@@ -234,3 +234,11 @@ func walk(n Node, depth int) {
 	n.List(false, func(_ int, v Node) { walk(v, depth+1) })
 	n.Each(func(_ string, v Node) { walk(v, depth+1) })
 }
+
+// TestLinesOfCRLF: a place in a file with CRLF line ends is that of an editor, behind a quoted text of several lines as well.
+func TestLinesOfCRLF(t *testing.T) {
+	_, err := Parse("x", []byte("a: \"one\r\n  two\"\r\nb: c: d\r\n"))
+	if err == nil || !strings.HasPrefix(err.Error(), "x:3:") {
+		t.Errorf("got %v, want line 3", err)
+	}
+}
