@@ -7,6 +7,7 @@
 package yamldoc
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -101,7 +102,8 @@ func parse(name string, data []byte, secret bool) (doc *Doc, err error) {
 	if f, bad := d.precheck(); bad {
 		return nil, Findings{f}
 	}
-	file, perr := parser.ParseBytes(data, 0)
+	// The parser counts a CRLF in a quoted text as two lines.
+	file, perr := parser.ParseBytes(bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n")), 0)
 	if perr != nil {
 		return nil, Findings{d.syntax(perr)}
 	}

@@ -1,11 +1,15 @@
 package yamldoc
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 func TestReaders(t *testing.T) {
@@ -147,26 +151,78 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
+// FuzzParse: a document in which nothing is wrong has the mappings, lists and texts that the reader of policy data finds in it, in
+// the same order; and what is said about one in which something is stands on one line, within the document.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"a: b\n", "a: [1, {b: c}]\n", "- - a\n", "a: |\n  x\n", "? a\n: b\n", "a: &x 1\nb: *x\n", "%YAML 1.2\n---\na\n...\n", "\xef\xbb\xbfa: 1\n"} {
+	for _, s := range []string{"a: b\n", "a: [1, {b: c}]\n", "- - a\n", "a: |\n  x\n", "? a\n: b\n", "a: &x 1\nb: *x\n", "%YAML 1.2\n---\na\n...\n", "\xef\xbb\xbfa: 1\n",
+		"a: 'it''s'\nb: \"\\u00e9\\n\"\n", "a: >\n  x\n  y\n\nb: |-\n  z\n", "a:\n- b\n- c: d\n  e: f\n", "a: b # c\nd: e#f\n", "a:b: c\n", "{a: [b, c], d: {e: f}}\n", "a: x\n  y\n", "a: \"x\n  y\"\n", "a: !!str 1\n", "a: ~\nb:\nc: null\n", "a: 0o17\nb: 1_000\nc: .5\n", "\"a b\": c\n'd': e\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		if len(s) > 4096 {
 			return
 		}
-		doc, err := Parse("x", []byte(s))
-		if err != nil {
-			return
-		}
-		walk(doc.Root(), 0)
-		for _, f := range doc.Findings() {
-			if f.Problem == "" {
-				t.Errorf("empty finding %+v", f)
+		for _, read := range []func(string, []byte) (*Doc, error){Parse, ParseSecret} {
+			doc, err := read("x", []byte(s))
+			var found Findings
+			if err == nil {
+				walk(doc.Root(), 0)
+				found = doc.Findings()
+			} else if !errors.As(err, &found) || len(found) == 0 || doc != nil {
+				t.Fatalf("%T: %v", err, err)
 			}
-			_ = f.Detail()
+			for _, f := range found {
+				if f.Problem == "" || f.Line < 0 || f.Line > 1+strings.Count(s, "\n") || strings.ContainsAny(f.String(), "\r\n") {
+					t.Errorf("%q: finding %q", s, f)
+				}
+				_ = f.Detail()
+			}
+			var theirs yaml.Node
+			if len(found) == 0 && yaml.Unmarshal([]byte(s), &theirs) == nil && len(theirs.Content) == 1 {
+				if a, b := plain(doc.Root()), plainly(theirs.Content[0]); a != b {
+					t.Fatalf("%q is read as\n%s\nby another reader as\n%s", s, a, b)
+				}
+			}
 		}
 	})
+}
+
+// plain is a node in a form to compare.
+func plain(n Node) string {
+	var b strings.Builder
+	switch {
+	case n.Empty():
+		return "null"
+	case n.IsMap():
+		n.Each(func(name string, v Node) { fmt.Fprintf(&b, "%q: %s, ", name, plain(v)) })
+		return "{" + b.String() + "}"
+	case n.IsList():
+		n.List(false, func(_ int, v Node) { b.WriteString(plain(v) + ", ") })
+		return "[" + b.String() + "]"
+	}
+	text, _ := n.scalar()
+	return fmt.Sprintf("%q", strings.TrimSpace(text))
+}
+
+// plainly is plain of the other reader's node.
+func plainly(n *yaml.Node) string {
+	var b strings.Builder
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			fmt.Fprintf(&b, "%q: %s, ", n.Content[i].Value, plainly(n.Content[i+1]))
+		}
+		return "{" + b.String() + "}"
+	case yaml.SequenceNode:
+		for _, v := range n.Content {
+			b.WriteString(plainly(v) + ", ")
+		}
+		return "[" + b.String() + "]"
+	}
+	if n.ShortTag() == "!!null" {
+		return "null"
+	}
+	return fmt.Sprintf("%q", strings.TrimSpace(n.Value))
 }
 
 func walk(n Node, depth int) {
@@ -177,4 +233,12 @@ func walk(n Node, depth int) {
 	n.Size(0, 1000)
 	n.List(false, func(_ int, v Node) { walk(v, depth+1) })
 	n.Each(func(_ string, v Node) { walk(v, depth+1) })
+}
+
+// TestLinesOfCRLF: a place in a file with CRLF line ends is that of an editor, behind a quoted text of several lines as well.
+func TestLinesOfCRLF(t *testing.T) {
+	_, err := Parse("x", []byte("a: \"one\r\n  two\"\r\nb: c: d\r\n"))
+	if err == nil || !strings.HasPrefix(err.Error(), "x:3:") {
+		t.Errorf("got %v, want line 3", err)
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/postern-mail/postern/internal/message"
 )
 
 // Senders is a table of smtpd_sender_login_maps turned round: which addresses each login may send as, in the order of the file.
@@ -149,7 +151,7 @@ func (r *senderMap) entry(line int, text string) {
 	key = strings.ToLower(key)
 	local, domain, qualified := strings.Cut(key, "@")
 	switch {
-	case strings.Contains(domain, "@") || qualified && domain == "":
+	case !isKey(local, domain, qualified):
 		r.fail(line, "%q is no address: write user@domain or @domain", key)
 	case qualified:
 		r.put(line, key, logins)
@@ -160,6 +162,18 @@ func (r *senderMap) entry(line int, text string) {
 			r.put(line, local+"@"+strings.ToLower(d), logins)
 		}
 	}
+}
+
+// isKey says whether a lookup key can be that of an address: Postfix takes whatever stands before white space.
+func isKey(local, domain string, qualified bool) bool {
+	if local == "" && qualified {
+		local = "postmaster"
+	}
+	if !qualified {
+		domain = "example.com"
+	}
+	_, err := message.ParseMailbox(local+"@"+domain, true)
+	return err == nil
 }
 
 // logins are separated by commas or white space.
