@@ -69,7 +69,8 @@ func (x *attempt) send(subject string, octets int) string {
 			return r
 		}
 	}
-	text := "From: " + siteAddress + "\r\nTo: bob@example.net\r\nSubject: " + subject + "\r\nDate: Mon, 2 Mar 2026 09:00:00 +0100\r\nMessage-ID: <1@example.com>\r\n\r\n"
+	text := "From: " + siteAddress + "\r\nTo: bob@example.net\r\nSubject: " + subject + "" +
+		"\r\nDate: Mon, 2 Mar 2026 09:00:00 +0100\r\nMessage-ID: <" + strings.ReplaceAll(subject, " ", ".") + "@example.com>\r\n\r\n" // in the decision log
 	text += strings.Repeat(strings.Repeat("x", 62)+"\r\n", octets/64)
 	if _, err := io.WriteString(x.conn, text+".\r\n"); err != nil {
 		x.t.Fatal(err)
