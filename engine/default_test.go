@@ -57,6 +57,34 @@ func defaultPolicy(t testing.TB, n int) *engine.Policy {
 	return p
 }
 
+// TestRecipientsAreCounted: the default bundle is told at RCPT how many recipients came before, and not who they are: or what a
+// message costs, and writes into the log, grows with the square of its recipients.
+func TestRecipientsAreCounted(t *testing.T) {
+	var log inputs
+	e := engine.Engine{Recorder: &log}
+	e.Swap(defaultPolicy(t, 10))
+	tr := typical(t, 10)
+	tr.Stage, tr.Message = engine.StageRcpt, nil
+	to := tr.Envelope.To
+	for i := range to {
+		tr.Envelope.To, tr.Recipient = to[:i], &to[i]
+		if d := e.Decide(context.Background(), tr); d.Verdict != engine.Accept {
+			t.Fatal(d)
+		}
+		if line := string(log.last); strings.Contains(line, `"to":`) || !strings.Contains(line, fmt.Sprintf(`"recipient_count":%d`, i)) {
+			t.Fatalf("recipient %d: %s", i, line)
+		}
+	}
+}
+
+// inputs keeps the last input that was recorded.
+type inputs struct{ last []byte }
+
+func (l *inputs) Record(_ context.Context, r engine.Record) error {
+	l.last = r.Input.AppendJSON(l.last[:0])
+	return nil
+}
+
 // typical is a message of one of n users: 25 header fields, 10 recipients.
 func typical(t testing.TB, user int) *engine.Transaction {
 	t.Helper()

@@ -33,10 +33,10 @@ func (f *fact) at(s Stage) bool {
 	return s >= f.from
 }
 
-// contract is version 2 of the policy input.
+// contract is version 3 of the policy input.
 func contract() *fact {
-	return &fact{kind: closed, always: true, doc: "What Postern tells a policy about a transaction. Version 2; it only grows. A fact that is not known is absent.", fields: []fact{
-		{name: "version", kind: integer, always: true, doc: "Version of this contract: 2."},
+	return &fact{kind: closed, always: true, doc: "What Postern tells a policy about a transaction. Version 3; it only grows. A fact that is not known is absent.", fields: []fact{
+		{name: "version", kind: integer, always: true, doc: "Version of this contract: 3."},
 		{name: "stage", kind: text, always: true, doc: `Stage that is decided: "connect", "mail", "rcpt" or "message".`},
 		{name: "id", kind: text, always: true, doc: "Transaction id, the same in every log line."},
 		{name: "now", kind: integer, always: true, doc: "Time of the decision in nanoseconds since 1970 UTC; use it where you would use time.now_ns()."},
@@ -78,6 +78,8 @@ func contract() *fact {
 				[]fact{{name: "null", kind: boolean, always: true, doc: "The null sender <>; the strings beside are then empty."}}, pathFacts()...)},
 			{name: "to", kind: list, from: StageMail, always: true, doc: "Recipients accepted so far; at stage rcpt without the one asked about.",
 				item: &fact{kind: closed, fields: pathFacts()}},
+			{name: "recipient_count", kind: integer, from: StageMail, always: true,
+				doc: "How many are in to; at stage rcpt cheaper than count(to), which has to be told all of them each time. Since version 3."},
 		}},
 		{name: "recipient", kind: closed, only: StageRcpt, always: true, doc: "RCPT TO that is asked about.", fields: pathFacts()},
 		{name: "message", kind: closed, only: StageMessage, always: true, doc: "The message.", fields: messageFacts()},

@@ -90,7 +90,7 @@ func (b *builder) object(pairs []pair) *ast.Term { return b.term(ast.NewObject(p
 func (b *builder) build(t *Transaction, read parts) (ast.Value, error) {
 	k := b.k
 	pairs := make([]pair, 0, 12)
-	pairs = append(pairs, pair{k.version, k.two}, pair{k.stage, k.stages[t.Stage]}, pair{k.id, b.str(t.ID)},
+	pairs = append(pairs, pair{k.version, k.three}, pair{k.stage, k.stages[t.Stage]}, pair{k.id, b.str(t.ID)},
 		pair{k.now, b.num(t.Now.UnixNano())}, pair{k.unknown, b.keptUnknown(t.Unknown)})
 	if read&partServer != 0 {
 		pairs = append(pairs, pair{k.server, b.server(&t.Server)})
@@ -188,7 +188,7 @@ func (b *builder) auth(a *Auth) *ast.Term {
 }
 
 func (b *builder) envelope(e *Envelope, read parts) *ast.Term {
-	pairs := make([]pair, 0, 2)
+	pairs := make([]pair, 0, 3)
 	if read&partFrom != 0 {
 		pairs = append(pairs, pair{b.k.from, b.keptSender(e)})
 	}
@@ -198,6 +198,9 @@ func (b *builder) envelope(e *Envelope, read parts) *ast.Term {
 			to[i] = b.keptRecipient(i, &e.To[i])
 		}
 		pairs = append(pairs, pair{b.k.to, b.term(ast.NewArray(to...))})
+	}
+	if read&partRecipientCount != 0 {
+		pairs = append(pairs, pair{b.k.recipientCount, b.num(int64(len(e.To)))})
 	}
 	return b.object(pairs)
 }

@@ -188,7 +188,7 @@ func TestAbsent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"client":{},"id":"","now":-6795364578871345152,"server":{},"stage":"connect","unknown":[],"version":2}`
+	const want = `{"client":{},"id":"","now":-6795364578871345152,"server":{},"stage":"connect","unknown":[],"version":3}`
 	if got := string(appendValue(nil, v)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}

@@ -9,13 +9,13 @@ type keys struct {
 	ip, port, name, ehlo, recentAuthFailures, recentLogin, age,
 	cipher, sni, certificate, subject, issuer, sans, sha256,
 	login, mechanism, backend, authzid, groups, attributes, recentFailures,
-	from, to, null, address, key, local, domain, parameters,
+	from, to, recipientCount, null, address, key, local, domain, parameters,
 	size, headers, header, value, sender, replyTo, cc, bcc, resent,
 	unqualified, index, pieces, ambiguous, kind, field, text,
 	generated, messageID, date, body, truncated *ast.Term
 
-	two, yes, no, empty, list, object *ast.Term
-	stages                            [StageMessage + 1]*ast.Term
+	three, yes, no, empty, list, object *ast.Term
+	stages                              [StageMessage + 1]*ast.Term
 }
 
 func newKeys() *keys {
@@ -35,8 +35,9 @@ func newKeys() *keys {
 		messageID: s("message_id"), date: s("date"), body: s("body"), truncated: s("truncated"),
 
 		recentAuthFailures: s("recent_auth_failures"), recentLogin: s("recent_login"), age: s("age"), recentFailures: s("recent_failures"),
+		recipientCount: s("recipient_count"),
 
-		two: ast.IntNumberTerm(2), yes: ast.BooleanTerm(true), no: ast.BooleanTerm(false), empty: s(""),
+		three: ast.IntNumberTerm(3), yes: ast.BooleanTerm(true), no: ast.BooleanTerm(false), empty: s(""),
 		list: ast.ArrayTerm(), object: ast.ObjectTerm(),
 	}
 	for _, stage := range allStages() {

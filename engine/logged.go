@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -40,6 +41,9 @@ func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
 			l.has |= part
 		}
 	}
+	if l.has&partTo != 0 && l.has&partRecipientCount == 0 {
+		l.countRecipients()
+	}
 	for _, pointer := range gone {
 		if pointer != "/input" && !strings.HasPrefix(pointer, "/input/") {
 			continue // it is about the result
@@ -56,6 +60,34 @@ func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
 		}
 	}
 	return l
+}
+
+// countRecipients adds envelope.recipient_count to an input that has the list only: it was logged before there was the fact, or
+// by a policy that did not read it.
+func (l *Logged) countRecipients() {
+	if !l.Input.has("envelope.to") {
+		return
+	}
+	root := l.Input.value.(ast.Object)
+	envelope := root.Get(ast.InternedTerm("envelope")).Value.(ast.Object)
+	list, ok := envelope.Get(ast.InternedTerm("to")).Value.(*ast.Array)
+	if !ok {
+		return
+	}
+	counted := with(root, "envelope", with(envelope, "recipient_count", ast.Number(strconv.Itoa(list.Len()))))
+	l.Input = &Input{value: counted, octets: l.Input.octets, parts: l.Input.parts}
+	l.has |= partRecipientCount
+}
+
+// with is a copy of an object with one value exchanged or added. Values are shared: nobody changes them.
+func with(obj ast.Object, name string, v ast.Value) ast.Object {
+	pairs := make([]pair, 0, obj.Len()+1)
+	obj.Foreach(func(key, value *ast.Term) {
+		if key.Value.Compare(ast.String(name)) != 0 {
+			pairs = append(pairs, pair{key, value})
+		}
+	})
+	return ast.NewObject(append(pairs, pair{ast.StringTerm(name), ast.NewTerm(v)})...)
 }
 
 // pointerPath is the path of a JSON pointer (RFC 6901 §3, §4) without its leading slash.

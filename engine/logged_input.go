@@ -159,7 +159,7 @@ func (w *inputWalk) object(f *fact) (*ast.Term, error) {
 		name, child := token.String(), f.item
 		if f.kind == closed {
 			if child = f.field(name); child == nil {
-				return nil, w.fail("this is no fact of input version 1")
+				return nil, w.fail("this is no fact that is known here")
 			}
 		}
 		term := w.reader.keys[name]

@@ -137,6 +137,42 @@ reject contains "y" if input.envelope.from.domain == "example.org"`)
 	}
 }
 
+// TestLoggedRecipients: what knows the recipients knows how many they are, whether it was logged or not, and what does not
+// know them says so.
+func TestLoggedRecipients(t *testing.T) {
+	const of = "package postern.message\n"
+	list := compile(t, nil, of+`reject contains "mallory" if "mallory@example.net" in {to.key | some to in input.envelope.to}`)
+	count := compile(t, nil, of+`reject contains "one" if input.envelope.recipient_count == 1`)
+	neither := compile(t, nil, of+`reject contains "mallory" if input.auth.login == "mallory"`)
+	for name, c := range map[string]struct {
+		logged *Policy
+		gone   []string
+		lacks  []string
+	}{
+		"the list":         {list, nil, nil},
+		"the number":       {count, nil, nil},
+		"neither":          {neither, nil, []string{"envelope.recipient_count"}},
+		"a masked list":    {list, []string{"/input/envelope/to/0"}, nil},
+		"an erased sender": {list, []string{"/input/envelope/from"}, nil},
+		"all erased":       {list, []string{"/input/envelope"}, []string{"envelope.recipient_count"}},
+	} {
+		q, _ := asked(t, c.logged, submission(t), c.gone...)
+		if got := count.Lacks(q); !slices.Equal(got, c.lacks) {
+			t.Errorf("%s: lacks %v, want %v", name, got, c.lacks)
+			continue
+		}
+		if d := count.DecideLogged(context.Background(), q); c.lacks == nil && d.Verdict != Reject {
+			t.Errorf("%s: %+v", name, d)
+		}
+	}
+	// A list that is not there has no number.
+	q, _ := asked(t, neither, submission(t))
+	q = NewLogged(StageMessage, q.Input, []string{"envelope.to"}, nil)
+	if got := count.Lacks(q); len(got) != 1 {
+		t.Errorf("without a list: lacks %v", got)
+	}
+}
+
 // TestDecideLoggedEdits: an 8-bit edit is right for an SMTPUTF8 transaction and an error for others, as on the live path;
 // the failure verdict is the listener's.
 func TestDecideLoggedEdits(t *testing.T) {

@@ -19,6 +19,7 @@ const (
 	partAuth
 	partFrom
 	partTo
+	partRecipientCount
 	partRecipient
 	partSize
 	partHeaders
@@ -42,7 +43,7 @@ const (
 	partsParsed = partHeaderFrom | partHeaderSender | partHeaderReplyTo | partHeaderTo | partHeaderCc | partHeaderBcc |
 		partHeaderResent | partUnqualified | partAmbiguous
 	partsHeader   = partsParsed | partHeaders | partHeader
-	partsEnvelope = partFrom | partTo
+	partsEnvelope = partFrom | partTo | partRecipientCount
 	partsMessage  = partsHeader | partSize | partGenerated | partBody
 )
 
@@ -50,7 +51,7 @@ const (
 func partPaths() map[parts]string {
 	return map[parts]string{
 		partServer: "server", partClient: "client", partTLS: "tls", partAuth: "auth",
-		partFrom: "envelope.from", partTo: "envelope.to", partRecipient: "recipient",
+		partFrom: "envelope.from", partTo: "envelope.to", partRecipientCount: "envelope.recipient_count", partRecipient: "recipient",
 		partSize: "message.size", partHeaders: "message.headers", partHeader: "message.header",
 		partHeaderFrom: "message.from", partHeaderSender: "message.sender", partHeaderReplyTo: "message.reply_to",
 		partHeaderTo: "message.to", partHeaderCc: "message.cc", partHeaderBcc: "message.bcc",

@@ -10,7 +10,7 @@ import (
 func InputSchema() []byte {
 	doc := contract().schema()
 	doc["$schema"] = "http://json-schema.org/draft-07/schema#"
-	doc["title"] = "Postern policy input, version 2"
+	doc["title"] = "Postern policy input, version 3"
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)

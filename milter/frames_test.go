@@ -308,8 +308,9 @@ func TestAgree(t *testing.T) {
 		lacks   milter.OptProtocol
 		missing string
 	}{
-		{"no edits", all, engine.Needs{Message: true, Header: true}, milter.OptSetSymList, milter.OptNoBody | milter.OptNoMailReply | milter.OptNoRcptReply | milter.OptHeaderLeadingSpace, milter.OptNoEOHReply | milter.OptSkip, ""},
-		{"edits", all, edits, milter.OptSetSymList | milter.OptAddHeader | milter.OptChangeHeader, milter.OptNoBody, milter.OptNoEOHReply, ""},
+		{"no edits", all, engine.Needs{Message: true, Header: true}, milter.OptSetSymList, milter.OptNoBody | milter.OptNoEOHReply | milter.OptNoMailReply | milter.OptNoRcptReply | milter.OptHeaderLeadingSpace, milter.OptSkip, ""},
+		{"edits", all, edits, milter.OptSetSymList | milter.OptAddHeader | milter.OptChangeHeader, milter.OptNoBody | milter.OptNoEOHReply, 0, ""},
+		{"edits, and the body comes", terms{6, every, testmilter.AllProtocol &^ testmilter.NoBody}, edits, milter.OptSetSymList | milter.OptAddHeader | milter.OptChangeHeader, milter.OptNoBodyReply, milter.OptNoEOHReply, ""},
 		{"withheld", terms{6, milter.OptAddHeader, 0}, edits, milter.OptAddHeader, 0, milter.OptNoBody, "remove_header"},
 		{"quarantine withheld", terms{6, 0, 0}, engine.Needs{Message: true, Quarantine: true}, 0, 0, 0, "quarantine"},
 		{"body", all, engine.Needs{Message: true, Body: true}, milter.OptSetSymList, milter.OptSkip | milter.OptNoEOHReply, milter.OptNoBody | milter.OptNoBodyReply, ""},

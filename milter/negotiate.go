@@ -73,7 +73,8 @@ func wish(offer gomilter.OptProtocol, n engine.Needs) gomilter.OptProtocol {
 	switch {
 	case !n.Body && !n.Size:
 		w |= gomilter.OptNoBody | gomilter.OptNoBodyReply
-		if !n.Message {
+		// The end of the message follows the header at once then, and one answer serves both.
+		if !n.Message || offer&gomilter.OptNoBody != 0 {
 			w |= gomilter.OptNoEOHReply
 		}
 	case !n.Size && offer&gomilter.OptSkip != 0:

@@ -111,7 +111,8 @@ func (s *session) rcpt(ctx context.Context) verdict {
 	return s.refuse(reply)
 }
 
-// endOfHeader decides where policy reads nothing that is still to come, so that a refusal spares the body.
+// endOfHeader decides where policy reads nothing that is still to come and the mail server waits for an answer, so that a
+// refusal spares the body.
 func (s *session) endOfHeader(ctx context.Context) verdict {
 	tx := s.tx
 	switch {

@@ -11,10 +11,10 @@ import (
 )
 
 // What the milter that does nothing agrees to: the same as Postern with the default bundle, so that both are asked as
-// often (SMFIP_*). MAIL, RCPT, end of header and end of message are answered.
+// often (SMFIP_*). MAIL, RCPT and end of message are answered.
 const (
-	nullProtocol = 1<<4 | 1<<7 | 1<<8 | 1<<9 | 1<<12 | 1<<13 | 1<<16 | 1<<17 | 1<<19 | 1<<20 // NOBODY, NR_HDR, NOUNKNOWN, NODATA, NR_CONN, NR_HELO, NR_DATA, NR_UNKN, NR_BODY, HDR_LEADSPC
-	answered     = "MRNE"
+	nullProtocol = 1<<4 | 1<<7 | 1<<8 | 1<<9 | 1<<12 | 1<<13 | 1<<16 | 1<<17 | 1<<18 | 1<<19 | 1<<20 // NOBODY, NR_HDR, NOUNKNOWN, NODATA, NR_CONN, NR_HELO, NR_DATA, NR_UNKN, NR_EOH, NR_BODY, HDR_LEADSPC
+	answered     = "MRE"
 )
 
 // serveNull accepts everything until the process is ended.

@@ -21,7 +21,7 @@ defer contains {
 	"status": "4.5.3",
 	"message": sprintf("Too many recipients; send to at most %d at a time", [settings.max_recipients]),
 } if {
-	count(input.envelope.to) >= settings.max_recipients
+	input.envelope.recipient_count >= settings.max_recipients
 	input.auth.login
 }
 

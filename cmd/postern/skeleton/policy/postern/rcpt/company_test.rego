@@ -6,7 +6,7 @@ _company_rules(domain) := {refusal.rule | some refusal in refusals} if {
 	refusals := rcpt.reject with input as {
 		"unknown": [],
 		"auth": {"login": "alice"},
-		"envelope": {"to": []},
+		"envelope": {"to": [], "recipient_count": 0},
 		"recipient": {"address": "x", "key": "x", "domain": domain},
 	}
 }
