@@ -1,7 +1,6 @@
 package smtpd
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -206,5 +205,31 @@ func (s *session) leaving(m *received, edits message.Edits) (size int64, body fu
 		skip = int64(len(m.block))
 	}
 	size = int64(len(top)) + m.spool.Size() - skip
-	return size, func() io.Reader { return io.MultiReader(bytes.NewReader(top), m.spool.Section(skip)) }, nil
+	return size, func() io.Reader { return &twoParts{top, m.spool.Section(skip)} }, nil
+}
+
+// twoParts reads top and then the rest. io.MultiReader would make a buffer of 32 KiB for each message to copy it through, and not
+// use it.
+type twoParts struct {
+	top  []byte
+	rest io.Reader
+}
+
+func (t *twoParts) Read(p []byte) (int, error) {
+	if len(t.top) > 0 {
+		n := copy(p, t.top)
+		t.top = t.top[n:]
+		return n, nil
+	}
+	return t.rest.Read(p)
+}
+
+func (t *twoParts) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(t.top)
+	t.top = t.top[n:]
+	if err != nil {
+		return int64(n), err
+	}
+	more, err := io.Copy(w, t.rest)
+	return int64(n) + more, err
 }

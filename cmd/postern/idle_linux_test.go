@@ -35,7 +35,8 @@ func TestTenThousandIdle(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Setenv("POSTERN_BINARY", program)
-	for name, idle := range map[string]func(*idler) (net.Conn, error){"in the clear": (*idler).greeted, "under TLS": (*idler).secured} {
+	for name, idle := range map[string]func(*idler) (net.Conn, error){"in the clear": (*idler).greeted, "under TLS": (*idler).secured,
+		"logged in under TLS": (*idler).proved} {
 		t.Run(name, func(t *testing.T) {
 			s := startSite(t, "maildir:out", fmt.Sprintf("submission: {listen: '127.0.0.1:0', listen_tls: '127.0.0.1:0', limits: {connections: %d}}\n", idleClients+50))
 			i := &idler{s: s, config: clientTLS()}
@@ -149,6 +150,23 @@ func (i *idler) secured() (net.Conn, error) {
 	return c, converse(c, "220", "EHLO idle.example", "250")
 }
 
+// proved has logged in as well.
+func (i *idler) proved() (net.Conn, error) {
+	c, err := i.secured()
+	if err != nil {
+		return nil, err
+	}
+	if code := say(c, "AUTH PLAIN "+siteProof()); code != "235" {
+		return nil, fmt.Errorf("AUTH hears %q", code)
+	}
+	return c, nil
+}
+
+// siteProof is the right login, as AUTH PLAIN has it.
+func siteProof() string {
+	return base64.StdEncoding.EncodeToString([]byte("\x00" + siteLogin + "\x00" + sitePassword))
+}
+
 // converse reads a reply to nothing and then one to each command.
 func converse(c net.Conn, dialogue ...string) error {
 	for n, x := range dialogue {
@@ -200,8 +218,7 @@ func (i *idler) submit(t *testing.T) time.Duration {
 	}
 	defer raw.Close()
 	c := tls.Client(raw, i.config)
-	plain := base64.StdEncoding.EncodeToString([]byte("\x00" + siteLogin + "\x00" + sitePassword))
-	err = converse(c, "220", "EHLO new.example", "250", "AUTH PLAIN "+plain, "235", "MAIL FROM:<"+siteAddress+">", "250", "RCPT TO:<bob@example.net>", "250", "DATA", "354",
+	err = converse(c, "220", "EHLO new.example", "250", "AUTH PLAIN "+siteProof(), "235", "MAIL FROM:<"+siteAddress+">", "250", "RCPT TO:<bob@example.net>", "250", "DATA", "354",
 		"From: <"+siteAddress+">\r\nTo: <bob@example.net>\r\nSubject: as before\r\n\r\nHello\r\n.", "250", "QUIT", "221")
 	if err != nil {
 		t.Fatalf("a new client is not served: %v", err)

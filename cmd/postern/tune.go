@@ -14,6 +14,7 @@ import (
 // thousand connections) that would be gigabytes: then when collectRoom has been made, or half of what is in use.
 const (
 	collectAt   = 400 // per cent
+	collectRead = 100 // until what there is at the start has been read, which may be much and is garbage once
 	collectRoom = 192 << 20
 	collectMost = 50 // per cent, and so how often at most
 	memoryLimit = 2 << 30
@@ -22,7 +23,7 @@ const (
 // tune sets the garbage collector as measured, unless the environment says otherwise.
 func tune() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(collectAt)
+		debug.SetGCPercent(collectRead) // lean goes on from there
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
@@ -52,7 +53,7 @@ func lean(ctx context.Context) {
 	tick := time.NewTicker(leanEvery)
 	defer tick.Stop()
 	var q quiet
-	given, now := os.Getenv("GOGC") != "", collectAt
+	given, now := os.Getenv("GOGC") != "", collectRead
 	for looks, most := 0, runtime.NumGoroutine(); ; looks++ {
 		select {
 		case <-ctx.Done():

@@ -26,8 +26,9 @@ type Place struct {
 type Spool struct {
 	place *Place
 	max   int64
-	buf   []byte   // its capacity is what was taken of InMemory
-	file  *os.File // nil while all is in buf
+	mem   [][]byte // all but the last are full
+	have  int64    // capacity of mem: what was taken of InMemory
+	file  *os.File // nil while all is in mem
 	size  int64
 	disk  int64 // taken of OnDisk
 	short bool  // other messages have the memory that it could have had
@@ -48,7 +49,7 @@ func (s *Spool) Write(p []byte) (int, error) {
 		return 0, s.err
 	}
 	if s.file == nil && s.grow(s.size+int64(len(p))) {
-		s.buf = append(s.buf, p...)
+		s.keep(p)
 		s.size += int64(len(p))
 		return len(p), nil
 	}
@@ -68,27 +69,53 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return n, s.err
 }
 
-// leastBuffer is the smallest buffer of a message.
-const leastBuffer = 4 << 10
+// A message is kept in blocks, so that one that grows is never copied: a small one, which holds an ordinary message, and then
+// larger ones. They are not used again for other messages: an evaluation that was left behind may still read this one.
+const (
+	firstBlock  = 4 << 10
+	memoryBlock = 16 << 10
+)
 
-// grow makes buf hold n octets, if that much may be in memory.
+// grow makes room in mem for n octets in all, if that much may be in memory.
 func (s *Spool) grow(n int64) bool {
-	have := int64(cap(s.buf))
-	if n <= have {
+	if n <= s.have {
 		return true
 	}
-	if n > s.place.Memory {
+	most := s.place.Memory
+	if n > most {
 		return false
 	}
-	want := min(max(n, 2*have, leastBuffer), s.place.Memory)
-	if !s.place.InMemory.Take(want - have) {
+	want := min(firstBlock, most)
+	if n > want {
+		want = min(firstBlock+(n-firstBlock+memoryBlock-1)/memoryBlock*memoryBlock, most)
+	}
+	if !s.place.InMemory.Take(want - s.have) {
 		s.short = true
 		return false
 	}
-	buf := make([]byte, len(s.buf), want)
-	copy(buf, s.buf)
-	s.buf = buf
+	for s.have < want {
+		size := min(memoryBlock, want-s.have)
+		if s.have == 0 {
+			size = min(firstBlock, want)
+		}
+		s.mem = append(s.mem, make([]byte, 0, size))
+		s.have += size
+	}
 	return true
+}
+
+// keep puts p behind what is in mem, where there is room for it.
+func (s *Spool) keep(p []byte) {
+	at := 0
+	for at < len(s.mem)-1 && len(s.mem[at]) == cap(s.mem[at]) {
+		at++
+	}
+	for ; len(p) > 0; at++ {
+		b := s.mem[at]
+		n := min(len(p), cap(b)-len(b))
+		s.mem[at] = append(b, p[:n]...)
+		p = p[n:]
+	}
 }
 
 // take takes n octets of the disk.
@@ -113,8 +140,10 @@ func (s *Spool) spill() error {
 	if err := os.Remove(f.Name()); err != nil {
 		return fmt.Errorf("spool file: %w", err)
 	}
-	if _, err := f.Write(s.buf); err != nil {
-		return fmt.Errorf("spool file: %w", err)
+	for _, b := range s.mem {
+		if _, err := f.Write(b); err != nil {
+			return fmt.Errorf("spool file: %w", err)
+		}
 	}
 	s.forget()
 	return nil
@@ -122,8 +151,8 @@ func (s *Spool) spill() error {
 
 // forget gives the memory back.
 func (s *Spool) forget() {
-	s.place.InMemory.Give(int64(cap(s.buf)))
-	s.buf = nil
+	s.place.InMemory.Give(s.have)
+	s.mem, s.have = nil, 0
 }
 
 // Size in octets.
@@ -133,7 +162,9 @@ func (s *Spool) Size() int64 { return s.size }
 func (s *Spool) Section(off int64) io.Reader {
 	off = min(max(off, 0), s.size)
 	if s.file == nil {
-		return &memorySection{s.buf[off:]}
+		m := &memorySection{rest: s.mem}
+		m.skip(off)
+		return m
 	}
 	return fileSection{io.NewSectionReader(s.file, off, s.size-off)}
 }
@@ -149,22 +180,48 @@ func (f fileSection) WriteTo(w io.Writer) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{f.SectionReader}, make([]byte, min(spoolBlock, max(f.Size(), 1))))
 }
 
-// memorySection writes what is left in one piece, which spares a copy on the way to a next hop.
-type memorySection struct{ rest []byte }
+// memorySection writes whole blocks, which spares a copy on the way to a next hop.
+type memorySection struct {
+	rest [][]byte
+	at   int // of rest[0]
+}
+
+// skip goes n octets on, which are there.
+func (m *memorySection) skip(n int64) {
+	for len(m.rest) > 0 && n >= int64(len(m.rest[0])-m.at) {
+		n -= int64(len(m.rest[0]) - m.at)
+		m.rest, m.at = m.rest[1:], 0
+	}
+	m.at += int(n)
+}
 
 func (m *memorySection) Read(p []byte) (int, error) {
-	if len(m.rest) == 0 {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	n := 0
+	for n < len(p) && len(m.rest) > 0 {
+		k := copy(p[n:], m.rest[0][m.at:])
+		n += k
+		m.skip(int64(k))
+	}
+	if n == 0 {
 		return 0, io.EOF
 	}
-	n := copy(p, m.rest)
-	m.rest = m.rest[n:]
 	return n, nil
 }
 
 func (m *memorySection) WriteTo(w io.Writer) (int64, error) {
-	n, err := w.Write(m.rest)
-	m.rest = m.rest[n:]
-	return int64(n), err
+	var written int64
+	for len(m.rest) > 0 {
+		n, err := w.Write(m.rest[0][m.at:])
+		written += int64(n)
+		m.skip(int64(n))
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
 }
 
 // MemoryShort says that the message went to disk because others had the memory.

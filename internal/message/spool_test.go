@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -47,6 +48,37 @@ func TestSpool(t *testing.T) {
 	s := (&Place{Dir: "/nowhere/at/all", Memory: 1}).NewSpool(100)
 	if _, err := s.Write([]byte("xx")); err == nil {
 		t.Error("a spool without a directory took a message")
+	}
+}
+
+// TestSpoolBlocks: what is in memory in several blocks is read from any place and in pieces of any size as it was written, and takes
+// no more than what was written and one block.
+func TestSpoolBlocks(t *testing.T) {
+	want := make([]byte, 60_000)
+	for i := range want {
+		want[i] = byte(i>>8*31 + i)
+	}
+	for _, step := range []int{1000, 4096, 4097, 32 << 10, len(want)} {
+		p := &Place{Dir: t.TempDir(), Memory: 64 << 10, InMemory: &Budget{Max: 1 << 20}}
+		s := p.NewSpool(1 << 20)
+		for at := 0; at < len(want); at += step {
+			if _, err := s.Write(want[at:min(at+step, len(want))]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s.file != nil || p.InMemory.Used() > int64(len(want))+memoryBlock {
+			t.Errorf("step %d: in a file: %v; %d octets of memory", step, s.file != nil, p.InMemory.Used())
+		}
+		for _, off := range []int64{0, 1, firstBlock - 1, firstBlock, firstBlock + memoryBlock, int64(len(want)) - 1, int64(len(want))} {
+			var copied bytes.Buffer
+			if n, err := io.Copy(&copied, s.Section(off)); err != nil || n != int64(len(want))-off || !bytes.Equal(copied.Bytes(), want[off:]) {
+				t.Errorf("step %d, from %d: %d octets copied, %v", step, off, n, err)
+			}
+			if err := iotest.TestReader(struct{ io.Reader }{s.Section(off)}, want[off:]); err != nil {
+				t.Errorf("step %d, from %d: %v", step, off, err)
+			}
+		}
+		s.Close()
 	}
 }
 

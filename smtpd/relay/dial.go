@@ -121,6 +121,7 @@ func (h *SMTP) handshake(ctx context.Context, c *conn, verify bool) error {
 	config.ServerName, config.RootCAs = h.serverName(), h.o.CAs
 	config.InsecureSkipVerify = !verify // opportunistic: see StartTLSAuto
 	config.ClientSessionCache = h.sessions
+	config.DynamicRecordSizingDisabled = true // small records first are for web pages; of a message they would be a thousand writes
 	t := tls.Client(c.nc, config)
 	release := c.arm(ctx, c.times.command())
 	err := t.HandshakeContext(ctx)
