@@ -30,6 +30,9 @@ type Options struct {
 	// FullInput builds every part of the input but the body, read or not, so that a logged input can be asked other policies
 	// too. It costs what the parts cost.
 	FullInput bool
+	// NamedFields builds of message.header only the fields that rules look up by name, where all names are known: for who keeps no
+	// input. A logged header is whole otherwise, so that a policy that looks up another field can be asked, too.
+	NamedFields bool
 	// Doors are the front ends that the bundle is for: lint warns of facts that one of them never knows.
 	Doors []Door
 	// Tests has lint look at the modules whose file name ends in _test.rego, too.
@@ -94,6 +97,7 @@ func build(b *bundle.Bundle, o Options) (*Policy, *sources, []Finding) {
 	p := &Policy{
 		compiler: c,
 		full:     o.FullInput,
+		named:    o.NamedFields,
 		data:     data,
 		timeout:  cmp.Or(max(o.Timeout, 0), DefaultTimeout),
 		revision: cmp.Or(b.Manifest.Revision, o.Revision),

@@ -104,9 +104,9 @@ func (p *Policy) beside(shadow *Policy) *Policy {
 			if st == nil {
 				continue
 			}
-			out.also[s], out.alsoFields[s] = st.reads, st.fields
+			out.also[s], out.alsoFields[s] = st.reads, st.buildFields
 			if own := p.stages[s]; own != nil {
-				out.alsoFields[s] = own.buildFields.or(st.fields)
+				out.alsoFields[s] = own.buildFields.or(st.buildFields)
 			}
 		}
 	}

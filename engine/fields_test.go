@@ -4,9 +4,22 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
+
+// named is for who keeps no input.
+var named = Options{Timeout: 5 * time.Second, NamedFields: true}
+
+// TestFieldsKept: where the input is kept it has the whole header as soon as a rule looks up one field.
+func TestFieldsKept(t *testing.T) {
+	tr := transactionOf(t, "From: a@example.com\r\nSubject: one\r\n\r\n")
+	got, parts := headerOf(t, compile(t, nil, "package postern.message\nreject contains \"x\" if not input.message.header.from"), tr)
+	if want := `{"from":["a@example.com"],"subject":["one"]}`; got != want || !slices.Equal(parts, []string{"message.header"}) {
+		t.Errorf("%s, parts %v, want %s", got, parts, want)
+	}
+}
 
 // headerOf is what of message.header a policy's input of t has, and the parts that the log names.
 func headerOf(t *testing.T, p *Policy, tr *Transaction) (string, []string) {
@@ -44,7 +57,7 @@ func TestFields(t *testing.T) {
 		"variable":  {"reject contains \"x\" if {\n\th := input.message.header\n\th.to == []\n}", all, []string{"message.header"}},
 		"none":      {`reject contains "x" if input.message.generated.date == ""`, "", []string{"message.generated"}},
 	} {
-		got, parts := headerOf(t, compile(t, nil, "package postern.message\n"+c.rule), tr)
+		got, parts := headerOf(t, compile(t, nil, "package postern.message\n"+c.rule, named), tr)
 		if got != c.want || !slices.Equal(parts, c.parts) {
 			t.Errorf("%s: %s, parts %v, want %s, %v", name, got, parts, c.want, c.parts)
 		}
@@ -54,13 +67,13 @@ func TestFields(t *testing.T) {
 // TestFieldsBeside: a shadow candidate finds the fields that it looks up.
 func TestFieldsBeside(t *testing.T) {
 	tr := transactionOf(t, "From: a@example.com\r\nTo: b@example.net\r\nSubject: one\r\n\r\n")
-	own := compile(t, nil, "package postern.message\nreject contains \"x\" if not input.message.header.to")
+	own := compile(t, nil, "package postern.message\nreject contains \"x\" if not input.message.header.to", named)
 	for rule, want := range map[string]string{
 		`reject contains "y" if not input.message.header.subject`: `{"subject":["one"],"to":["b@example.net"]}`,
 		`reject contains "y" if count(input.message.header) == 0`: `{"from":["a@example.com"],"subject":["one"],"to":["b@example.net"]}`,
 		`reject contains "y" if input.auth.login == "mallory"`:    `{"to":["b@example.net"]}`,
 	} {
-		both := own.beside(compile(t, nil, "package postern.message\n"+rule))
+		both := own.beside(compile(t, nil, "package postern.message\n"+rule, named))
 		if got, parts := headerOf(t, both, tr); got != want || !slices.Equal(parts, []string{"message.header.to"}) {
 			t.Errorf("%s: %s, parts %v, want %s", rule, got, parts, want)
 		}
@@ -70,7 +83,7 @@ func TestFieldsBeside(t *testing.T) {
 // TestFieldsLogged: a line that names fields one by one answers for those, and for no others.
 func TestFieldsLogged(t *testing.T) {
 	tr := transactionOf(t, "From: a@example.com\r\nTo: b@example.net\r\nSubject: one\r\n\r\n")
-	p := compile(t, nil, "package postern.message\nreject contains \"x\" if not input.message.header.to\nreject contains \"y\" if not input.message.header.date")
+	p := compile(t, nil, "package postern.message\nreject contains \"x\" if not input.message.header.to\nreject contains \"y\" if not input.message.header.date", named)
 	for name, c := range map[string]struct {
 		rule  string
 		gone  []string

@@ -16,6 +16,7 @@ import (
 type Policy struct {
 	compiler *ast.Compiler
 	full     bool // Options.FullInput
+	named    bool // Options.NamedFields
 	data     *store
 	stages   [StageMessage + 1]*stage // by Stage; nil: the bundle does not define it
 	needs    Needs                    // own, and those of the shadow candidate
@@ -189,7 +190,10 @@ func (p *Policy) prepare(src *sources) error {
 		}
 		st.query = compiled
 		st.reads, st.fields = readBy(p.compiler, rules)
-		st.build, st.buildFields = st.reads, st.fields
+		st.build = st.reads
+		if p.named {
+			st.buildFields = st.fields
+		}
 		if p.full {
 			st.build, st.buildFields = st.build|partsAll&^partBody, nil
 		}

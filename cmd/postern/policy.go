@@ -65,7 +65,7 @@ func keepDir(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "la
 // compileOptions are how the configuration's own policy is compiled, and candidates beside it.
 func compileOptions(cfg *config.Config) engine.Options {
 	return engine.Options{Timeout: cfg.Policy.Timeout, AllowBuiltins: cfg.Policy.AllowBuiltins, Doors: doors(cfg),
-		FullInput: cfg.DecisionLog.File != "" && cfg.DecisionLog.Input == "full"}
+		FullInput: cfg.DecisionLog.File != "" && cfg.DecisionLog.Input == "full", NamedFields: cfg.DecisionLog.File == ""}
 }
 
 // policySource of a configuration; without a bundle it is the one inside the program.
