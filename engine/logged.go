@@ -19,8 +19,9 @@ type Logged struct {
 	// Failure is the verdict where policy cannot decide; the zero value is Defer.
 	Failure Verdict
 
-	has    parts
-	fields *fieldSet // of message.header that are known one by one
+	has     parts
+	fields  *fieldSet // of message.header that are known one by one
+	counted *Input    // Input and envelope.recipient_count; nil where Input has it, or cannot have it
 }
 
 // NewLogged holds an input against the parts that the log line names; nil: the line names none, and a part counts as
@@ -62,8 +63,8 @@ func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
 	return l
 }
 
-// countRecipients adds envelope.recipient_count to an input that has the list only: it was logged before there was the fact, or
-// by a policy that did not read it.
+// countRecipients makes envelope.recipient_count for an input that has the list only: it was logged before there was the fact,
+// or by a policy that did not read it. Input stays as it was logged.
 func (l *Logged) countRecipients() {
 	if !l.Input.has("envelope.to") {
 		return
@@ -75,7 +76,7 @@ func (l *Logged) countRecipients() {
 		return
 	}
 	counted := with(root, "envelope", with(envelope, "recipient_count", ast.Number(strconv.Itoa(list.Len()))))
-	l.Input = &Input{value: counted, octets: l.Input.octets, parts: l.Input.parts}
+	l.counted = &Input{value: counted, octets: l.Input.octets, parts: l.Input.parts}
 	l.has |= partRecipientCount
 }
 
@@ -171,7 +172,11 @@ func (p *Policy) DecideLogged(ctx context.Context, l *Logged) Decision {
 	if l.Input == nil || l.Input.value == nil {
 		return failure(t, p.revision, failf(kindInput, "the log has no input"))
 	}
-	return p.settle(ctx, t, st, l.Input)
+	in := l.Input
+	if l.counted != nil && st.reads&partRecipientCount != 0 {
+		in = l.counted
+	}
+	return p.settle(ctx, t, st, in)
 }
 
 // transaction is the little of one that deciding needs beside the input.

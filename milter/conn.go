@@ -21,7 +21,7 @@ const (
 )
 
 // conn is a milter connection as the library sees it: a net.Conn whose reads give the frames that need an answer of
-// session's, and whose writes take its answers. All but drain and cut happen on the library's goroutine.
+// session's. All but drain and cut happen on the library's goroutine.
 type conn struct {
 	net.Conn // the socket; the library uses Read, Write and Close only, which are ours
 	server   *Server
@@ -43,7 +43,6 @@ type conn struct {
 	up      []byte // what the library has yet to read
 	due     bool   // the MTA waits for the answer to event
 	out     []byte // operations that go out with the next answer
-	partial []byte // an answer that the library has written in part
 	dead    bool   // an answer could not be sent: nothing more is read
 	ended   sync.Once
 	frames  bool // a frame is under way: what is silent now is bounded by Frame, not by Idle
@@ -223,26 +222,12 @@ var (
 	skipFrame     = appendFrame(nil, ansSkip)
 )
 
-// Write takes an answer from the library and sends it whole, behind the operations that were queued. It reports success
-// whatever happens, for the library prints errors; the next Read ends the connection.
-func (c *conn) Write(p []byte) (int, error) {
-	c.partial = append(c.partial, p...)
-	size := frameSize(c.partial)
-	if size == 0 || len(c.partial) < size {
-		return len(p), nil
-	}
-	answer := c.partial
-	c.partial = nil
-	if !c.due || len(answer) > size {
-		// An answer that nobody waits for would be taken for the answer to something else, a refusal for an acceptance.
-		c.log.Error("an answer that the mail server does not wait for was held back", "command", string(rune(c.event.cmd)))
-		c.dead = true
-		c.cut()
-		return len(p), nil
-	}
+// answer sends the answer to event, behind the operations that were queued. Where that fails, the next Read ends the
+// connection.
+func (c *conn) answer(code byte, data string) {
 	c.due = false
-	c.refused = c.event.cmd == cmdMail && answer[frameHeadSize] != ansContinue
-	c.out = append(c.out, answer...)
+	c.refused = c.event.cmd == cmdMail && code != ansContinue
+	c.out = appendFrame(c.out, code, data)
 	err := c.write(c.out)
 	c.out = c.out[:0]
 	if cap(c.out) > keepFrame {
@@ -255,6 +240,14 @@ func (c *conn) Write(p []byte) (int, error) {
 	} else if c.event.cmd == cmdEOM {
 		c.reset()
 	}
+}
+
+// Write holds back what the library has to say, for answer is the only one who speaks: an answer that nobody waits for would be
+// taken for the answer to something else, a refusal for an acceptance. It reports success, for the library prints errors.
+func (c *conn) Write(p []byte) (int, error) {
+	c.log.Error("an answer that the mail server does not wait for was held back", "command", string(rune(c.event.cmd)))
+	c.dead = true
+	c.cut()
 	return len(p), nil
 }
 

@@ -11,7 +11,7 @@
 //
 // conn hands up only the commands that can have an answer of ours (CONNECT, HELO, MAIL, RCPT, end of header, end of
 // message, ABORT, QUIT) and does the rest itself. The library's callback arguments are lossy; session reads the decoded
-// command from conn instead. The library calls Accept and then NewMilter on one goroutine, which is how a conn and its
+// command from conn instead, and answers through it. The library calls Accept and then NewMilter on one goroutine, which is how a conn and its
 // session find each other.
 //
 // # Terms

@@ -102,11 +102,3 @@ func appendFrame(dst []byte, code byte, parts ...string) []byte {
 	}
 	return dst
 }
-
-// frameSize is the size of the whole frame at the start of b, or 0 while that cannot be told yet.
-func frameSize(b []byte) int {
-	if len(b) < frameHeadSize {
-		return 0
-	}
-	return frameHeadSize + int(binary.BigEndian.Uint32(b))
-}

@@ -328,3 +328,11 @@ func TestAgree(t *testing.T) {
 		}
 	}
 }
+
+// frameSize is the size of the whole frame at the start of b, or 0 while that cannot be told yet.
+func frameSize(b []byte) int {
+	if len(b) < frameHeadSize {
+		return 0
+	}
+	return frameHeadSize + int(binary.BigEndian.Uint32(b))
+}

@@ -83,7 +83,8 @@ func (s *session) Abort(*gomilter.Modifier) error {
 	return nil
 }
 
-// answer runs a handler and gives the library what to write: nothing where the MTA does not wait.
+// answer runs a handler and sends what it says, unless the MTA does not wait for it. The library is given nothing to write: it
+// would take a buffer of 4 KiB for each answer.
 func (s *session) answer(handle func(context.Context) verdict) gomilter.Response {
 	v, ok := s.guard(handle)
 	switch {
@@ -92,13 +93,14 @@ func (s *session) answer(handle func(context.Context) verdict) gomilter.Response
 			s.conn.dead = true // the state is unknown, and nothing can be said
 			s.conn.cut()
 		}
-		return nil
 	case !v.reply.IsZero():
-		return response{ansReplyCode, replyText(v.reply)}
+		s.conn.answer(ansReplyCode, replyText(v.reply))
 	case v.discard:
-		return response{code: ansDiscard}
+		s.conn.answer(ansDiscard, "")
+	default:
+		s.conn.answer(ansContinue, "")
 	}
-	return response{code: ansContinue}
+	return nil
 }
 
 // guard turns a panic into 421, so that neither the process nor the library's logger sees it.
@@ -114,20 +116,6 @@ func (s *session) guard(handle func(context.Context) verdict) (v verdict, ok boo
 	}()
 	return handle(s.conn.listener.ctx), true
 }
-
-// response is an answer that never makes the library throw its backend, and with it the connection's facts, away.
-type response struct {
-	code byte
-	data string
-}
-
-// Response implements gomilter.Response.
-func (r response) Response() *gomilter.Message {
-	return &gomilter.Message{Code: r.code, Data: []byte(r.data)}
-}
-
-// Continue implements gomilter.Response.
-func (r response) Continue() bool { return true }
 
 // replyText is a reply as SMFIR_REPLYCODE carries it: lines joined by CRLF, each with code and status; "%" is doubled,
 // because both MTAs put the text through a formatter.
