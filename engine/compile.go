@@ -76,14 +76,16 @@ func build(b *bundle.Bundle, o Options) (*Policy, *sources, []Finding) {
 		return nil, src, sortFindings(append(unknown, findings...))
 	}
 	data := newStore(b.Data)
-	c := ast.NewCompiler().
-		WithCapabilities(caps).
-		WithStrict(true).
-		WithEnablePrintStatements(false).
-		WithUseTypeCheckAnnotations(true).
-		WithSchemas(schemas()).
-		WithPathConflictsCheck(storage.NonEmpty(context.Background(), data, nil))
-	c.Compile(src.modules)
+	c := src.compileWith(func() *ast.Compiler {
+		return ast.NewCompiler().
+			WithCapabilities(caps).
+			WithStrict(true).
+			WithEnablePrintStatements(false).
+			WithUseTypeCheckAnnotations(true).
+			WithSchemas(schemas()).
+			WithPathConflictsCheck(storage.NonEmpty(context.Background(), data, nil)).
+			WithSkipStages(ast.StageBuildRequiredCapabilities)
+	}, nil)
 	lint := append(unknown, src.lint(o.Doors)...)
 	if c.Failed() {
 		return nil, src, sortFindings(src.silence(append(lint, src.compilerFindings(c.Errors)...), false))

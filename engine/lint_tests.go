@@ -1,8 +1,6 @@
 package engine
 
 import (
-	"maps"
-
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 )
@@ -15,14 +13,15 @@ func lintTests(b *bundle.Bundle, rules *sources, data *store) []Finding {
 	if len(tests.names) == 0 {
 		return findings
 	}
-	all := maps.Clone(rules.modules)
-	maps.Copy(all, tests.modules)
-	c := ast.NewCompiler().
-		WithCapabilities(caps).
-		WithEnablePrintStatements(true).
-		WithUseTypeCheckAnnotations(true).
-		WithSchemas(schemas())
-	c.Compile(all)
+	// Nothing is asked of it, so there is no need for indexes.
+	c := rules.compileWith(func() *ast.Compiler {
+		return ast.NewCompiler().
+			WithCapabilities(caps).
+			WithEnablePrintStatements(true).
+			WithUseTypeCheckAnnotations(true).
+			WithSchemas(schemas()).
+			WithSkipStages(ast.StageBuildRuleIndices, ast.StageBuildComprehensionIndices, ast.StageBuildRequiredCapabilities)
+	}, tests.modules)
 	for _, f := range tests.compilerFindings(c.Errors) {
 		if _, ours := tests.raw[f.File]; ours || f.File == "" { // the others have been said
 			findings = append(findings, f)
