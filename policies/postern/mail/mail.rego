@@ -60,10 +60,30 @@ reject contains {
 	settings.null_sender == false
 }
 
-reject contains _refusal if {
-	input.auth.login
-	not _right
-	senders.judged(input.envelope.from.key, input.envelope.from.domain)
+reject contains {
+	"rule": "mail.right-ended",
+	"code": 550,
+	"status": "5.7.1",
+	"message": sprintf(
+		"The right of %s to send as %s has ended; ask the postmaster to renew it",
+		[senders.login, input.envelope.from.address],
+	),
+} if {
+	_without_right
+	_ended
+}
+
+reject contains {
+	"rule": "mail.sender-not-yours",
+	"code": 550,
+	"status": "5.7.1",
+	"message": sprintf(
+		"%s may not send as %s; use one of your own addresses, or ask the postmaster for the right",
+		[senders.login, input.envelope.from.address],
+	),
+} if {
+	_without_right
+	not _ended
 }
 
 reject contains {
@@ -107,25 +127,13 @@ reject contains {
 	settings.allow_dotless_domains == false
 }
 
-_refusal := {
-	"rule": "mail.right-ended",
-	"code": 550,
-	"status": "5.7.1",
-	"message": sprintf(
-		"The right of %s to send as %s has ended; ask the postmaster to renew it",
-		[senders.login, input.envelope.from.address],
-	),
-} if {
-	senders.ended(input.envelope.from.key, input.envelope.from.domain)
-} else := {
-	"rule": "mail.sender-not-yours",
-	"code": 550,
-	"status": "5.7.1",
-	"message": sprintf(
-		"%s may not send as %s; use one of your own addresses, or ask the postmaster for the right",
-		[senders.login, input.envelope.from.address],
-	),
-}
-
 # The right under which the envelope sender is used; undefined where there is none.
 _right := senders.right(input.envelope.from.key, input.envelope.from.domain)
+
+_without_right if {
+	input.auth.login
+	not _right
+	senders.judged(input.envelope.from.key, input.envelope.from.domain)
+}
+
+_ended if senders.ended(input.envelope.from.key, input.envelope.from.domain)
