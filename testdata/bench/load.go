@@ -24,6 +24,7 @@ type load struct {
 	count, keep int
 	workers     int
 	message     []byte // dot-stuffed, with its end
+	once        bool   // the first error is the end: Dovecot, say, answers each wrong password later than the one before
 
 	envelope []byte // MAIL to DATA, in one write
 }
@@ -67,7 +68,7 @@ func (l load) run() measured {
 						out.First = err.Error()
 					}
 				}
-				stop := out.Errors > 20
+				stop := out.Errors > 20 || l.once && err != nil
 				mu.Unlock()
 				if stop {
 					return

@@ -124,14 +124,14 @@ func (r *row) prepare() error {
 		return err
 	}
 	wrong := r.load
-	wrong.count, wrong.workers, wrong.from = 1, 1, "user2@example.com"
+	wrong.count, wrong.workers, wrong.once, wrong.from = 1, 1, true, "user2@example.com"
 	if got := wrong.run(); got.Messages > 0 || !refused.MatchString(got.First) {
 		return fmt.Errorf("%s does not refuse the sender of another: %d messages went through, error %q", r.What, got.Messages, got.First)
 	}
 	if wrong = r.load; wrong.tls == nil {
 		return nil // beside Postfix, passwords are not the milter's
 	}
-	wrong.count, wrong.workers, wrong.pass = 1, 1, "wrong"
+	wrong.count, wrong.workers, wrong.once, wrong.pass = 1, 1, true, "wrong"
 	if got := wrong.run(); got.Messages > 0 || !refused.MatchString(got.First) {
 		return fmt.Errorf("%s does not refuse a wrong password: %d messages went through, error %q", r.What, got.Messages, got.First)
 	}
