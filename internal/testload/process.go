@@ -1,7 +1,7 @@
 // Package testload is what the programs that load Postern share: processes under measurement, a certificate, an SMTP client.
 // They are testdata/bench and internal/testsoak.
 //
-// It has no goroutines but the one that waits for a process to end.
+// A Process has one goroutine, which waits for it to end, and while Peak watches another, which ends with that.
 package testload
 
 import (
@@ -12,20 +12,52 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
 
-// Process is a server under measurement; it is stopped by its pid.
+// Process is a server under measurement, with what it needs beside it; it is stopped by its pid.
 type Process struct {
 	Name  string
 	Ready time.Duration // from its start to its first answer
-	Log   bytes.Buffer  // what it said; empty where StartTo was given a place for it
+	Log   Said          // what it said; empty where StartTo was given a place for it
+	Also  []*Process    // started before it, stopped after it, and measured with it
 
-	cmd *exec.Cmd
+	cmd   *exec.Cmd
+	group *group        // nil: no control groups here, and the tree of processes is walked
+	ended chan struct{} // closed when it has ended
+	err   error         // how; read once ended is closed
+}
+
+// Said is what a server wrote to its standard output and error; just the last of it is kept.
+type Said struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (s *Said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	const most = 64 << 10
+	if s.text = append(s.text, p...); len(s.text) > 2*most {
+		s.text = append([]byte(nil), s.text[len(s.text)-most:]...)
+	}
+	return len(p), nil
+}
+
+// String is the end of it.
+func (s *Said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Tail(string(bytes.ToValidUTF8(s.text, nil)))
+}
+
+// Tail is the last five lines of a text.
+func Tail(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], "\n")
 }
 
 // Start runs a program in dir and waits until addr (host:port or unix:/path) accepts connections.
@@ -41,19 +73,47 @@ func StartTo(log io.Writer, env []string, name, addr, dir string, arg ...string)
 }
 
 func (p *Process) start(addr, dir string, log io.Writer, arg, env []string) error {
-	p.cmd = exec.Command(arg[0], arg[1:]...)
+	p.cmd, p.group = exec.Command(arg[0], arg[1:]...), newGroup()
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr, p.cmd.Env = dir, log, log, append(os.Environ(), env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if p.group != nil {
+		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(p.group.fd.Fd())
+	}
 	begin := time.Now()
 	if err := p.cmd.Start(); err != nil {
-		return err
+		p.group.remove()
+		return fmt.Errorf("%s: %w", p.Name, err)
 	}
-	if err := Await(addr); err != nil {
-		p.Stop()
-		return fmt.Errorf("%s: %w\n%s", p.Name, err, p.Log.String())
+	ended := make(chan struct{})
+	p.ended = ended
+	go func() { p.err = p.cmd.Wait(); close(ended) }()
+	if err := p.await(addr); err != nil {
+		_ = p.Stop()
+		return fmt.Errorf("%s: %w\n%s", p.Name, err, &p.Log)
 	}
 	p.Ready = time.Since(begin)
 	return nil
+}
+
+// await waits until addr accepts connections, two minutes at most: a large data document takes its time.
+func (p *Process) await(addr string) error {
+	network, path, ok := strings.Cut(addr, ":")
+	if !ok || network != "unix" {
+		network, path = "tcp", addr
+	}
+	var err error
+	for limit := time.Now().Add(2 * time.Minute); time.Now().Before(limit); {
+		var c net.Conn
+		if c, err = net.Dial(network, path); err == nil {
+			return c.Close()
+		}
+		select {
+		case <-p.ended:
+			return fmt.Errorf("it ended: %v", p.cmd.ProcessState)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	return err
 }
 
 // PID is the process's number.
@@ -62,102 +122,56 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Signal sends it a signal.
 func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 
-// Await waits, for half a minute, until addr (host:port or unix:/path) accepts connections.
-func Await(addr string) error {
-	network, path, ok := strings.Cut(addr, ":")
-	if !ok || network != "unix" {
-		network, path = "tcp", addr
+// Stop ends it by SIGTERM, or after 40 s by SIGKILL, takes away what it left running and what was beside it, and says how it
+// ended. A nil Process is none.
+func (p *Process) Stop() error {
+	if p == nil || p.ended == nil {
+		return nil
 	}
-	var err error
-	for range 6000 {
-		var c net.Conn
-		if c, err = net.Dial(network, path); err == nil {
-			c.Close()
-			return nil
-		}
-		time.Sleep(5 * time.Millisecond)
+	_ = p.Signal(syscall.SIGTERM)
+	err := error(nil)
+	select {
+	case <-p.ended:
+		err = p.err
+	case <-time.After(40 * time.Second):
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+		err = errors.New("it did not end within 40 s of SIGTERM and was killed")
+	}
+	p.group.remove()
+	for _, q := range p.Also {
+		_ = q.Stop()
 	}
 	return err
 }
 
-// Stop ends it by SIGTERM, or after 40 s by SIGKILL, and says how it ended. A nil Process is none.
-func (p *Process) Stop() error {
-	if p == nil || p.cmd == nil || p.cmd.Process == nil {
-		return nil
-	}
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	done := make(chan error, 1)
-	go func() { done <- p.cmd.Wait() }()
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(40 * time.Second):
-		_ = p.cmd.Process.Kill()
-		<-done
-		return errors.New("it did not end within 40 s of SIGTERM and was killed")
-	}
-}
-
-// CPU is user and system time of a process and all that descend from it, reaped children included; 0 of no process.
+// CPU is user and system time of everything that the server ran, processes that have ended included; 0 of no process.
 func (p *Process) CPU() time.Duration {
 	if p == nil {
 		return 0
 	}
-	return treeCPU(p.cmd.Process.Pid)
+	total := time.Duration(0)
+	for _, q := range append([]*Process{p}, p.Also...) {
+		if used, ok := q.group.cpu(); ok {
+			total += used
+		} else {
+			total += treeCPU(q.PID())
+		}
+	}
+	return total
 }
 
-// ResetPeak forgets the peak of the resident memory.
-func (p *Process) ResetPeak() {
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.cmd.Process.Pid), []byte("5"), 0)
-}
-
-// PeakMiB is the peak resident memory in MiB.
-func (p *Process) PeakMiB() float64 {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "VmHWM:" {
-			kb, _ := strconv.ParseFloat(f[1], 64)
-			return kb / 1024
+// PIDs are the processes that the server runs now.
+func (p *Process) PIDs() []int {
+	var list []int
+	for _, q := range append([]*Process{p}, p.Also...) {
+		if in, ok := q.group.pids(); ok {
+			list = append(list, in...)
+		} else {
+			list = append(list, treePIDs(q.PID())...)
 		}
 	}
-	return 0
-}
-
-const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
-
-func treeCPU(root int) time.Duration {
-	type stat struct {
-		parent int
-		ticks  int64
-	}
-	all := map[int]stat{}
-	dirs, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, f := range dirs {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			continue
-		}
-		// The command name may hold spaces; the fields that matter come after its closing bracket.
-		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-		s := stat{}
-		s.parent, _ = strconv.Atoi(fields[1])
-		for _, i := range []int{11, 12, 13, 14} {
-			n, _ := strconv.ParseInt(fields[i], 10, 64)
-			s.ticks += n
-		}
-		all[pid] = s
-	}
-	var total int64
-	for pid, s := range all {
-		for at := pid; at > 1; at = all[at].parent {
-			if at == root {
-				total += s.ticks
-				break
-			}
-		}
-	}
-	return time.Duration(total) * tick
+	return list
 }
 
 // FreeAddr is a loopback address that was free a moment ago.

@@ -59,7 +59,7 @@ func (s *sampler) take() (Sample, error) {
 	pid := s.site.process.PID()
 	now, sent, cpu := time.Now(), s.traffic.sent.Load(), s.site.process.CPU()
 	took := now.Sub(s.last).Seconds()
-	out := Sample{At: now.Sub(s.began).Seconds(), RSS: resident(pid), Heap: m["go_memstats_heap_inuse_bytes"] / (1 << 20),
+	out := Sample{At: now.Sub(s.began).Seconds(), RSS: s.site.process.Resident(), Heap: m["go_memstats_heap_inuse_bytes"] / (1 << 20),
 		Goroutines: int(m["go_goroutines"]), Collections: int(m["go_gc_duration_seconds_count"]),
 		Connections: int(m["postern_submission_connections"] + m["postern_milter_connections"]), InFlight: int(m["postern_submission_in_flight"]),
 		Rate: float64(sent-s.sent) / took, CPU: (cpu - s.cpu).Seconds() / took}
@@ -85,18 +85,6 @@ func (s *sampler) run(ctx context.Context, interval time.Duration, see func(Samp
 	for wait(ctx, interval) {
 		see(s.take())
 	}
-}
-
-// resident memory in MiB.
-func resident(pid int) float64 {
-	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "VmRSS:" {
-			kb, _ := strconv.ParseFloat(f[1], 64)
-			return kb / 1024
-		}
-	}
-	return 0
 }
 
 // descriptors counts those that are open, and the temporary files.

@@ -15,7 +15,7 @@ import (
 
 // server is a Postern of its own with the default bundle, which relays to a smtp-sink of its own.
 type server struct {
-	sink, postern *process
+	sink, postern *testload.Process
 	load          load // one connection that is kept
 }
 
@@ -23,7 +23,7 @@ func startServer(o options, dir string) (*server, error) {
 	s := &server{}
 	sinkAddr, addr := testload.FreeAddr(), testload.FreeAddr()
 	var err error
-	if s.sink, err = start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
+	if s.sink, err = testload.Start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
 		return nil, err
 	}
 	// A verifier takes no memory to check; the 64 MiB of an argon2id hash would hide what is asked here.
@@ -31,7 +31,7 @@ func startServer(o options, dir string) (*server, error) {
 		s.stop()
 		return nil, err
 	}
-	if s.postern, err = start("postern", addr, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
+	if s.postern, err = testload.Start("postern", addr, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
 		s.stop()
 		return nil, err
 	}
@@ -45,18 +45,18 @@ func startServer(o options, dir string) (*server, error) {
 }
 
 func (s *server) stop() {
-	s.postern.stop()
-	s.sink.stop()
+	_ = s.postern.Stop()
+	_ = s.sink.Stop()
 }
 
 // measure submits, and gives the server's CPU time a message in ms.
 func (s *server) measure(l load) (cpu float64, got measured, err error) {
-	before := s.postern.cpu()
+	before := s.postern.CPU()
 	got = l.run()
 	if got.Errors > 0 || got.Messages != l.count {
-		return 0, got, fmt.Errorf("%d of %d messages went through, first error: %s\n%s", got.Messages, l.count, got.First, &s.postern.log)
+		return 0, got, fmt.Errorf("%d of %d messages went through, first error: %s\n%s", got.Messages, l.count, got.First, &s.postern.Log)
 	}
-	return (s.postern.cpu() - before).Seconds() * 1000 / float64(got.Messages), got, nil
+	return (s.postern.CPU() - before).Seconds() * 1000 / float64(got.Messages), got, nil
 }
 
 // least is the least of three measurements of each.
@@ -121,7 +121,7 @@ func growSize(o options, dir string) (*figure, error) {
 		progress("%d octets", n)
 		l := s.load
 		l.message, l.count = sample(l.from, n), min(200, max(2, 20<<20/n))
-		peak := memory(s.postern)
+		peak := s.postern.Peak()
 		used, _, err := s.least(l)
 		most := peak()
 		if err != nil {
@@ -162,7 +162,7 @@ func growConnections(o options, dir string) (*figure, error) {
 		progress("%d connections", n)
 		more, err := s.load.openMany(n - len(open))
 		if open = append(open, more...); err != nil {
-			return nil, fmt.Errorf("%d connections: %w\n%s", len(open), err, &s.postern.log)
+			return nil, fmt.Errorf("%d connections: %w\n%s", len(open), err, &s.postern.Log)
 		}
 		l := s.load
 		l.count = 200
@@ -170,7 +170,7 @@ func growConnections(o options, dir string) (*figure, error) {
 		if err != nil {
 			return nil, err
 		}
-		held.add(float64(n), statusMiB(s.postern.cmd.Process.Pid, "VmRSS:"))
+		held.add(float64(n), s.postern.Resident())
 		latency.add(float64(n), p50)
 		cpu.add(float64(n), used)
 	}

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testload"
 )
 
 // Debian's packages of the peers. Exim conflicts with Postfix, so that it is unpacked beside the system.
@@ -138,7 +140,7 @@ func command(ctx context.Context, dir, name string, arg ...string) error {
 	cmd := exec.CommandContext(ctx, name, arg...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", name, err, tail(string(out)))
+		return fmt.Errorf("%s: %w\n%s", name, err, testload.Tail(string(out)))
 	}
 	return nil
 }

@@ -85,7 +85,7 @@ type part interface {
 	// start starts the servers in dir and says what is to be measured.
 	start(o options, dir string) ([]*row, error)
 	// started is Postern; nil where it was not started.
-	started() *process
+	started() *testload.Process
 	stop()
 }
 
@@ -132,7 +132,7 @@ func (res *results) measure(o options, p part, dir string) error {
 		return err
 	}
 	if s := p.started(); s != nil {
-		res.Started = append(res.Started, begun{p.name(), s.ready.Seconds()})
+		res.Started = append(res.Started, begun{p.name(), s.Ready.Seconds()})
 	}
 	res.Rows = append(res.Rows, rows...)
 	return repeat(rows, o)

@@ -10,8 +10,8 @@ import (
 
 // milters is one Postfix with a port for each variant, so that all share its queue and its daemons.
 type milters struct {
-	sink, postern *process
-	others        []*process
+	sink, postern *testload.Process
+	others        []*testload.Process
 	mta           *mta
 	auth          *authServer
 }
@@ -21,7 +21,7 @@ type variant struct {
 	what   string
 	does   string
 	milter string // as Postfix writes it; "": none
-	server *process
+	server *testload.Process
 	judges bool // it refuses senders that are not the login's
 }
 
@@ -32,7 +32,7 @@ func (m *milters) start(o options, dir string) ([]*row, error) {
 	}
 	sinkAddr := testload.FreeAddr()
 	var err error
-	if m.sink, err = start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
+	if m.sink, err = testload.Start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
 		return nil, err
 	}
 	if m.auth, err = newAuthServer(); err != nil {
@@ -64,12 +64,12 @@ func (m *milters) startNull(_ options, dir string) ([]variant, error) {
 		return nil, err
 	}
 	socket, addr := filepath.Join(dir, "null.sock"), testload.FreeAddr()
-	unix, err := start("null milter", "unix:"+socket, dir, self, "-null", "unix:"+socket)
+	unix, err := testload.Start("null milter", "unix:"+socket, dir, self, "-null", "unix:"+socket)
 	if err != nil {
 		return nil, err
 	}
 	m.others = append(m.others, unix)
-	tcp, err := start("null milter", addr, dir, self, "-null", "tcp:"+addr)
+	tcp, err := testload.Start("null milter", addr, dir, self, "-null", "tcp:"+addr)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (m *milters) startPostern(o options, dir string) ([]variant, error) {
 		return nil, err
 	}
 	var err error
-	if m.postern, err = start("postern", addr, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
+	if m.postern, err = testload.Start("postern", addr, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
 		return nil, err
 	}
 	const does = "default bundle, decision log"
@@ -100,9 +100,9 @@ func (m *milters) rows(o options, variants []variant) []*row {
 			rows = append(rows, &row{Part: "milter", What: v.what, Does: v.does, Size: u.size, Keep: u.keep, Workers: u.workers, Count: n,
 				load: load{addr: m.mta.addr[i], login: login, pass: password, from: login + "@example.com", recipients: 1, count: n, keep: u.keep,
 					workers: u.workers, message: sample(login+"@example.com", u.size)},
-				judges: v.judges, server: m.mta.process, milter: v.server, settled: m.mta.idle, explain: func() string {
+				judges: v.judges, server: m.mta.Process, milter: v.server, settled: m.mta.idle, explain: func() string {
 					if v.server != nil {
-						return m.mta.said() + "\n" + v.server.log.String()
+						return m.mta.said() + "\n" + v.server.Log.String()
 					}
 					return m.mta.said()
 				}})
@@ -111,15 +111,15 @@ func (m *milters) rows(o options, variants []variant) []*row {
 	return rows
 }
 
-func (m *milters) name() string      { return "milter" }
-func (m *milters) started() *process { return m.postern }
+func (m *milters) name() string               { return "milter" }
+func (m *milters) started() *testload.Process { return m.postern }
 
 func (m *milters) stop() {
 	if m.mta != nil {
-		m.mta.process.stop()
+		_ = m.mta.Process.Stop()
 	}
 	for _, p := range append(m.others, m.postern, m.sink) {
-		p.stop()
+		_ = p.Stop()
 	}
 	if m.auth != nil {
 		m.auth.close()

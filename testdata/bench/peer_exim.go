@@ -61,7 +61,7 @@ func startExim(_ options, s site) (*running, error) {
 	if err := put(s.dir, map[string]string{"exim.conf": conf, "senders.cdb": string(cdb(table)), "users.cdb": string(cdb([][2]string{{login, hash}}))}); err != nil {
 		return nil, err
 	}
-	p, err := start("exim", addr, s.dir, eximPath(), "-C", filepath.Join(s.dir, "exim.conf"), "-bdf")
+	p, err := testload.Start("exim", addr, s.dir, eximPath(), "-C", filepath.Join(s.dir, "exim.conf"), "-bdf")
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +69,9 @@ func startExim(_ options, s site) (*running, error) {
 		var all strings.Builder
 		for _, name := range []string{"main", "panic", "reject"} {
 			b, _ := os.ReadFile(filepath.Join(spool, "log", name+"log"))
-			all.WriteString(tail(string(b)) + "\n")
+			all.WriteString(testload.Tail(string(b)) + "\n")
 		}
-		return all.String() + p.log.String()
+		return all.String() + p.Log.String()
 	}}, nil
 }
 

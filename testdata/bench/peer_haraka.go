@@ -72,11 +72,11 @@ func startHaraka(o options, s site) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := start("haraka", addr, s.dir, node, harakaPath(o), "-c", s.dir)
+	p, err := testload.Start("haraka", addr, s.dir, node, harakaPath(o), "-c", s.dir)
 	if err != nil {
 		return nil, err
 	}
-	return &running{addr: addr, process: p, explain: p.log.String}, nil
+	return &running{addr: addr, process: p, explain: p.Log.String}, nil
 }
 
 // harakaSender is the plugin that holds MAIL FROM against the login.

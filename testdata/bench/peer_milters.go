@@ -39,10 +39,10 @@ func (m *milters) startRspamd(o options, dir string) ([]variant, error) {
 	}); err != nil {
 		return nil, err
 	}
-	p, err := start("rspamd", addr, own, tool("rspamd"), "-f", "-u", "_rspamd", "-g", "_rspamd", "-c", filepath.Join(own, "rspamd.conf"))
+	p, err := testload.Start("rspamd", addr, own, tool("rspamd"), "-f", "-u", "_rspamd", "-g", "_rspamd", "-c", filepath.Join(own, "rspamd.conf"))
 	if err != nil {
 		b, _ := os.ReadFile(filepath.Join(own, "log"))
-		return nil, fmt.Errorf("%w\n%s", err, tail(string(b)))
+		return nil, fmt.Errorf("%w\n%s", err, testload.Tail(string(b)))
 	}
 	m.others = append(m.others, p)
 	const does = "self-scan in one proxy worker; every module, filter and statistic off; one Lua rule looks the sender up and adds a field"
@@ -110,18 +110,18 @@ func (m *milters) startMIMEDefang(o options, dir string) ([]variant, error) {
 		return nil, err
 	}
 	// Workers are kept: 2 of them for 2 processors, more where there is more to do.
-	workers, err := start("mimedefang-multiplexor", "unix:"+mux, own, tool("mimedefang-multiplexor"), "-D", "-U", "defang", "-m", "2", "-x", "20", "-r", "100000",
+	workers, err := testload.Start("mimedefang-multiplexor", "unix:"+mux, own, tool("mimedefang-multiplexor"), "-D", "-U", "defang", "-m", "2", "-x", "20", "-r", "100000",
 		"-q", "128", "-Q", "60", "-c", "60", "-W", "0", "-w", "0", "-z", spool, "-s", mux, "-f", worker)
 	if err != nil {
 		return nil, err
 	}
-	p, err := start("mimedefang", "unix:"+socket, own, tool("mimedefang"), "-D", "-U", "defang", "-G", "-q", "-X", "-a", "auth_authen", "-z", spool, "-m", mux,
+	p, err := testload.Start("mimedefang", "unix:"+socket, own, tool("mimedefang"), "-D", "-U", "defang", "-G", "-q", "-X", "-a", "auth_authen", "-z", spool, "-m", mux,
 		"-p", socket)
 	if err != nil {
-		workers.stop()
+		_ = workers.Stop()
 		return nil, err
 	}
-	p.also = []*process{workers}
+	p.Also = []*testload.Process{workers}
 	m.others = append(m.others, p)
 	// Postfix's user has to connect.
 	if err := os.Chmod(socket, 0o666); err != nil {

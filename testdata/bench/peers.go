@@ -35,7 +35,7 @@ type site struct {
 // running is a peer that has been started.
 type running struct {
 	addr    string
-	process *process
+	process *testload.Process
 	settled func() bool // nil: all work is done when the client has its reply
 	explain func() string
 }
@@ -108,7 +108,7 @@ func put(dir string, files map[string]string) error {
 }
 
 // startDovecot runs one that does nothing but answer who may log in, at a TCP port of loopback.
-func startDovecot(dir string) (p *process, addr string, err error) {
+func startDovecot(dir string) (p *testload.Process, addr string, err error) {
 	sum := sha256.Sum256([]byte(password + salt))
 	hash := base64.StdEncoding.EncodeToString(append(sum[:], salt...))
 	addr = testload.FreeAddr()
@@ -119,7 +119,7 @@ func startDovecot(dir string) (p *process, addr string, err error) {
 	}); err != nil {
 		return nil, "", err
 	}
-	p, err = start("dovecot", addr, dir, tool("dovecot"), "-F", "-c", filepath.Join(dir, "dovecot.conf"))
+	p, err = testload.Start("dovecot", addr, dir, tool("dovecot"), "-F", "-c", filepath.Join(dir, "dovecot.conf"))
 	return p, addr, err
 }
 

@@ -15,7 +15,7 @@ import (
 
 // mta is a Postfix in a directory of its own, with an smtpd for each variant.
 type mta struct {
-	*process
+	*testload.Process
 	addr  []string // of the smtpds
 	queue string
 	log   string
@@ -58,7 +58,7 @@ func startMTA(dir, sink, auth, more string, smtpds []string) (*mta, error) {
 		return nil, fmt.Errorf("postfix check: %w\n%s", err, out)
 	}
 	var err error
-	m.process, err = start("postfix", m.addr[0], dir, "/usr/lib/postfix/sbin/master", "-c", conf, "-d")
+	m.Process, err = testload.Start("postfix", m.addr[0], dir, "/usr/lib/postfix/sbin/master", "-c", conf, "-d")
 	return m, err
 }
 
@@ -83,11 +83,11 @@ func startPostfixPeer(s site, proxy string) (*running, error) {
 	}
 	m, err := startMTA(s.dir, s.sink, auth, fmt.Sprintf(submissionCF, s.cert, s.key, list), []string{own})
 	if err != nil {
-		dovecot.stop()
+		_ = dovecot.Stop()
 		return nil, err
 	}
-	m.process.also = []*process{dovecot}
-	return &running{m.addr[0], m.process, m.idle, m.said}, nil
+	m.Process.Also = []*testload.Process{dovecot}
+	return &running{m.addr[0], m.Process, m.idle, m.said}, nil
 }
 
 func split(addr string) (host, port string) {
@@ -112,7 +112,7 @@ func (m *mta) idle() bool {
 
 func (m *mta) said() string {
 	b, _ := os.ReadFile(m.log)
-	return tail(string(b))
+	return testload.Tail(string(b))
 }
 
 const mainCF = `compatibility_level = 3.6

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testload"
 )
 
 // series is what the repetitions of one figure gave.
@@ -58,10 +59,10 @@ type row struct {
 
 	load    load
 	judges  bool // it refuses senders that are not the login's
-	server  *process
-	milter  *process      // nil: none
-	settled func() bool   // nil: all work is done when the client has its reply
-	explain func() string // what the server said, for errors; nil: nothing
+	server  *testload.Process
+	milter  *testload.Process // nil: none
+	settled func() bool       // nil: all work is done when the client has its reply
+	explain func() string     // what the server said, for errors; nil: nothing
 }
 
 // use is what rows have to have in common to be compared. How many messages a kept connection carries does not matter.
@@ -91,8 +92,8 @@ func (r *row) measure() error {
 	if got := first.run(); got.Errors > 0 {
 		return r.failed(first, got)
 	}
-	peak := memory(cmp.Or(r.milter, r.server))
-	server, milter := r.server.cpu(), r.milter.cpu()
+	peak := cmp.Or(r.milter, r.server).Peak()
+	server, milter := r.server.CPU(), r.milter.CPU()
 	got := r.load.run()
 	if got.Errors > 0 || got.Messages != r.load.count {
 		peak()
@@ -106,9 +107,9 @@ func (r *row) measure() error {
 	}
 	per1000 := func(d time.Duration) float64 { return d.Seconds() / float64(got.Messages) * 1000 }
 	us := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
-	r.CPU = append(r.CPU, per1000(r.server.cpu()-server))
+	r.CPU = append(r.CPU, per1000(r.server.CPU()-server))
 	if r.milter != nil {
-		r.Milter = append(r.Milter, per1000(r.milter.cpu()-milter))
+		r.Milter = append(r.Milter, per1000(r.milter.CPU()-milter))
 	}
 	r.Rate, r.P50, r.P99 = append(r.Rate, got.PerSecond()), append(r.P50, us(got.P50)), append(r.P99, us(got.P99))
 	r.PeakMiB = append(r.PeakMiB, peak())
@@ -146,9 +147,4 @@ func (r *row) failed(l load, got measured) error {
 		said = "\n" + r.explain()
 	}
 	return fmt.Errorf("%s, %s: %d of %d messages went through, %d errors, first: %s%s", r.What, r.connections(), got.Messages, l.count, got.Errors, got.First, said)
-}
-
-func tail(s string) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-5):], "\n")
 }

@@ -11,7 +11,7 @@ import (
 
 // submission is Postern's submission server and its peers, beside the smtp-sink that they all relay to.
 type submission struct {
-	sink, postern *process
+	sink, postern *testload.Process
 	peers         []*running
 }
 
@@ -21,13 +21,13 @@ type use struct{ size, keep, workers int } // keep 0: one connection for all of 
 func (s *submission) start(o options, dir string) ([]*row, error) {
 	sinkAddr, addr := testload.FreeAddr(), testload.FreeAddr()
 	var err error
-	if s.sink, err = start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
+	if s.sink, err = testload.Start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
 		return nil, err
 	}
 	if err := configure(o.postern, dir, door(addr, "smtp://"+sinkAddr), users); err != nil {
 		return nil, err
 	}
-	if s.postern, err = start("postern", addr, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
+	if s.postern, err = testload.Start("postern", addr, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
 		return nil, err
 	}
 	// Nobody's key exchange is dearer than another's: X25519 is what all of them speak. A row of its own says what the
@@ -53,7 +53,7 @@ func (s *submission) start(o options, dir string) ([]*row, error) {
 	}
 	secure := load{tls: plain, login: login, pass: password}
 	add("smtp-sink alone", "no TLS, no AUTH, no policy: the floor that the client and the sink set", o.count, load{}, running{addr: sinkAddr, process: s.sink}, uses...)
-	ours := running{addr: addr, process: s.postern, explain: s.postern.log.String}
+	ours := running{addr: addr, process: s.postern, explain: s.postern.Log.String}
 	add("postern", "250 after the sink's; default bundle, decision log; a login that was checked once (argon2id) is remembered", o.count, secure, ours, uses...)
 	secure.tls = hybrid
 	add("postern, X25519MLKEM768", "the same with the key exchange that withstands quantum computers, which the others do not speak", o.count, secure, ours, uses[0])
@@ -111,13 +111,13 @@ func warm(rows []*row) error {
 	return nil
 }
 
-func (s *submission) name() string      { return "submission" }
-func (s *submission) started() *process { return s.postern }
+func (s *submission) name() string               { return "submission" }
+func (s *submission) started() *testload.Process { return s.postern }
 
 func (s *submission) stop() {
 	for _, p := range s.peers {
-		p.process.stop()
+		_ = p.process.Stop()
 	}
-	s.postern.stop()
-	s.sink.stop()
+	_ = s.postern.Stop()
+	_ = s.sink.Stop()
 }
