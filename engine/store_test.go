@@ -355,3 +355,23 @@ func TestRuleOverPackedData(t *testing.T) {
 		}
 	}
 }
+
+// TestEntryThatIsNoValue: beside a packed object may lie what cannot be made a value. To look it up fails; were it undefined, a
+// refusal that hangs on it would not come.
+func TestEntryThatIsNoValue(t *testing.T) {
+	users := map[string]any{}
+	for i := range table.Large {
+		users[fmt.Sprint("user", i)] = "x"
+	}
+	p := &unread{node: newStore(map[string]any{"d": map[string]any{"users": users, "bad": func() {}}}).root}
+	d := p.Get(ast.StringTerm("d")).Value.(*unread)
+	if got := d.Get(ast.StringTerm("nobody")); got != nil {
+		t.Errorf("what is not there: %v", got)
+	}
+	defer func() {
+		if err, ok := recover().(*storage.Error); !ok || !strings.Contains(err.Error(), "data.d.bad") {
+			t.Errorf("it ended with %v", err)
+		}
+	}()
+	t.Errorf("what is no value: %v", d.Get(ast.StringTerm("bad")))
+}

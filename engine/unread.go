@@ -29,15 +29,18 @@ func (u *unread) Len() int {
 	return table.Size(u.node)
 }
 
-// Get returns one entry; nil where there is none.
+// Get returns one entry; nil where there is none. What cannot be made a value is no absence: it panics as the whole does.
 func (u *unread) Get(key *ast.Term) *ast.Term {
 	name, ok := key.Value.(ast.String)
 	if !ok {
 		return nil
 	}
 	v, err := valueAt(u.node, u.path, []string{string(name)})
-	if err != nil {
+	switch {
+	case storage.IsNotFound(err):
 		return nil
+	case err != nil:
+		panic(&storage.Error{Code: storage.InternalErr, Message: fmt.Sprintf("%s: %v", dataName(append(slices.Clone(u.path), string(name))), err)})
 	}
 	return ast.NewTerm(v)
 }

@@ -51,19 +51,17 @@ func read(doc *yamldoc.Doc, dir string) (*Config, error) {
 }
 
 // Written says that the file has the key.
-func (c *Config) Written(key string) bool { return c.written(key) }
-
-func (c *Config) written(key string) bool { _, ok := c.at[key]; return ok }
+func (c *Config) Written(key string) bool { _, ok := c.at[key]; return ok }
 
 // fill sets what hangs on other values.
 func (c *Config) fill() {
 	// Without any listener, the submission server of the first try-out; a file with a milter alone wants just that.
-	if !c.Submission.Enabled() && !c.written("submission.listen") && !c.written("submission.listen_tls") &&
-		(len(c.Milter.Listen) == 0 || c.written("submission")) {
+	if !c.Submission.Enabled() && !c.Written("submission.listen") && !c.Written("submission.listen_tls") &&
+		(len(c.Milter.Listen) == 0 || c.Written("submission")) {
 		c.Submission.Listen = []string{"127.0.0.1:2587"}
 		c.Submission.ListenTLS = []string{"127.0.0.1:2465"}
 	}
-	if !c.written("auth") {
+	if !c.Written("auth") {
 		c.Auth = []Auth{{File: filepath.Join(c.StateDir, "users.yaml"), Scram: "auto"}}
 	}
 	if len(c.Relay.To) == 0 {
@@ -75,17 +73,17 @@ func (c *Config) fill() {
 	if c.Relay.Connections == 0 {
 		c.Relay.Connections = max(c.Submission.Limits.Connections/2, 1)
 	}
-	if !c.written("decision_log") {
+	if !c.Written("decision_log") {
 		c.DecisionLog.File = filepath.Join(c.StateDir, "decisions.jsonl")
 	}
 	if c.DecisionLog.Mask.KeyFile == "" {
 		c.DecisionLog.Mask.KeyFile = filepath.Join(c.StateDir, "decision-mask.key")
 	}
-	if c.written("decision_log.rotate") && c.DecisionLog.Rotate.Size == 0 {
+	if c.Written("decision_log.rotate") && c.DecisionLog.Rotate.Size == 0 {
 		c.DecisionLog.Rotate.Size = 100 << 20
 	}
 	for i := range c.Milter.Listen {
-		if !c.written(milterKey(i) + ".on_error") {
+		if !c.Written(milterKey(i) + ".on_error") {
 			c.Milter.Listen[i].OnError = c.Policy.OnError
 		}
 	}

@@ -94,7 +94,7 @@ func (r *reader) auth(n yamldoc.Node) {
 			n.Fail("names no backend", "write - file: users.yaml")
 		case kinds > 1:
 			n.Fail("names several backends", "write each as an element of its own, in the order in which they are to be asked")
-		case a.File == "" && r.c.written(n.Key()+".scram"):
+		case a.File == "" && r.c.Written(n.Key()+".scram"):
 			n.Fail("scram is of a users file", "take it out")
 		}
 		if len(r.c.Auth) < maxList {

@@ -36,7 +36,7 @@ func (v *validator) remote() {
 	p := v.c.Policy
 	if !p.remote() {
 		for _, key := range []string{"token_file", "username", "ca", "client_cert", "client_key", "insecure"} {
-			if v.c.written("policy." + key) {
+			if v.c.Written("policy." + key) {
 				v.add("policy."+key, "the bundle is on this machine", "take it out, or write bundle: https://...")
 			}
 		}

@@ -37,7 +37,7 @@ func (c *Config) Validate() yamldoc.Findings {
 		v.limits()
 		v.auth()
 		v.recentSocket()
-	} else if c.written("auth") && len(c.Auth) > 0 {
+	} else if c.Written("auth") && len(c.Auth) > 0 {
 		v.warn("auth", "nobody logs in where there is no submission server", "take auth: out, or add submission: {listen: ...}")
 	}
 	v.relay()
@@ -234,7 +234,7 @@ func (v *validator) relay() {
 		key := targetKey(i)
 		if dir, is := strings.CutPrefix(t.URL, "maildir:"); is {
 			v.directory(key, dir)
-			if t.Username != "" || t.CA != "" || v.c.written(key+".starttls") {
+			if t.Username != "" || t.CA != "" || v.c.Written(key+".starttls") {
 				v.add(key, "a Maildir takes neither starttls, ca nor a login", "take them out")
 			}
 			continue
@@ -325,7 +325,7 @@ func (v *validator) places() {
 	if f := v.c.DecisionLog.File; f != "" {
 		if info, err := os.Stat(f); err == nil && info.IsDir() {
 			v.add("decision_log.file", f+" is a directory", "give the path of a file")
-		} else if v.c.written("decision_log.file") {
+		} else if v.c.Written("decision_log.file") {
 			v.parentOf("decision_log.file", f)
 		}
 	}

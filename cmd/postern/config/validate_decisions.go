@@ -17,7 +17,7 @@ func (v *validator) decisionLog() {
 			v.add("decision_log.strict", "there is no file to be strict about", mend)
 		}
 		for _, key := range []string{"sync", "rotate", "mask", "labels"} {
-			if key = "decision_log." + key; v.c.written(key) && (d.Upload.URL == "" || key == "decision_log.sync" || key == "decision_log.rotate") {
+			if key = "decision_log." + key; v.c.Written(key) && (d.Upload.URL == "" || key == "decision_log.sync" || key == "decision_log.rotate") {
 				v.add(key, "there is no file that this is for", mend)
 			}
 		}
@@ -26,7 +26,7 @@ func (v *validator) decisionLog() {
 		v.add("decision_log.mask.headers", "keep and erase together leave the others open", "write one of them: keep erases all others, erase keeps them")
 	}
 	const key = "decision_log.mask.key_file"
-	if v.c.written(key) {
+	if v.c.Written(key) {
 		if _, err := decisionlog.LoadKey(d.Mask.KeyFile, false); errors.Is(err, decisionlog.ErrKey) {
 			v.add(key, d.Mask.KeyFile+": "+decisionlog.ErrKey.Error(), "make one with openssl rand -hex 32")
 		} else if err != nil {

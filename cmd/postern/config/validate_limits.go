@@ -9,7 +9,7 @@ import (
 func (v *validator) limits() {
 	l := v.c.Submission.Limits
 	const section = "submission.limits."
-	if l.ConnectionsPerIP > l.Connections && v.c.written(section+"connections_per_ip") {
+	if l.ConnectionsPerIP > l.Connections && v.c.Written(section+"connections_per_ip") {
 		v.warn(section+"connections_per_ip", fmt.Sprintf("%d is more than connections: %d", l.ConnectionsPerIP, l.Connections), "one address could take them all; write less")
 	}
 	if l.SpoolDisk < l.MessageBytes {
@@ -18,7 +18,7 @@ func (v *validator) limits() {
 	if l.SpoolMemory > l.SpoolMemoryTotal {
 		v.add(section+"message_memory", fmt.Sprintf("%d octets for one message are more than memory for all: %d", l.SpoolMemory, l.SpoolMemoryTotal), "write less, or more memory")
 	}
-	if l.Header.FieldBytes > l.Header.Bytes && v.c.written(section+"header_field_bytes") {
+	if l.Header.FieldBytes > l.Header.Bytes && v.c.Written(section+"header_field_bytes") {
 		v.add(section+"header_field_bytes", fmt.Sprintf("%d octets for one field are more than header_bytes for all: %d", l.Header.FieldBytes, l.Header.Bytes), "write less, or more header_bytes")
 	}
 }
