@@ -11,10 +11,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testmilter"
 )
 
 // sClient runs openssl s_client at a door, with input on its standard input, and returns what it printed.
@@ -97,7 +98,7 @@ func TestNoRenegotiation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := new(lockedBuffer)
+	out := new(testmilter.Output)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -113,24 +114,6 @@ func TestNoRenegotiation(t *testing.T) {
 	if said := out.String(); !strings.Contains(said, "RENEGOTIATING") || !strings.Contains(said, "error") {
 		t.Errorf("%s", said)
 	}
-}
-
-// lockedBuffer is written by a process while the test reads it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // TestTicketsPerListener: a session begun at one listener is resumed there and nowhere else; with tickets off, nowhere.

@@ -90,21 +90,22 @@ func waitPort(t testing.TB, addr string, log func() string) {
 // process is a server in the foreground, in a process group of its own.
 type process struct {
 	cmd *exec.Cmd
-	out lockedBuffer
+	out Output
 }
 
-type lockedBuffer struct {
+// Output is written by a process while a test reads it.
+type Output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (l *lockedBuffer) Write(p []byte) (int, error) {
+func (l *Output) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
 }
 
-func (l *lockedBuffer) String() string {
+func (l *Output) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
