@@ -175,11 +175,17 @@ func (p *Process) PIDs() []int {
 }
 
 // FreeAddr is a loopback address that was free a moment ago.
-func FreeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
+func FreeAddr() string { return FreeAddrs(1)[0] }
+
+// FreeAddrs are n different ones.
+func FreeAddrs(n int) (list []string) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			panic(err)
+		}
+		defer l.Close() // after the last one was found
+		list = append(list, l.Addr().String())
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return list
 }

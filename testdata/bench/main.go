@@ -23,7 +23,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/internal/testload"
@@ -31,6 +33,8 @@ import (
 
 type options struct {
 	postern  string        // the built program
+	beside   string        // other built programs of Postern's, with commas; measured as rows of their own
+	rows     string        // a regular expression: only these rows of submission and milter
 	count    int           // messages a run; a fourth of it where they are large, or go through another server
 	repeat   int           // repetitions
 	budget   time.Duration // no repetition begins that would end after it
@@ -49,6 +53,8 @@ func main() {
 		cache = "/var/cache"
 	}
 	flag.StringVar(&o.postern, "postern", "", "the built program; empty: build it first")
+	flag.StringVar(&o.beside, "beside", "", "other built programs to be measured in the same run, an earlier one for instance; with commas")
+	flag.StringVar(&o.rows, "rows", "", "just the rows of submission and milter whose name and use match this regular expression, as in 'postern.*kept, 1 at'")
 	flag.IntVar(&o.count, "n", 2000, "messages a run; a fourth of it where they are large, or go through another server")
 	flag.IntVar(&o.repeat, "repeat", 3, "repetitions, interleaved")
 	flag.DurationVar(&o.budget, "for", 8*time.Minute, "begin no further repetition that would not end within this time")
@@ -131,6 +137,9 @@ func (res *results) measure(o options, p part, dir string) error {
 	if err != nil {
 		return err
 	}
+	if rows, err = chosen(rows, o.rows); err != nil {
+		return err
+	}
 	if s := p.started(); s != nil {
 		res.Started = append(res.Started, begun{p.name(), s.Ready.Seconds()})
 	}
@@ -153,6 +162,41 @@ func program(path, dir string) (string, error) {
 		err = fmt.Errorf("%s is not there: `make build` makes it", path)
 	}
 	return path, err
+}
+
+// builds are the built programs of Postern that are to be measured, by the names of their rows: o.postern and what stands
+// beside it.
+func (o options) builds() (names, programs []string, err error) {
+	names, programs = []string{"postern"}, []string{o.postern}
+	for p := range strings.SplitSeq(o.beside, ",") {
+		if p == "" {
+			continue
+		}
+		built, err := program(p, "")
+		if err != nil {
+			return nil, nil, fmt.Errorf("-beside: %w", err)
+		}
+		names, programs = append(names, "postern "+p), append(programs, built)
+	}
+	return names, programs, nil
+}
+
+// chosen are the rows that match the regular expression.
+func chosen(rows []*row, expr string) ([]*row, error) {
+	re, err := regexp.Compile(expr)
+	if err != nil {
+		return nil, fmt.Errorf("-rows: %w", err)
+	}
+	var left []*row
+	for _, r := range rows {
+		if re.MatchString(r.What + ", " + r.connections()) {
+			left = append(left, r)
+		}
+	}
+	if len(left) == 0 && len(rows) > 0 {
+		fmt.Fprintf(os.Stderr, "bench: -rows %s matches none of this part; the first is called %q\n", expr, rows[0].What+", "+rows[0].connections())
+	}
+	return left, nil
 }
 
 // repeat measures all rows again and again, as often as o allows, at least once.

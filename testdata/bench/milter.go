@@ -4,16 +4,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/postern-mail/postern/internal/testload"
 )
 
 // milters is one Postfix with a port for each variant, so that all share its queue and its daemons.
 type milters struct {
-	sink, postern *testload.Process
-	others        []*testload.Process
-	mta           *mta
-	auth          *authServer
+	sink   *testload.Process
+	ours   []*testload.Process // Postern, and the builds beside it
+	others []*testload.Process
+	mta    *mta
+	auth   *authServer
 }
 
 // variant is a port of the Postfix.
@@ -78,18 +80,23 @@ func (m *milters) startNull(_ options, dir string) ([]variant, error) {
 	return []variant{{"null milter, unix", does, "unix:" + socket, unix, false}, {"null milter, tcp", does, "inet:" + addr, tcp, false}}, nil
 }
 
-func (m *milters) startPostern(o options, dir string) ([]variant, error) {
-	socket, addr := filepath.Join(dir, "postern.sock"), testload.FreeAddr()
-	listen := fmt.Sprintf("milter:\n  listen:\n    - {address: \"unix:%s\", mode: \"0666\"}\n    - tcp:%s\n", socket, addr)
-	if err := configure(o.postern, dir, listen, users); err != nil {
+func (m *milters) startPostern(o options, dir string) (list []variant, err error) {
+	names, programs, err := o.builds()
+	if err != nil {
 		return nil, err
 	}
-	var err error
-	if m.postern, err = testload.Start("postern", addr, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
-		return nil, err
+	for i, build := range programs {
+		own, addr := filepath.Join(dir, fmt.Sprintf("postern%d", i)), testload.FreeAddr()
+		socket := filepath.Join(own, "postern.sock")
+		p, err := startPostern(build, own, addr, fmt.Sprintf("milter:\n  listen:\n    - {address: \"unix:%s\", mode: \"0666\"}\n    - tcp:%s\n", socket, addr))
+		if err != nil {
+			return nil, err
+		}
+		m.ours = append(m.ours, p)
+		const does = "default bundle, decision log"
+		list = append(list, variant{names[i] + ", unix", does, "unix:" + socket, p, true}, variant{names[i] + ", tcp", does, "inet:" + addr, p, true})
 	}
-	const does = "default bundle, decision log"
-	return []variant{{"postern, unix", does, "unix:" + socket, m.postern, true}, {"postern, tcp", does, "inet:" + addr, m.postern, true}}, nil
+	return list, nil
 }
 
 func (m *milters) rows(o options, variants []variant) []*row {
@@ -112,13 +119,13 @@ func (m *milters) rows(o options, variants []variant) []*row {
 }
 
 func (m *milters) name() string               { return "milter" }
-func (m *milters) started() *testload.Process { return m.postern }
+func (m *milters) started() *testload.Process { return first(m.ours) }
 
 func (m *milters) stop() {
 	if m.mta != nil {
 		_ = m.mta.Process.Stop()
 	}
-	for _, p := range append(m.others, m.postern, m.sink) {
+	for _, p := range slices.Concat(m.others, m.ours, []*testload.Process{m.sink}) {
 		_ = p.Stop()
 	}
 	if m.auth != nil {

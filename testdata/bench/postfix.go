@@ -45,10 +45,10 @@ func startMTA(dir, sink, auth, more string, smtpds []string) (*mta, error) {
 		return nil, err
 	}
 	var master strings.Builder
-	for _, own := range smtpds {
-		addr := testload.FreeAddr()
-		m.addr = append(m.addr, addr)
-		fmt.Fprintf(&master, "%s inet n - n - - smtpd\n  %s\n", addr, own)
+	// Of two services at one address Postfix would run the last, for both.
+	m.addr = testload.FreeAddrs(len(smtpds))
+	for i, own := range smtpds {
+		fmt.Fprintf(&master, "%s inet n - n - - smtpd\n  %s\n", m.addr[i], own)
 	}
 	host, port := split(sink)
 	if err := put(conf, map[string]string{"main.cf": fmt.Sprintf(mainCF, dir, host, port, auth) + more, "master.cf": master.String() + masterCF}); err != nil {

@@ -109,7 +109,12 @@ func (r *row) measure() error {
 	us := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 	r.CPU = append(r.CPU, per1000(r.server.CPU()-server))
 	if r.milter != nil {
-		r.Milter = append(r.Milter, per1000(r.milter.CPU()-milter))
+		used := r.milter.CPU() - milter
+		if used == 0 && got.Messages >= 200 {
+			peak()
+			return fmt.Errorf("%s used no processor time for %d messages: they did not come by\n%s", r.What, got.Messages, r.explain())
+		}
+		r.Milter = append(r.Milter, per1000(used))
 	}
 	r.Rate, r.P50, r.P99 = append(r.Rate, got.PerSecond()), append(r.P50, us(got.P50)), append(r.P99, us(got.P99))
 	r.PeakMiB = append(r.PeakMiB, peak())

@@ -37,6 +37,25 @@ func configure(postern, dir, door string, n int, passwd ...string) error {
 	return testload.Certificate(dir, "bench.example.com", 1)
 }
 
+// startPostern configures a build of Postern in a directory of its own and starts it.
+func startPostern(build, dir, addr, door string) (*testload.Process, error) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := configure(build, dir, door, users); err != nil {
+		return nil, err
+	}
+	return testload.Start("postern", addr, dir, build, "serve", "--config", filepath.Join(dir, "postern.yaml"))
+}
+
+// first is the first one, nil where there is none.
+func first(list []*testload.Process) *testload.Process {
+	if len(list) == 0 {
+		return nil
+	}
+	return list[0]
+}
+
 // door is a submission server at addr that relays to next.
 func door(addr, next string) string {
 	return fmt.Sprintf("submission:\n  listen: [%q]\n  tls: {cert: cert.pem, key: key.pem}\n"+

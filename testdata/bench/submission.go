@@ -11,23 +11,18 @@ import (
 
 // submission is Postern's submission server and its peers, beside the smtp-sink that they all relay to.
 type submission struct {
-	sink, postern *testload.Process
-	peers         []*running
+	sink  *testload.Process
+	ours  []*testload.Process // Postern, and the builds beside it
+	peers []*running
 }
 
 // use is how a client uses connections.
 type use struct{ size, keep, workers int } // keep 0: one connection for all of a worker's messages
 
 func (s *submission) start(o options, dir string) ([]*row, error) {
-	sinkAddr, addr := testload.FreeAddr(), testload.FreeAddr()
+	sinkAddr := testload.FreeAddr()
 	var err error
 	if s.sink, err = testload.Start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
-		return nil, err
-	}
-	if err := configure(o.postern, dir, door(addr, "smtp://"+sinkAddr), users); err != nil {
-		return nil, err
-	}
-	if s.postern, err = testload.Start("postern", addr, dir, o.postern, "serve", "--config", filepath.Join(dir, "postern.yaml")); err != nil {
 		return nil, err
 	}
 	// Nobody's key exchange is dearer than another's: X25519 is what all of them speak. A row of its own says what the
@@ -53,11 +48,23 @@ func (s *submission) start(o options, dir string) ([]*row, error) {
 	}
 	secure := load{tls: plain, login: login, pass: password}
 	add("smtp-sink alone", "no TLS, no AUTH, no policy: the floor that the client and the sink set", o.count, load{}, running{addr: sinkAddr, process: s.sink}, uses...)
-	ours := running{addr: addr, process: s.postern, explain: s.postern.Log.String}
-	add("postern", "250 after the sink's; default bundle, decision log; a login that was checked once (argon2id) is remembered", o.count, secure, ours, uses...)
-	secure.tls = hybrid
-	add("postern, X25519MLKEM768", "the same with the key exchange that withstands quantum computers, which the others do not speak", o.count, secure, ours, uses[0])
-	secure.tls = plain
+	names, programs, err := o.builds()
+	if err != nil {
+		return nil, err
+	}
+	for i, build := range programs {
+		own, addr := filepath.Join(dir, fmt.Sprintf("postern%d", i)), testload.FreeAddr()
+		p, err := startPostern(build, own, addr, door(addr, "smtp://"+sinkAddr))
+		if err != nil {
+			return nil, err
+		}
+		s.ours = append(s.ours, p)
+		ours := running{addr: addr, process: p, explain: p.Log.String}
+		add(names[i], "250 after the sink's; default bundle, decision log; a login that was checked once (argon2id) is remembered", o.count, secure, ours, uses...)
+		hybridly := secure
+		hybridly.tls = hybrid
+		add(names[i]+", X25519MLKEM768", "the same with the key exchange that withstands quantum computers, which the others do not speak", o.count, hybridly, ours, uses[0])
+	}
 	for i, p := range submissionPeers() {
 		if why := p.missing(o); why != "" {
 			o.lacks(p.what, why)
@@ -67,7 +74,7 @@ func (s *submission) start(o options, dir string) ([]*row, error) {
 		if err := os.Mkdir(own, 0o755); err != nil {
 			return nil, err
 		}
-		r, err := p.start(o, site{own, sinkAddr, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")})
+		r, err := p.start(o, site{own, sinkAddr, filepath.Join(dir, "postern0", "cert.pem"), filepath.Join(dir, "postern0", "key.pem")})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p.what, err)
 		}
@@ -112,12 +119,14 @@ func warm(rows []*row) error {
 }
 
 func (s *submission) name() string               { return "submission" }
-func (s *submission) started() *testload.Process { return s.postern }
+func (s *submission) started() *testload.Process { return first(s.ours) }
 
 func (s *submission) stop() {
 	for _, p := range s.peers {
 		_ = p.process.Stop()
 	}
-	_ = s.postern.Stop()
+	for _, p := range s.ours {
+		_ = p.Stop()
+	}
 	_ = s.sink.Stop()
 }
