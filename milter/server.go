@@ -18,6 +18,7 @@ import (
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/limit"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/socket"
 )
 
 // Server is a milter. Set the fields before the first Serve and leave them alone then; only Engine is required.
@@ -265,7 +266,8 @@ func (s *Server) cutAll(l *listener) {
 
 // newConn wraps an accepted socket.
 func (s *Server) newConn(l *listener, raw net.Conn) *conn {
-	src := &source{raw: raw, rearm: quickAck(raw), resting: true}
+	raw = socket.Direct(raw)
+	src := &source{raw: raw, rearm: socket.QuickAck(raw), resting: true}
 	c := &conn{Conn: raw, server: s, listener: l, log: l.log, source: src, in: bufio.NewReaderSize(src, readBuffer)}
 	c.session = &session{conn: c}
 	return c

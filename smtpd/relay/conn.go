@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/postern-mail/postern/internal/socket"
 )
 
 // conn is one connection to a next hop. One goroutine uses it at a time: that of the transaction it serves.
@@ -126,7 +128,7 @@ func (c *conn) waiting() (yes, ok bool) {
 		}
 		nc = t.NetConn()
 	}
-	return readable(nc)
+	return socket.Readable(nc)
 }
 
 // alive says whether a kept connection may serve another message.
