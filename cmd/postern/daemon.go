@@ -193,6 +193,7 @@ func (d *daemon) run(ctx context.Context, group *errgroup.Group) {
 		group.Go(func() error { return d.milter.Serve(ctx, l.listener, l.config) })
 	}
 	group.Go(func() error { lean(ctx); return nil })
+	group.Go(func() error { spare(ctx); return nil })
 	group.Go(func() error { return d.feed.watcher.Run(ctx) })
 	d.tried.run(ctx, group)
 	group.Go(func() error {
