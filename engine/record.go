@@ -71,7 +71,13 @@ func (p *Policy) input(t *Transaction, read parts, fields *fieldSet) (in *Input,
 			in, fail = nil, failf(kindPanic, "build input: %v\n%s", r, debug.Stack())
 		}
 	}()
-	b := builder{k: p.keys, fields: fields, memo: t.Memo}
+	b := builder{k: p.keys, fields: fields, memo: t.Memo, block: 32}
+	if t.Stage == StageMessage { // the facts of the envelope and of the originators, three terms a field
+		b.block = 64
+		if t.Message != nil && t.Message.Header != nil {
+			b.block += 3 * t.Message.Header.Len()
+		}
+	}
 	v, err := b.build(t, read)
 	if err != nil {
 		return nil, &EvalError{Kind: kindInput, Err: fmt.Errorf("transaction %s: %w", t.ID, err)}

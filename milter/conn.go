@@ -29,7 +29,8 @@ type conn struct {
 	log      *slog.Logger
 	source   *source
 	in       *bufio.Reader
-	frame    []byte // buffer of readFrame
+	frame    []byte   // buffer of readFrame
+	words    []string // kept for its room
 
 	phase   phase
 	terms   terms
@@ -85,9 +86,10 @@ func (c *conn) advance() error {
 	}
 	switch cmd {
 	case cmdMacro:
-		stage, pairs, err := decodeMacros(data)
+		stage, pairs, err := decodeMacros(c.words[:0], data)
 		if err == nil {
 			c.macros.add(stage, pairs)
+			c.words = forgotten(pairs)
 		}
 		return err
 	case cmdHeader, cmdBody:
@@ -187,17 +189,24 @@ func (c *conn) collect(cmd command, data []byte) error {
 		return protocolError("%q outside a transaction", rune(cmd))
 	}
 	if cmd == cmdHeader {
-		s, err := cstrings(cmd, data, 2, 2)
+		s, err := appendCStrings(c.words[:0], cmd, data, 2, 2)
 		if err != nil {
 			return err
 		}
 		c.msg.addField(s[0], s[1], c.server)
+		c.words = forgotten(s)
 		return c.pass(cmd)
 	}
 	if full := c.keepBody(data); full && c.terms.maySkip() && c.terms.answered(cmd) {
 		return c.write(skipFrame)
 	}
 	return c.pass(cmd)
+}
+
+// forgotten is the room of a list, which holds on to nothing.
+func forgotten(list []string) []string {
+	clear(list)
+	return list[:0]
 }
 
 // keepBody takes a piece of the body, and says whether more of it is of no use.
@@ -298,6 +307,7 @@ func (c *conn) cut() { _ = c.Conn.Close() }
 func (c *conn) Close() error {
 	err := c.Conn.Close()
 	c.ended.Do(func() {
+		c.server.giveBack(c)
 		c.msg.reset(c.server)
 		c.server.leave(c)
 	})

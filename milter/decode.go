@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -92,6 +93,11 @@ func (ev *event) clientIP() netip.Addr {
 
 // cstrings splits NUL-terminated strings; there must be at least least and at most most.
 func cstrings(cmd command, data []byte, least, most int) ([]string, error) {
+	return appendCStrings(nil, cmd, data, least, most)
+}
+
+// appendCStrings appends them to list.
+func appendCStrings(list []string, cmd command, data []byte, least, most int) ([]string, error) {
 	n := bytes.Count(data, []byte{0})
 	if len(data) > 0 && data[len(data)-1] != 0 {
 		return nil, protocolError("%c: the last string does not end in NUL", cmd)
@@ -99,19 +105,22 @@ func cstrings(cmd command, data []byte, least, most int) ([]string, error) {
 	if n < least || n > most {
 		return nil, protocolError("%c with %d strings; %d to %d are allowed", cmd, n, least, most)
 	}
-	if n == 0 {
-		return nil, nil
-	}
+	list = slices.Grow(list, n)
 	// One copy for all: the strings outlive the frame's buffer.
-	return strings.Split(string(data[:len(data)-1]), "\x00"), nil
+	for all := string(data); all != ""; {
+		var s string
+		s, all, _ = strings.Cut(all, "\x00")
+		list = append(list, s)
+	}
+	return list, nil
 }
 
-// decodeMacros gives the stage and the name-value pairs of a macro frame.
-func decodeMacros(data []byte) (command, []string, error) {
+// decodeMacros gives the stage and the name-value pairs of a macro frame; they are appended to list.
+func decodeMacros(list []string, data []byte) (command, []string, error) {
 	if len(data) == 0 {
 		return 0, nil, protocolError("D without a stage")
 	}
-	s, err := cstrings(cmdMacro, data[1:], 0, 2*maxMacros)
+	s, err := appendCStrings(list, cmdMacro, data[1:], 0, 2*maxMacros)
 	if err != nil {
 		return 0, nil, err
 	}

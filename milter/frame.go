@@ -62,11 +62,15 @@ func protocolError(format string, args ...any) error {
 // readFrame reads one frame into buf, which it may replace, and returns the command and its data; data is valid until
 // buf is used again. Memory grows with what has arrived, not with what the length field claims.
 func readFrame(r *bufio.Reader, buf *[]byte) (command, []byte, error) {
-	var head [frameHeadSize]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+	head, err := r.Peek(frameHeadSize)
+	if err != nil {
+		if len(head) > 0 && errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
 		return 0, nil, err
 	}
-	size := binary.BigEndian.Uint32(head[:])
+	size := binary.BigEndian.Uint32(head)
+	_, _ = r.Discard(frameHeadSize)
 	if size == 0 || size > maxFrame {
 		return 0, nil, protocolError("frame of %d octets; 1 to %d are allowed", size, maxFrame)
 	}

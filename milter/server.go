@@ -39,6 +39,7 @@ type Server struct {
 	all      *metrics
 	open     map[*conn]struct{}
 	sockets  map[*listener]struct{}
+	readers  sync.Pool      // of *bufio.Reader, of connections that have ended
 	serving  sync.WaitGroup // of connections
 	resolved Limits
 	place    message.Place
@@ -268,9 +269,25 @@ func (s *Server) cutAll(l *listener) {
 func (s *Server) newConn(l *listener, raw net.Conn) *conn {
 	raw = socket.Direct(raw)
 	src := &source{raw: raw, rearm: socket.QuickAck(raw), resting: true}
-	c := &conn{Conn: raw, server: s, listener: l, log: l.log, source: src, in: bufio.NewReaderSize(src, readBuffer)}
+	c := &conn{Conn: raw, server: s, listener: l, log: l.log, source: src, in: s.reader(src)}
 	c.session = &session{conn: c}
 	return c
+}
+
+// reader is one that a connection before had, or a new one.
+func (s *Server) reader(src *source) *bufio.Reader {
+	if r, ok := s.readers.Get().(*bufio.Reader); ok {
+		r.Reset(src)
+		return r
+	}
+	return bufio.NewReaderSize(src, readBuffer)
+}
+
+// giveBack lets another connection have the reader of c, which reads no more.
+func (s *Server) giveBack(c *conn) {
+	c.in.Reset(nil)
+	s.readers.Put(c.in)
+	c.in, c.dead = nil, true
 }
 
 // readBuffer holds a whole ordinary header.

@@ -32,20 +32,47 @@ func receivedTemplate(s string) string {
 
 // receivedField is the field that is put on top of the message that leaves, folded, CRLF included.
 func (s *session) receivedField() []byte {
-	t := s.tx
-	tls, only := "", ""
-	if s.tls != nil {
-		tls = "(TLS" + s.tls.Version + " " + s.tls.Cipher + ")"
+	var value strings.Builder
+	for rest := receivedTemplate(s.srv.Received); rest != ""; {
+		text, after, _ := strings.Cut(rest, "{")
+		value.WriteString(text)
+		var name string
+		if name, rest, _ = strings.Cut(after, "}"); name != "" { // CheckReceived knows that braces come in pairs
+			value.WriteString(s.receivedWord(name))
+		}
 	}
-	if len(t.rcpts) == 1 {
-		only = "for " + t.rcpts[0].Path.String()
+	return foldField("Received:", strings.ReplaceAll(value.String(), " ;", ";"))
+}
+
+// receivedWord is what stands for a word in braces.
+func (s *session) receivedWord(name string) string {
+	switch t := s.tx; name {
+	case "ehlo":
+		return cleanWord(s.helo)
+	case "client":
+		return literal(s.client.IP)
+	case "hostname":
+		return cleanWord(s.srv.Hostname)
+	case "protocol":
+		return s.protocol()
+	case "tls":
+		if s.tls == nil {
+			return ""
+		}
+		return "(TLS" + s.tls.Version + " " + s.tls.Cipher + ")"
+	case "id":
+		return t.id
+	case "login":
+		return cleanWord(s.login())
+	case "for":
+		if len(t.rcpts) != 1 {
+			return ""
+		}
+		return "for " + t.rcpts[0].Path.String()
+	case "date":
+		return message.FormatDate(s.srv.now())
 	}
-	value := strings.NewReplacer(
-		"{ehlo}", cleanWord(s.helo), "{client}", literal(s.client.IP), "{hostname}", cleanWord(s.srv.Hostname),
-		"{protocol}", s.protocol(), "{tls}", tls, "{id}", t.id, "{login}", cleanWord(s.login()), "{for}", only,
-		"{date}", message.FormatDate(s.srv.now()),
-	).Replace(receivedTemplate(s.srv.Received))
-	return foldField("Received:", strings.ReplaceAll(value, " ;", ";"))
+	return ""
 }
 
 // protocol is the word after "with" (RFC 3848; RFC 6531 §4.3 for UTF8SMTP).

@@ -127,7 +127,7 @@ func (l Listener) observed(config *tls.Config) *tls.Config {
 // tlsFacts tells policy of the encryption. A certificate is told of only where it was verified: by TLS itself, or, where TLS only
 // asked for one, now. One that does not verify is as good as none, but for a backend that has pinned it.
 func tlsFacts(state tls.ConnectionState, authorities *x509.CertPool, now time.Time) *engine.TLS {
-	t := &engine.TLS{Cipher: tls.CipherSuiteName(state.CipherSuite), SNI: state.ServerName}
+	t := &engine.TLS{Cipher: cipherName(state.CipherSuite), SNI: state.ServerName}
 	switch state.Version {
 	case tls.VersionTLS13:
 		t.Version = "1.3"
@@ -142,6 +142,19 @@ func tlsFacts(state tls.ConnectionState, authorities *x509.CertPool, now time.Ti
 		t.Client = certificate(state.PeerCertificates[0])
 	}
 	return t
+}
+
+// cipherName is tls.CipherSuiteName, which makes a list of all for each name: those of TLS 1.3 are known.
+func cipherName(id uint16) string {
+	switch id {
+	case tls.TLS_AES_128_GCM_SHA256:
+		return "TLS_AES_128_GCM_SHA256"
+	case tls.TLS_AES_256_GCM_SHA384:
+		return "TLS_AES_256_GCM_SHA384"
+	case tls.TLS_CHACHA20_POLY1305_SHA256:
+		return "TLS_CHACHA20_POLY1305_SHA256"
+	}
+	return tls.CipherSuiteName(id)
 }
 
 func verifies(chain []*x509.Certificate, authorities *x509.CertPool, now time.Time) bool {

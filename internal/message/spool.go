@@ -69,11 +69,11 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return n, s.err
 }
 
-// A message is kept in blocks, so that one that grows is never copied: a small one, which holds an ordinary message, and then
-// larger ones. They are not used again for other messages: an evaluation that was left behind may still read this one.
+// A message is kept in blocks, so that one that grows is never copied: each as large as all before it, up to a bound. They are
+// not used again for other messages: an evaluation that was left behind may still read this one.
 const (
-	firstBlock  = 4 << 10
-	memoryBlock = 16 << 10
+	firstBlock   = 4 << 10
+	largestBlock = 16 << 10
 )
 
 // grow makes room in mem for n octets in all, if that much may be in memory.
@@ -85,24 +85,24 @@ func (s *Spool) grow(n int64) bool {
 	if n > most {
 		return false
 	}
-	want := min(firstBlock, most)
-	if n > want {
-		want = min(firstBlock+(n-firstBlock+memoryBlock-1)/memoryBlock*memoryBlock, most)
+	want := s.have
+	for want < n {
+		want = min(want+blockAfter(want), most)
 	}
 	if !s.place.InMemory.Take(want - s.have) {
 		s.short = true
 		return false
 	}
 	for s.have < want {
-		size := min(memoryBlock, want-s.have)
-		if s.have == 0 {
-			size = min(firstBlock, want)
-		}
+		size := min(blockAfter(s.have), want-s.have)
 		s.mem = append(s.mem, make([]byte, 0, size))
 		s.have += size
 	}
 	return true
 }
+
+// blockAfter is the size of the block that follows where there are have octets.
+func blockAfter(have int64) int64 { return min(max(have, firstBlock), largestBlock) }
 
 // keep puts p behind what is in mem, where there is room for it.
 func (s *Spool) keep(p []byte) {

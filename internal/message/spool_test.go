@@ -66,10 +66,10 @@ func TestSpoolBlocks(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if s.file != nil || p.InMemory.Used() > int64(len(want))+memoryBlock {
+		if s.file != nil || p.InMemory.Used() > int64(len(want))+largestBlock {
 			t.Errorf("step %d: in a file: %v; %d octets of memory", step, s.file != nil, p.InMemory.Used())
 		}
-		for _, off := range []int64{0, 1, firstBlock - 1, firstBlock, firstBlock + memoryBlock, int64(len(want)) - 1, int64(len(want))} {
+		for _, off := range []int64{0, 1, firstBlock - 1, firstBlock, 2 * firstBlock, 4*firstBlock + 1, int64(len(want)) - 1, int64(len(want))} {
 			var copied bytes.Buffer
 			if n, err := io.Copy(&copied, s.Section(off)); err != nil || n != int64(len(want))-off || !bytes.Equal(copied.Bytes(), want[off:]) {
 				t.Errorf("step %d, from %d: %d octets copied, %v", step, off, n, err)
