@@ -77,7 +77,7 @@ func BenchmarkLeast(b *testing.B) {
 	})
 	b.Run("way=inline", func(b *testing.B) {
 		st := p.stages[StageMessage]
-		c := newCaches()
+		c := newCaches(p.crew.seed)
 		b.ReportAllocs()
 		for b.Loop() {
 			in, _ := p.input(tr, st.reads, st.fields)

@@ -19,14 +19,14 @@ type caches struct {
 	data  dataCache
 }
 
-// newCaches makes those of one worker.
-func newCaches() *caches {
-	seed := maphash.MakeSeed()
+// newCaches makes those of one worker. seed is that of the tables of constants.
+func newCaches(seed maphash.Seed) *caches {
 	return &caches{rules: ruleCache{table: refTable[ruled]{seed: seed}}, data: dataCache{table: refTable[ast.Value]{seed: seed}}}
 }
 
-// reset forgets everything: nothing of one message is there for the next.
-func (c *caches) reset() {
+// reset forgets everything: nothing of one message is there for the next. constants are what the rules of the next have ready.
+func (c *caches) reset(constants *refTable[ruled]) {
+	c.rules.constants = constants
 	c.rules.table.reset()
 	c.rules.frames, c.rules.last = append(c.rules.frames[:0], 0), 0
 	c.data.table.reset()
@@ -43,6 +43,8 @@ type ruleCache struct {
 	table  refTable[ruled]
 	frames []uint32 // numbers, the innermost last
 	last   uint32   // number given
+
+	constants *refTable[ruled] // of the outermost frame; nil: none. Read only
 }
 
 var _ topdown.VirtualCache = (*ruleCache)(nil)
@@ -62,7 +64,11 @@ func (c *ruleCache) frame() uint32 { return c.frames[len(c.frames)-1] }
 // Get gives nil, true of what is known to be undefined, and nil, false of what is not known.
 func (c *ruleCache) Get(ref ast.Ref) (*ast.Term, bool) {
 	frame := c.frame()
-	e := c.table.find(ref, frame, c.table.hash(ref, frame))
+	hash := c.table.hash(ref, frame)
+	e := c.table.find(ref, frame, hash)
+	if e == nil && frame == 0 && c.constants != nil {
+		e = c.constants.find(ref, frame, hash)
+	}
 	switch {
 	case e == nil:
 		return nil, false

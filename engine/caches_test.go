@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"math/rand/v2"
 	"strings"
@@ -49,9 +50,9 @@ func keySet(refs []ast.Ref) map[string]bool {
 // TestCachesAsOPA: whatever is put and asked, in frames and again after a reset, the answers are those of OPA's own cache.
 func TestCachesAsOPA(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	c := newCaches()
+	c := newCaches(maphash.MakeSeed())
 	for round := range 50 {
-		c.reset()
+		c.reset(nil)
 		theirs, depth := topdown.NewVirtualCache(), 0
 		for range 2000 {
 			ref := someRef(r)
@@ -93,9 +94,9 @@ func TestCachesAsOPA(t *testing.T) {
 
 // TestCachesForget: nothing of one evaluation is found, or held in memory, after a reset.
 func TestCachesForget(t *testing.T) {
-	c := newCaches()
+	c := newCaches(maphash.MakeSeed())
 	for _, n := range []int{10, 2 * maxKept} {
-		c.reset()
+		c.reset(nil)
 		for i := range n {
 			ref := ast.Ref{ast.DefaultRootDocument, ast.IntNumberTerm(i)}
 			c.rules.Put(ref, ast.IntNumberTerm(i))
@@ -105,7 +106,7 @@ func TestCachesForget(t *testing.T) {
 		if v, _ := c.rules.Get(last); v == nil || c.data.Get(last) == nil {
 			t.Fatalf("%d: the last is not found", n)
 		}
-		c.reset()
+		c.reset(nil)
 		if v, undefined := c.rules.Get(last); v != nil || undefined || c.data.Get(last) != nil {
 			t.Errorf("%d: found after the reset", n)
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"slices"
 	"time"
@@ -52,6 +53,7 @@ func Compile(ctx context.Context, b *bundle.Bundle, o Options) (*Policy, error) 
 	if err := p.smoke(ctx); err != nil {
 		return nil, faults(src.quote(asFindings(err)))
 	}
+	p.evaluateConstants(ctx)
 	return p, nil
 }
 
@@ -107,7 +109,7 @@ func build(b *bundle.Bundle, o Options) (*Policy, *sources, []Finding) {
 		values:   newValueCache(),
 		tables:   tables,
 		keys:     newKeys(),
-		crew:     new(crew),
+		crew:     &crew{seed: maphash.MakeSeed()},
 	}
 	if p.revision == "" {
 		p.revision = contentHash(src.hash, b.Data)

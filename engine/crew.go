@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"hash/maphash"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ const maxAbandoned = 8
 
 // crew are the workers of a Policy.
 type crew struct {
+	seed      maphash.Seed // of the hashes in the workers' caches
 	idle      sync.Pool    // of *worker
 	abandoned atomic.Int32 // evaluations that run on after their decision was given up
 }
@@ -62,10 +64,10 @@ func (c *crew) hire() *worker {
 
 // work until there are no jobs any more.
 func work(c *crew, jobs <-chan job, done chan<- result) {
-	caches := newCaches()
+	caches := newCaches(c.seed)
 	for j := range jobs {
 		out, fail := j.p.run(j.ctx, j.st, j.input, j.watch, caches)
-		caches.reset()
+		caches.reset(nil)
 		if j.watch.state.Swap(finished) == abandoned {
 			c.abandoned.Add(-1)
 		}

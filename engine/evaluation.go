@@ -83,7 +83,7 @@ func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel top
 			out, fail = nil, recovered(r)
 		}
 	}()
-	c.reset()
+	c.reset(p.constants)
 	query := topdown.NewQuery(st.query).
 		WithQueryCompiler(st.qc).
 		WithCompiler(p.compiler).

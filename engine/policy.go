@@ -31,6 +31,9 @@ type Policy struct {
 	crew     *crew
 	tracer   topdown.QueryTracer // nil but for tests: see Traced
 
+	constantOf []constantRule
+	constants  *refTable[ruled] // their values; nil: none are ready
+
 	shadow *Policy                 // decides beside it, without effect; see Engine.SwapShadow
 	also   [StageMessage + 1]parts // what shadow reads
 
@@ -114,9 +117,11 @@ func (p *Policy) WithData(ctx context.Context, data map[string]any, revision str
 	if revision == "" {
 		out.revision = contentHash(p.code, data)
 	}
+	out.constants = nil // they are of the other data
 	if err := out.smoke(ctx); err != nil {
 		return nil, err
 	}
+	out.evaluateConstants(ctx)
 	return &out, nil
 }
 
@@ -124,7 +129,7 @@ func (p *Policy) WithData(ctx context.Context, data map[string]any, revision str
 // measure by it which rules they reach. It is slow; live traffic is decided without.
 func (p *Policy) Traced(tracer topdown.QueryTracer) *Policy {
 	out := *p
-	out.tracer = tracer
+	out.tracer, out.constants = tracer, nil // a rule whose value is ready is not entered
 	return &out
 }
 
@@ -165,6 +170,7 @@ func setNames(s Stage) []string {
 
 // prepare fills in stages and needs.
 func (p *Policy) prepare(src *sources) error {
+	var all []*ast.Rule
 	for _, s := range allStages() {
 		pkg := stagePackage(s)
 		st := &stage{name: s.String()}
@@ -199,7 +205,9 @@ func (p *Policy) prepare(src *sources) error {
 		}
 		st.parts = partNames(st.build&stageParts(s), st.buildFields)
 		p.stages[s] = st
+		all = append(all, rules...)
 	}
+	p.constantOf = p.constantRules(all)
 	p.setNeeds(src)
 	return nil
 }
