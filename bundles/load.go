@@ -146,7 +146,8 @@ func (l *Loader) parse(ctx context.Context, raw *content) (*Candidate, error) {
 			return nil, &Refusal{StageSignature, from(c.Source, err)}
 		}
 	}
-	if err := p.bundle(ctx, raw.tree); err != nil {
+	p.ahead = make([]parsedDocument, len(raw.documents))
+	if err := p.bundle(ctx, raw.tree, raw.documents); err != nil {
 		return nil, from(c.Source, err)
 	}
 	own := *c.Bundle
@@ -176,9 +177,18 @@ type parse struct {
 	modules               map[cacheKey]*ast.Module
 	documents             map[cacheKey]any
 	modulesHash, dataHash digest
+
+	ahead []parsedDocument // the operator's documents, by their places, where they were not in the cache
 }
 
-func (p *parse) bundle(ctx context.Context, tree *Tree) error {
+// parsedDocument is what parseDocument gave.
+type parsedDocument struct {
+	done  bool
+	value any
+	err   error
+}
+
+func (p *parse) bundle(ctx context.Context, tree *Tree, beside []File) error {
 	manifest, err := readManifest(tree.Files, p.depth)
 	if err != nil {
 		return err
@@ -192,7 +202,7 @@ func (p *parse) bundle(ctx context.Context, tree *Tree) error {
 		case kindModule:
 			modules = append(modules, f)
 		case kindData:
-			value, err := p.document(f.Path, f)
+			value, err := p.document(f.Path, f, parsedDocument{})
 			if err != nil {
 				return err
 			}
@@ -218,11 +228,12 @@ func (p *parse) bundle(ctx context.Context, tree *Tree) error {
 	if len(modules) == 0 {
 		return fault("", "no .rego file in it").hint("is this the right place?")
 	}
-	return p.parseModules(ctx, modules)
+	return p.parseModules(ctx, modules, beside)
 }
 
 // parseModules parses what the cache does not hold, on all processors.
-func (p *parse) parseModules(ctx context.Context, files []File) error {
+// parseModules parses the modules, and beside them the operator's documents, which are large at times.
+func (p *parse) parseModules(ctx context.Context, files, beside []File) error {
 	b := p.candidate.Bundle
 	b.Modules = make([]bundle.ModuleFile, len(files))
 	keys := make([]cacheKey, len(files))
@@ -240,9 +251,13 @@ func (p *parse) parseModules(ctx context.Context, files []File) error {
 		}
 	}
 	faults := make([][]*LoadError, len(files))
-	spread(len(missing), func(n int) {
-		i := missing[n]
-		if ctx.Err() == nil {
+	spread(len(beside)+len(missing), func(n int) {
+		switch {
+		case ctx.Err() != nil:
+		case n < len(beside):
+			p.ahead[n] = p.parseAhead(beside[n])
+		default:
+			i := missing[n-len(beside)]
 			b.Modules[i].Parsed, faults[i] = parseModule(files[i], keys[i].version)
 		}
 	})
@@ -283,8 +298,8 @@ func parseModule(f File, version ast.RegoVersion) (module *ast.Module, faults []
 // extra merges the extra data documents over the bundle's data; it returns their hash, "" without any.
 func (p *parse) extra(files []File) (string, error) {
 	var own digest
-	for _, f := range files {
-		value, err := p.document("", f)
+	for i, f := range files {
+		value, err := p.document("", f, p.ahead[i])
 		if err != nil {
 			return "", from(f.Path, err)
 		}
@@ -304,20 +319,34 @@ func (p *parse) extra(files []File) (string, error) {
 	return own.sum(), nil
 }
 
-// document parses a data document, or takes it from the cache. name is what errors call it within its source.
-func (p *parse) document(name string, f File) (any, error) {
-	key := cacheKey{path: f.Path, hash: f.Hash}
+// parseAhead parses a document that is not in the cache. Any goroutine may call it while nobody changes the loader.
+func (p *parse) parseAhead(f File) (out parsedDocument) {
+	if _, known := p.loader.documents[f.key()]; !known {
+		out.done = true
+		out.value, out.err = parseDocument(f.Path, f.Data, p.depth)
+	}
+	return out
+}
+
+func (f File) key() cacheKey { return cacheKey{path: f.Path, hash: f.Hash} }
+
+// document parses a data document, unless that was done ahead, or takes it from the cache. name is what errors call it within its
+// source.
+func (p *parse) document(name string, f File, ahead parsedDocument) (any, error) {
+	key := f.key()
 	value, ok := p.documents[key]
 	if !ok {
 		value, ok = p.loader.documents[key]
 	}
 	if !ok {
-		var err error
-		if value, err = parseDocument(f.Path, f.Data, p.depth); err != nil {
-			if load, ok := err.(*LoadError); ok {
+		if !ahead.done {
+			ahead.value, ahead.err = parseDocument(f.Path, f.Data, p.depth)
+		}
+		if value = ahead.value; ahead.err != nil {
+			if load, ok := ahead.err.(*LoadError); ok {
 				load.File = name
 			}
-			return nil, err
+			return nil, ahead.err
 		}
 	}
 	p.documents[key] = value

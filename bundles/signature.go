@@ -251,7 +251,7 @@ func (p *parse) held(f File, info bundle.FileInfo) *LoadError {
 	}
 	var value any = f.Data
 	if bundle.IsStructuredDoc(f.Path) {
-		if value, err = p.document(f.Path, f); err != nil {
+		if value, err = p.document(f.Path, f, parsedDocument{}); err != nil {
 			var load *LoadError
 			if errors.As(err, &load) {
 				return load

@@ -55,7 +55,6 @@ func (p *program) serve(ctx context.Context, grace time.Duration) error {
 	for _, w := range warnings {
 		log.Warn("configuration", "finding", w.String())
 	}
-	tune()
 	warning, err := checkDescriptors(cfg, allowedDescriptors())
 	if err != nil {
 		return usageError(err)
@@ -81,7 +80,10 @@ func (p *program) serve(ctx context.Context, grace time.Duration) error {
 	}
 	d := &daemon{cfg: cfg, log: log, hup: make(chan struct{}, 1), inherited: sockets}
 	defer d.close()
-	if err := d.build(ctx, p.stderr); err != nil {
+	started := tune()
+	err = d.build(ctx, p.stderr)
+	started()
+	if err != nil {
 		return err
 	}
 	if err := d.bind(); err != nil {

@@ -13,20 +13,47 @@ import (
 // for evaluation and its short-lived garbage (docs/performance.md). Where much is in use (a directory of a million senders, ten
 // thousand connections) that would be gigabytes: then when collectRoom has been made, or half of what is in use.
 const (
-	collectAt   = 400 // per cent
-	collectRead = 100 // until what there is at the start has been read, which may be much and is garbage once
-	collectRoom = 192 << 20
-	collectMost = 50 // per cent, and so how often at most
-	memoryLimit = 2 << 30
+	collectAt    = 400 // per cent
+	collectRead  = 100 // until what there is at the start has been read, which may be much and is garbage once
+	collectHaste = 800 // before that, while no more than hasteRoom has been made
+	hasteRoom    = 48 << 20
+	hasteEvery   = 5 * time.Millisecond
+	collectRoom  = 192 << 20
+	collectMost  = 50 // per cent, and so how often at most
+	memoryLimit  = 2 << 30
 )
 
-// tune sets the garbage collector as measured, unless the environment says otherwise.
-func tune() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(collectRead) // lean goes on from there
-	}
+// tune sets the garbage collector as measured, unless the environment says otherwise. started is to be called when what there is at
+// the start has been read; lean goes on from there.
+func tune() (started func()) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
+	}
+	if os.Getenv("GOGC") != "" {
+		return func() {}
+	}
+	debug.SetGCPercent(collectHaste)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		defer debug.SetGCPercent(collectRead)
+		hasten(stop)
+	}()
+	return func() { close(stop); <-stopped }
+}
+
+// hasten returns when there is much to read, or when it is told to.
+func hasten(stop <-chan struct{}) {
+	tick := time.NewTicker(hasteEvery)
+	defer tick.Stop()
+	made := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	for made[0].Value.Kind() == metrics.KindBad || made[0].Value.Uint64() < hasteRoom {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+			metrics.Read(made)
+		}
 	}
 }
 

@@ -1,6 +1,10 @@
 package main
 
-import "testing"
+import (
+	"runtime"
+	"runtime/debug"
+	"testing"
+)
 
 // TestPercent: what may be made between two collections is four times what is in use, but no more than collectRoom where much is.
 func TestPercent(t *testing.T) {
@@ -11,5 +15,39 @@ func TestPercent(t *testing.T) {
 		if got := collectAtPercent(c.live); got != c.want {
 			t.Errorf("%d octets in use: %d, want %d", c.live, got, c.want)
 		}
+	}
+}
+
+// TestHasten: it ends when it is told to, and when much has been made.
+func TestHasten(t *testing.T) {
+	stop := make(chan struct{})
+	close(stop)
+	hasten(stop)
+	much := make([]byte, hasteRoom+1<<20)
+	hasten(nil)
+	runtime.KeepAlive(much)
+}
+
+// TestTune: where the environment says when to collect, nothing is changed; else what is set for the start ends with it.
+func TestTune(t *testing.T) {
+	percent := func() int {
+		now := debug.SetGCPercent(100)
+		debug.SetGCPercent(now)
+		return now
+	}
+	before, limit := percent(), debug.SetMemoryLimit(-1)
+	defer func() { debug.SetGCPercent(before); debug.SetMemoryLimit(limit) }()
+	t.Setenv("GOMEMLIMIT", "1GiB")
+	t.Setenv("GOGC", "70")
+	debug.SetGCPercent(70)
+	tune()()
+	if got := percent(); got != 70 || debug.SetMemoryLimit(-1) != limit {
+		t.Errorf("%d %%, %d octets, though the environment has them", got, debug.SetMemoryLimit(-1))
+	}
+	t.Setenv("GOMEMLIMIT", "")
+	t.Setenv("GOGC", "")
+	tune()()
+	if got := percent(); got != collectRead || debug.SetMemoryLimit(-1) != memoryLimit {
+		t.Errorf("%d %%, %d octets", got, debug.SetMemoryLimit(-1))
 	}
 }
