@@ -68,7 +68,11 @@ func (c *Claims) identity(set claimSet, backend string, now time.Time, expires b
 	}
 	id := Identity{Login: login, Backend: backend}
 	if c.Groups != "" {
-		id.Groups = limited(set.texts(c.Groups), maxGroups)
+		all := set.texts(c.Groups)
+		var err error
+		if id, err = id.inGroups(limited(all, len(all))); err != nil {
+			return Identity{}, err
+		}
 	}
 	for _, a := range c.Attributes {
 		if values := limited(set.texts(a), maxValues); len(values) > 0 {

@@ -261,8 +261,12 @@ func (d *Dovecot) ask(ctx context.Context, c *dovecotConn, login string, passwor
 func (d *Dovecot) proved(fields []string) (Identity, error) {
 	id := Identity{Backend: d.Name()}
 	attributes := facts{}
+	var groups []string
 	for _, f := range fields {
 		name, value, has := strings.Cut(f, "=")
+		if has && name == d.o.Groups && d.o.Groups != "" {
+			groups = append(groups, value)
+		}
 		switch {
 		case name == "user":
 			id.Login = value
@@ -281,10 +285,7 @@ func (d *Dovecot) proved(fields []string) (Identity, error) {
 		return Identity{}, fmt.Errorf("it answered OK for %q, which is no login", id.Login)
 	}
 	id.Login, id.Attributes = login, attributes
-	if d.o.Groups != "" {
-		id.Groups = words(attributes[d.o.Groups])
-	}
-	return id, nil
+	return id.inGroups(words(groups))
 }
 
 // dovecotRefusal is what the fields after FAIL mean.

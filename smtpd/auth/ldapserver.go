@@ -231,7 +231,7 @@ func (s *ldapServer) identity(c *ldap.Conn, user *ldap.Entry, values map[string]
 		id.Groups = groupsOf(user.GetEqualFoldAttributeValues(o.Groups.Attribute), o.Groups.Under)
 	}
 	if o.Groups.Base == "" {
-		return id, nil
+		return id.inGroups(id.Groups)
 	}
 	filter := map[string]string{"dn": user.DN}
 	for name, v := range values {
@@ -247,7 +247,7 @@ func (s *ldapServer) identity(c *ldap.Conn, user *ldap.Entry, values map[string]
 			id.Groups = append(id.Groups, name)
 		}
 	}
-	return id, nil
+	return id.inGroups(id.Groups)
 }
 
 // groupsOf makes names of the values of a group attribute.
@@ -261,7 +261,7 @@ func groupsOf(values []string, under string) (names []string) {
 			}
 			v = dn.RDNs[0].Attributes[0].Value
 		}
-		if v = strings.TrimSpace(v); factText(v) && len(names) < maxGroups {
+		if v = strings.TrimSpace(v); factText(v) {
 			names = append(names, v)
 		}
 	}

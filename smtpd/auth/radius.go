@@ -156,15 +156,13 @@ func (r *RADIUS) judge(p *radius.Packet, login string) (Identity, error) {
 	case radius.CodeAccessAccept:
 		attributes := facts{}
 		for _, name := range r.o.Attributes {
-			r.collect(attributes, p, name)
+			r.collect(p, name, func(value string) { attributes.add(name, value) })
 		}
-		id := Identity{Login: login, Backend: r.Name(), Attributes: attributes}
+		var groups []string
 		if r.o.Groups != "" {
-			groups := facts{}
-			r.collect(groups, p, r.o.Groups)
-			id.Groups = words(groups[r.o.Groups])
+			r.collect(p, r.o.Groups, func(value string) { groups = append(groups, value) })
 		}
-		return id, nil
+		return Identity{Login: login, Backend: r.Name(), Attributes: attributes}.inGroups(words(groups))
 	case radius.CodeAccessReject:
 		return Identity{}, ErrCredentials
 	case radius.CodeAccessChallenge:
@@ -174,14 +172,14 @@ func (r *RADIUS) judge(p *radius.Packet, login string) (Identity, error) {
 }
 
 // collect adds the values of one attribute. What is no text becomes hexadecimal.
-func (r *RADIUS) collect(to facts, p *radius.Packet, name string) {
+func (r *RADIUS) collect(p *radius.Packet, name string, each func(value string)) {
 	kind := r.kinds[name]
 	add := func(value []byte) {
 		if utf8.Valid(value) && factText(string(value)) {
-			to.add(name, string(value))
+			each(string(value))
 			return
 		}
-		to.add(name, "0x"+hex.EncodeToString(value))
+		each("0x" + hex.EncodeToString(value))
 	}
 	for _, avp := range p.Attributes {
 		switch {

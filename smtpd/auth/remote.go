@@ -52,12 +52,21 @@ func (f facts) add(name, value string) {
 func words(values []string) (out []string) {
 	for _, v := range values {
 		for w := range strings.SplitSeq(v, ",") {
-			if w = strings.TrimSpace(w); factText(w) && len(out) < maxGroups {
+			if w = strings.TrimSpace(w); factText(w) {
 				out = append(out, w)
 			}
 		}
 	}
 	return out
+}
+
+// inGroups gives id groups. Never a part of them: a rule may forbid by group as well as allow.
+func (id Identity) inGroups(groups []string) (Identity, error) {
+	if len(groups) > maxGroups {
+		return Identity{}, unavailable("%s: %s is in %d groups; at most %d can be looked at: have the server give fewer", id.Backend, id.Login, len(groups), maxGroups)
+	}
+	id.Groups = groups
+	return id, nil
 }
 
 // isReset says that the other side had closed the connection before we wrote to it.

@@ -239,7 +239,7 @@ func FuzzLDAP(f *testing.F) {
 				t.Fatalf("%q is the group %q", s, g)
 			}
 		}
-		if names := groupsOf(slices.Repeat([]string{s}, maxGroups+9), ""); len(names) > maxGroups || slices.ContainsFunc(names, func(n string) bool { return !factText(n) }) {
+		if names := groupsOf(slices.Repeat([]string{s}, 9), ""); len(names) > 9 || slices.ContainsFunc(names, func(n string) bool { return !factText(n) }) {
 			t.Fatalf("%q: %d groups", s, len(names))
 		}
 		login, ok := Login(s)

@@ -13,7 +13,7 @@ import (
 // Bounds of a users file.
 const (
 	maxUsersFile  = 256 << 20
-	maxGroups     = 256
+	maxGroups     = 1024 // of one login; also where they come from a server
 	maxAttributes = 64
 	maxValues     = 64
 	maxWord       = 255
