@@ -6,9 +6,10 @@ import (
 	"sync/atomic"
 )
 
-// spread calls do for 0 to n-1 on as many goroutines as there are processors, and waits for all of them.
+// spread calls do for 0 to n-1 on as many goroutines as there are processors, and waits for all of them. A process that has little to
+// do may have left itself one processor (cmd/postern) until this gives it more.
 func spread(n int, do func(int)) {
-	workers := min(runtime.GOMAXPROCS(0), n)
+	workers := min(max(runtime.GOMAXPROCS(0), min(runtime.NumCPU(), 4)), n)
 	if workers <= 1 {
 		for i := range n {
 			do(i)
