@@ -22,10 +22,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/postern-mail/postern/internal/testload"
@@ -101,6 +103,7 @@ func run(o options, which string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	go stopWhenTold(dir)
 	// Postfix's and Postern's users have to get in.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
@@ -124,6 +127,17 @@ func run(o options, which string) error {
 	res.Machine = testload.Machine()
 	res.Added, res.Left = added(res.Rows), *o.left
 	return res.report(o)
+}
+
+// stopWhenTold ends the program at once when somebody wants that, and all that it has started. It runs until then.
+func stopWhenTold(dir string) {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, os.Interrupt, syscall.SIGTERM)
+	<-told
+	testload.KillAll()
+	_ = os.RemoveAll(dir)
+	fmt.Fprintln(os.Stderr, "\nbench: interrupted; what was started is ended")
+	os.Exit(130)
 }
 
 // measure starts a part, measures its rows and stops it.
