@@ -34,7 +34,7 @@ func (p *Policy) constantRules(rules []*ast.Rule) []constantRule {
 			refs[ref.String()] = ref
 		}
 	}
-	known := pure{p.compiler, map[*ast.Rule]bool{}}
+	known := pure{p.compiler, denied(), map[*ast.Rule]bool{}}
 	var out []constantRule
 	for _, name := range slices.Sorted(maps.Keys(refs)) {
 		if ref := refs[name]; known.all(ref) {
@@ -47,6 +47,7 @@ func (p *Policy) constantRules(rules []*ast.Rule) []constantRule {
 // pure remembers of rules whether they depend on data alone.
 type pure struct {
 	compiler *ast.Compiler
+	denied   map[string]string
 	rules    map[*ast.Rule]bool
 }
 
@@ -68,7 +69,7 @@ func (k pure) rule(r *ast.Rule) bool {
 	if known, ok := k.rules[r]; ok {
 		return known
 	}
-	is := dataOnly(r)
+	is := k.dataOnly(r)
 	for dep := range k.compiler.Graph.Dependencies(r) {
 		if rule, ok := dep.(*ast.Rule); ok {
 			is = is && k.rule(rule)
@@ -79,36 +80,38 @@ func (k pure) rule(r *ast.Rule) bool {
 }
 
 // dataOnly says that a rule's own text reads no input, has no `with`, and calls no builtin that may answer differently each time.
-func dataOnly(r *ast.Rule) bool {
+func (k pure) dataOnly(r *ast.Rule) bool {
 	ok := true
 	inputRefs(r, func([]string) { ok = false })
+	call := func(terms []*ast.Term) {
+		if name, isRef := terms[0].Value.(ast.Ref); !isRef || !name.HasPrefix(ast.DefaultRootRef) && !k.steady(name) {
+			ok = false
+		}
+	}
 	ast.WalkExprs(r, func(e *ast.Expr) bool {
 		if len(e.With) > 0 {
 			ok = false
 		}
 		if terms, isCall := e.Terms.([]*ast.Term); isCall {
-			name, isRef := terms[0].Value.(ast.Ref)
-			if !isRef || !name.HasPrefix(ast.DefaultRootRef) && !steady(name) {
-				ok = false
-			}
+			call(terms)
 		}
 		return !ok
 	})
 	ast.WalkTerms(r, func(t *ast.Term) bool {
-		if call, isCall := t.Value.(ast.Call); isCall {
-			if name, isRef := call[0].Value.(ast.Ref); !isRef || !name.HasPrefix(ast.DefaultRootRef) && !steady(name) {
-				ok = false
-			}
+		if terms, isCall := t.Value.(ast.Call); isCall {
+			call(terms)
 		}
 		return !ok
 	})
 	return ok
 }
 
-// steady says that a builtin gives the same for the same.
-func steady(name ast.Ref) bool {
+// steady says that a builtin gives the same for the same. Those that are denied, where the operator allows them all the same, are
+// none: they ask the clock, the network or chance.
+func (k pure) steady(name ast.Ref) bool {
+	_, no := k.denied[name.String()]
 	b, known := ast.BuiltinMap[name.String()]
-	return known && !b.Nondeterministic
+	return known && !no && !b.Nondeterministic
 }
 
 // evaluateConstants makes p find the values of its constant rules. A rule that fails, contradicts itself or takes too long is left
@@ -140,8 +143,9 @@ func (p *Policy) evaluateConstants(ctx context.Context) {
 func (p *Policy) valuesOfConstants(ctx context.Context, cancel topdown.Cancel) *refTable[ruled] {
 	table := &refTable[ruled]{seed: p.crew.seed}
 	caches := newCaches(p.crew.seed)
-	caches.reset(nil)
 	for _, c := range p.constantOf {
+		// Only what has been found whole serves the next: a rule that contradicts itself may be in the cache with its first value.
+		caches.reset(table)
 		v, err := p.valueOf(ctx, c, cancel, caches)
 		switch {
 		case cancel.Cancelled():
@@ -153,7 +157,7 @@ func (p *Policy) valuesOfConstants(ctx context.Context, cancel topdown.Cancel) *
 	return table
 }
 
-// valueOf evaluates a constant rule; nil: it is undefined. What it used is in the caches for the next.
+// valueOf evaluates a constant rule; nil: it is undefined.
 func (p *Policy) valueOf(ctx context.Context, rule constantRule, cancel topdown.Cancel, c *caches) (v *ast.Term, err error) {
 	defer func() {
 		if r := recover(); r != nil {

@@ -50,6 +50,7 @@ reject contains "never" if {
 	_table.a == "nothing"
 	_of_input_with == 1
 	_clock > 1
+	_certificates[0]
 	_domains == set()
 	_double(2) == 3
 	_parts[input.stage] == 2
@@ -79,6 +80,8 @@ _domain := split(input.envelope.from.address, "@")[1]
 
 _clock := time.now_ns() / 1000
 
+_certificates := crypto.x509.parse_and_verify_certificates(data.time)
+
 _of_input_with := 1 if input.stage == "message" with input.stage as "message"
 
 _parts[d] := 1 if some d in data.blocked
@@ -86,7 +89,7 @@ _parts[d] := 1 if some d in data.blocked
 _table.a := "b"
 
 _indirect if _domain == data.time
-`, Options{Timeout: 5 * time.Second, AllowBuiltins: []string{"time.now_ns"}})
+`, Options{Timeout: 5 * time.Second, AllowBuiltins: []string{"time.now_ns", "crypto.x509.parse_and_verify_certificates"}})
 	want := []string{"_blocked", "_domains", "_elsewise", "_limit", "_twice", "_undefined?"}
 	if got := ready(p); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
@@ -133,6 +136,14 @@ reject contains "second" if {
 	_second == 1
 }
 
+# Whether _second is looked at first, as here, or by itself, it must not be taken for what one of its rules says.
+reject contains "third" if {
+	input.auth.login == "dora"
+	_a_second
+}
+
+_a_second if _second == 1
+
 allow contains "all" if input.stage
 
 _first if to_number(data.word) > 1
@@ -145,7 +156,7 @@ _second := data.two if data.two
 	if got := ready(p); len(got) != 0 {
 		t.Errorf("%q have values", got)
 	}
-	for login, want := range map[string]string{"alice": kindBuiltin, "bob": kindConflict, "carol": ""} {
+	for login, want := range map[string]string{"alice": kindBuiltin, "bob": kindConflict, "dora": kindConflict, "carol": ""} {
 		tr := submission(t)
 		tr.Auth.Login = login
 		for range 2 {

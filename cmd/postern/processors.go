@@ -7,15 +7,14 @@ import (
 	"time"
 )
 
-// Of processors: how often it looks while something is going on and while not (below what share), how much of one processor is so much that all are needed, and how little that one will do;
-// how long it must have been little, and how long at most where that soon proved wrong.
+// Of processors. Shares are of one processor's time.
 const (
 	lookEvery   = 20 * time.Millisecond
-	restEvery   = 200 * time.Millisecond
+	restEvery   = 200 * time.Millisecond // while the share is below nothing
 	nothing     = 0.02
-	much        = 0.9
+	much        = 0.9 // all are needed where it was so much muchLooks times in a row
 	muchLooks   = 2
-	little      = 0.85
+	little      = 0.85 // one will do where it was less for littleFor, or longer where that soon proved wrong
 	littleFor   = time.Second
 	littleAtMax = time.Minute
 )
