@@ -80,6 +80,7 @@ func lean(ctx context.Context) {
 	tick := time.NewTicker(leanEvery)
 	defer tick.Stop()
 	var q quiet
+	var j jump
 	given, now := os.Getenv("GOGC") != "", collectRead
 	for looks, most := 0, runtime.NumGoroutine(); ; looks++ {
 		select {
@@ -94,7 +95,7 @@ func lean(ctx context.Context) {
 		}
 		most = min(most, n)
 		// A change stops the world for a moment: not for little.
-		if p := collectAtPercent(live()); !given && (p < now*9/10 || p > now*10/9) {
+		if p := collectAtPercent(j.look(live, runtime.GC)); !given && (p < now*9/10 || p > now*10/9) {
 			debug.SetGCPercent(p)
 			now = p
 		}
@@ -102,6 +103,34 @@ func lean(ctx context.Context) {
 			q.look()
 		}
 	}
+}
+
+// Of jump: from where on it minds, and how often it looks again.
+const (
+	jumpFrom  = 48 << 20
+	jumpLooks = 5
+)
+
+// jump doubts a collection that found more than twice what was in use before: it may have come while a password's hash held its
+// 64 MiB for a tenth of a second, and the next would wait for four times as much.
+type jump struct {
+	settled uint64
+	looks   int
+}
+
+// look gives what is in use, and collects once more where that is in doubt.
+func (j *jump) look(live func() uint64, collect func()) uint64 {
+	doubtful := max(2*j.settled, jumpFrom)
+	now := live()
+	if now > doubtful && j.looks < jumpLooks {
+		j.looks++
+		collect()
+		now = live()
+	}
+	if now <= doubtful || j.looks == jumpLooks {
+		j.settled, j.looks = now, 0
+	}
+	return now
 }
 
 // quiet knows what was seen last.

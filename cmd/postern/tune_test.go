@@ -51,3 +51,31 @@ func TestTune(t *testing.T) {
 		t.Errorf("%d %%, %d octets", got, debug.SetMemoryLimit(-1))
 	}
 }
+
+// TestJump: a moment's memory is found out at the next look, or one of the next; what stays is believed after some.
+func TestJump(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		found []uint64 // MiB, by one collection after the other
+		looks int
+		want  uint64
+		made  int // collections
+	}{
+		{"little", []uint64{6, 7, 8}, 3, 6, 0},
+		{"slow growth", []uint64{40}, 1, 40, 0},
+		{"a hash", []uint64{70, 6}, 1, 6, 1},
+		{"hash upon hash", []uint64{70, 70, 134, 6}, 3, 6, 3},
+		{"much that stays", []uint64{500, 500, 500, 500, 500, 500, 500}, 20, 500, jumpLooks},
+	} {
+		var j jump
+		made := 0
+		collect := func() { made++ }
+		var got uint64
+		for range c.looks {
+			got = j.look(func() uint64 { return c.found[min(made, len(c.found)-1)] << 20 }, collect) >> 20
+		}
+		if got != c.want || made != c.made {
+			t.Errorf("%s: %d MiB after %d collections", c.name, got, made)
+		}
+	}
+}
