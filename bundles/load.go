@@ -231,8 +231,8 @@ func (p *parse) bundle(ctx context.Context, tree *Tree, beside []File) error {
 	return p.parseModules(ctx, modules, beside)
 }
 
-// parseModules parses what the cache does not hold, on all processors.
-// parseModules parses the modules, and beside them the operator's documents, which are large at times.
+// parseModules parses what the cache does not hold, on all processors, and beside the modules the operator's documents, which are
+// large at times.
 func (p *parse) parseModules(ctx context.Context, files, beside []File) error {
 	b := p.candidate.Bundle
 	b.Modules = make([]bundle.ModuleFile, len(files))
@@ -321,6 +321,11 @@ func (p *parse) extra(files []File) (string, error) {
 
 // parseAhead parses a document that is not in the cache. Any goroutine may call it while nobody changes the loader.
 func (p *parse) parseAhead(f File) (out parsedDocument) {
+	defer func() {
+		if r := recover(); r != nil {
+			out = parsedDocument{done: true, err: fault(f.Path, "cannot be parsed: %v", r)}
+		}
+	}()
 	if _, known := p.loader.documents[f.key()]; !known {
 		out.done = true
 		out.value, out.err = parseDocument(f.Path, f.Data, p.depth)

@@ -139,23 +139,11 @@ func transferred(f func(fd uintptr, p []byte) (int, syscall.Errno), fd uintptr, 
 	}
 }
 
-// Readable reports, without waiting and without taking anything, whether c has something to read or has ended. ok is false
-// where this cannot be told.
-func Readable(c net.Conn) (yes, ok bool) {
-	s, ok := c.(syscall.Conn)
-	if !ok {
-		return false, false
-	}
-	raw, err := s.SyscallConn()
-	if err != nil {
-		return true, true
-	}
-	err = raw.Control(func(fd uintptr) {
-		var one [1]byte
-		_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&one[0])), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
-		yes = errno != syscall.EAGAIN && errno != syscall.EINTR
-	})
-	return yes || err != nil, true
+// peek is recv(2) of an octet that stays where it is.
+func peek(fd uintptr) syscall.Errno {
+	var one [1]byte
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&one[0])), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+	return errno
 }
 
 // QuickAck returns a function that makes the kernel acknowledge at once what arrives next (tcp(7), TCP_QUICKACK); the
