@@ -16,17 +16,18 @@ func TestRooms(t *testing.T) {
 	allowed := map[string][]string{
 		"internal/message":    {},
 		"internal/limit":      {},
+		"internal/socket":     {},
 		"internal/tlsprofile": {},
 		"policies":            {},
 		"internal/table":      {"opa"},
 		"engine":              {"internal/message", "internal/table", "opa"},
 		"engine/decisionlog":  {"internal/message", "internal/tlsprofile", "engine", "opa"},
 		"bundles":             {"internal/table", "internal/tlsprofile", "opa"},
-		"smtpd":               {"internal/message", "internal/limit", "engine", "smtpd/relay", "smtpd/auth"},
-		"smtpd/relay":         {"internal/message", "internal/limit", "internal/tlsprofile"},
+		"smtpd":               {"internal/message", "internal/limit", "internal/socket", "engine", "smtpd/relay", "smtpd/auth"},
+		"smtpd/relay":         {"internal/message", "internal/limit", "internal/socket", "internal/tlsprofile"},
 		"smtpd/auth":          {"internal/tlsprofile", "internal/yamldoc"},
 		"internal/yamldoc":    {},
-		"milter":              {"internal/message", "internal/limit", "engine"},
+		"milter":              {"internal/message", "internal/limit", "internal/socket", "engine"},
 	}
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "../../...").Output()
 	if err != nil {
