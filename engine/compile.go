@@ -123,10 +123,7 @@ func build(b *bundle.Bundle, o Options) (*Policy, *sources, []Finding) {
 // schemas for the type checker: the input contract for every module, and under the name schema.input for those
 // whose annotations ask for it.
 func schemas() *ast.SchemaSet {
-	var doc any
-	if err := json.Unmarshal(InputSchema(), &doc); err != nil {
-		panic(err) // we have just made it
-	}
+	var doc any = contract().schema() // OPA makes JSON of it
 	set := ast.NewSchemaSet()
 	set.Put(ast.SchemaRootRef, doc)
 	set.Put(ast.SchemaRootRef.Append(ast.StringTerm("input")), doc)
