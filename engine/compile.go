@@ -50,10 +50,10 @@ func Compile(ctx context.Context, b *bundle.Bundle, o Options) (*Policy, error) 
 		return nil, err
 	}
 	p.warnings = findings // faults has left only those
+	p.evaluateConstants(ctx)
 	if err := p.smoke(ctx); err != nil {
 		return nil, faults(src.quote(asFindings(err)))
 	}
-	p.evaluateConstants(ctx)
 	return p, nil
 }
 
@@ -62,6 +62,7 @@ func Compile(ctx context.Context, b *bundle.Bundle, o Options) (*Policy, error) 
 func Check(ctx context.Context, b *bundle.Bundle, o Options) []Finding {
 	p, src, findings := build(b, o)
 	if faults(findings) == nil {
+		p.evaluateConstants(ctx)
 		if err := p.smoke(ctx); err != nil {
 			findings = append(findings, src.quote(asFindings(err))...)
 		}

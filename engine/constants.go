@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/metrics"
-	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
 // Rules that depend on data alone, such as the operator's settings with their defaults, or a set made of a list, have the same
@@ -18,13 +16,20 @@ import (
 // constantsTime bounds the evaluation of all of them. What is not ready then is evaluated for each message, as any other rule.
 const constantsTime = time.Second
 
-// constantRule is a rule that depends on data alone, with the query for its value.
+// constantRule is a rule that depends on data alone, with the question for its value.
 type constantRule struct {
 	ref   ast.Ref
-	query ast.Body
+	stage stage // of no transaction
 }
 
-const constantName = ast.Var("value")
+// constantName is the list of the rule's value, empty where it is undefined.
+const constantName = ast.Var("values")
+
+func newConstantRule(ref ast.Ref) constantRule {
+	value := ast.VarTerm("value")
+	list := ast.ArrayComprehensionTerm(value, ast.NewBody(ast.Equality.Expr(value, ast.NewTerm(ref))))
+	return constantRule{ref, stage{name: ref.String(), query: ast.NewBody(ast.Equality.Expr(ast.NewTerm(constantName), list))}}
+}
 
 // constantRules finds them among the rules that the stages can reach, in order.
 func (p *Policy) constantRules(rules []*ast.Rule) []constantRule {
@@ -38,7 +43,7 @@ func (p *Policy) constantRules(rules []*ast.Rule) []constantRule {
 	var out []constantRule
 	for _, name := range slices.Sorted(maps.Keys(refs)) {
 		if ref := refs[name]; known.all(ref) {
-			out = append(out, constantRule{ref, ast.NewBody(ast.Equality.Expr(ast.NewTerm(constantName), ast.NewTerm(ref)))})
+			out = append(out, newConstantRule(ref))
 		}
 	}
 	return out
@@ -114,62 +119,30 @@ func (k pure) steady(name ast.Ref) bool {
 	return known && !no && !b.Nondeterministic
 }
 
-// evaluateConstants makes p find the values of its constant rules. A rule that fails, contradicts itself or takes too long is left
-// to the evaluations, where it fails as it would have. The goroutine ends with its evaluation.
+// evaluateConstants makes p find the values of its constant rules. A rule that fails or contradicts itself is left to the evaluations,
+// where it fails as it would have, and so is all that follows one that takes too long.
 func (p *Policy) evaluateConstants(ctx context.Context) {
 	p.constants = nil
-	if len(p.constantOf) == 0 {
-		return
+	if p.tracer != nil {
+		return // a rule whose value is ready is not entered
 	}
-	cancel := topdown.NewCancel()
-	done := make(chan *refTable[ruled], 1)
-	data := *p // without the values that an earlier snapshot had
-	go func() { done <- data.valuesOfConstants(ctx, cancel) }()
-	limit := time.NewTimer(constantsTime)
-	defer limit.Stop()
-	select {
-	case p.constants = <-done:
-		return
-	case <-limit.C:
-	case <-ctx.Done():
-	}
-	cancel.Cancel()
-	select { // those that were ready
-	case p.constants = <-done:
-	case <-time.After(grace):
-	}
-}
-
-func (p *Policy) valuesOfConstants(ctx context.Context, cancel topdown.Cancel) *refTable[ruled] {
-	table := &refTable[ruled]{seed: p.crew.seed}
-	caches := newCaches(p.crew.seed)
+	ctx, cancel := context.WithTimeout(ctx, constantsTime)
+	defer cancel()
+	patient := *p
+	patient.timeout = constantsTime
+	patient.constants = &refTable[ruled]{seed: p.crew.seed} // what has been found serves the next
 	for _, c := range p.constantOf {
-		// Only what has been found whole serves the next: a rule that contradicts itself may be in the cache with its first value.
-		caches.reset(table)
-		v, err := p.valueOf(ctx, c, cancel, caches)
-		switch {
-		case cancel.Cancelled():
-			return table
-		case err == nil:
-			table.at(c.ref, 0).value = ruled{value: v, undefined: v == nil}
+		out, fail := patient.evaluate(ctx, &c.stage, ast.InternedEmptyObject.Value)
+		if fail != nil && fail.Kind == kindTimeout {
+			break // it may still be reading what has been found
+		}
+		if fail == nil {
+			values := out[constantName].Value.(*ast.Array)
+			e := patient.constants.at(c.ref, 0)
+			if e.value.undefined = values.Len() == 0; !e.value.undefined {
+				e.value.value = values.Elem(0)
+			}
 		}
 	}
-	return table
-}
-
-// valueOf evaluates a constant rule; nil: it is undefined.
-func (p *Policy) valueOf(ctx context.Context, rule constantRule, cancel topdown.Cancel, c *caches) (v *ast.Term, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = recovered(r)
-		}
-	}()
-	query := topdown.NewQuery(rule.query).WithCompiler(p.compiler).WithStore(p.data).
-		WithTransaction(transaction{}).WithMetrics(metrics.NoOp()).WithCancel(cancel).
-		WithVirtualCache(&c.rules).WithBaseCache(&c.data).WithInterQueryBuiltinValueCache(p.values).WithStrictBuiltinErrors(true)
-	err = query.Iter(ctx, func(r topdown.QueryResult) error {
-		v = r[constantName]
-		return nil
-	})
-	return v, err
+	p.constants = patient.constants
 }

@@ -233,6 +233,14 @@ func TestConstantsTraced(t *testing.T) {
 	if d := decide(p.Traced(seen), submission(t)); d.Verdict != Reject || seen["_yes"] == 0 {
 		t.Errorf("%v, entered %v", d.Verdict, seen)
 	}
+	other, err := p.Traced(seen).WithData(context.Background(), map[string]any{"yes": true}, "2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(seen)
+	if d := decide(other, submission(t)); d.Verdict != Reject || seen["_yes"] == 0 {
+		t.Errorf("with other data: %v, entered %v", d.Verdict, seen)
+	}
 }
 
 // BenchmarkConstants: what a rule makes of data alone costs a decision nothing, whatever there is.

@@ -20,7 +20,4 @@
 // whose evaluation does not heed its deadline is abandoned: Decide returns the failure verdict, and the worker ends with
 // its evaluation. At most maxAbandoned of them can exist for one Policy and those made of it by WithData; beyond, it
 // answers with the failure verdict until one has ended.
-//
-// Compile and WithData evaluate what depends on data alone on a goroutine that is given up after a second and ends with the builtin
-// that it is in.
 package engine

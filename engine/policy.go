@@ -117,11 +117,10 @@ func (p *Policy) WithData(ctx context.Context, data map[string]any, revision str
 	if revision == "" {
 		out.revision = contentHash(p.code, data)
 	}
-	out.constants = nil // they are of the other data
+	out.evaluateConstants(ctx)
 	if err := out.smoke(ctx); err != nil {
 		return nil, err
 	}
-	out.evaluateConstants(ctx)
 	return &out, nil
 }
 
@@ -129,7 +128,7 @@ func (p *Policy) WithData(ctx context.Context, data map[string]any, revision str
 // measure by it which rules they reach. It is slow; live traffic is decided without.
 func (p *Policy) Traced(tracer topdown.QueryTracer) *Policy {
 	out := *p
-	out.tracer, out.constants = tracer, nil // a rule whose value is ready is not entered
+	out.tracer, out.constants = tracer, nil // see evaluateConstants
 	return &out
 }
 

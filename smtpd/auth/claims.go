@@ -68,9 +68,8 @@ func (c *Claims) identity(set claimSet, backend string, now time.Time, expires b
 	}
 	id := Identity{Login: login, Backend: backend}
 	if c.Groups != "" {
-		all := set.texts(c.Groups)
 		var err error
-		if id, err = id.inGroups(limited(all, len(all))); err != nil {
+		if id, err = id.inGroups(limited(set.texts(c.Groups), maxGroups+1)); err != nil {
 			return Identity{}, err
 		}
 	}

@@ -63,7 +63,7 @@ func words(values []string) (out []string) {
 // inGroups gives id groups. Never a part of them: a rule may forbid by group as well as allow.
 func (id Identity) inGroups(groups []string) (Identity, error) {
 	if len(groups) > maxGroups {
-		return Identity{}, unavailable("%s: %s is in %d groups; at most %d can be looked at: have the server give fewer", id.Backend, id.Login, len(groups), maxGroups)
+		return Identity{}, unavailable("%s: %s is in more than %d groups, and all have to be looked at: have the server give fewer", id.Backend, id.Login, maxGroups)
 	}
 	id.Groups = groups
 	return id, nil

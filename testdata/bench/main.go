@@ -136,7 +136,7 @@ func stopWhenTold(dir string) {
 	<-told
 	testload.KillAll()
 	_ = os.RemoveAll(dir)
-	fmt.Fprintln(os.Stderr, "\nbench: interrupted; what was started is ended")
+	fmt.Fprintln(os.Stderr, "\nbench: interrupted")
 	os.Exit(130)
 }
 
