@@ -40,18 +40,16 @@ fuzz: ## every fuzz target for FUZZTIME each; one of them: make fuzz FUZZ=FuzzHe
 
 bench: build ## figures: the engine alone, then submission and milter beside their peers, and how costs grow
 	$(GO) test -run '^$$' -bench 'Input$$|Least|IndexedRules|WithData|DecideMessage|Decode|Record' -benchmem ./engine/...
-	$(GO) run ./testdata/bench -postern bin/postern -json bench.json -svg docs/img
+	$(GO) run ./internal/tools/bench -postern bin/postern -json bench.json -svg docs/img
 
 bench-peers: ## install what bench is measured beside: Debian packages, Haraka from npm; nothing is started
-	$(GO) run ./testdata/bench -install-peers
+	$(GO) run ./internal/tools/bench -install-peers
 
-bench-once: ## every Go benchmark once, and the tests of the bench program, so that they never rot; no time is judged
-	$(GO) vet ./testdata/bench/... ./testdata/soak
-	$(GO) test ./testdata/bench/...
+bench-once: ## every Go benchmark once, so that none rots; no time is judged
 	$(GO) test -short -run '^$$' -bench . -benchtime 1x ./...
 
 soak: build ## load, reloads, faults and bad clients for SOAK; fails where something is lost or grows
-	$(GO) run ./testdata/soak -postern bin/postern -for $(SOAK) $(SOAKFLAGS)
+	$(GO) run ./internal/tools/soak -postern bin/postern -for $(SOAK) $(SOAKFLAGS)
 
 clean:
 	rm -rf bin bench.json

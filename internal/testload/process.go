@@ -1,5 +1,5 @@
 // Package testload is what the programs that load Postern share: processes under measurement, a certificate, an SMTP client.
-// They are testdata/bench and internal/testsoak.
+// They are internal/tools/bench and internal/tools/soak.
 //
 // A Process has one goroutine, which waits for it to end, and while Peak watches another, which ends with that.
 package testload

@@ -23,7 +23,7 @@ var (
 // lacks says what is left out, and how to get it; the report repeats it.
 func (o options) lacks(what, why string) {
 	if why == "not installed" {
-		why += "; `go run ./testdata/bench -install-peers` installs it (Debian, as root)"
+		why += "; `go run ./internal/tools/bench -install-peers` installs it (Debian, as root)"
 	}
 	note := what + ": " + why
 	*o.left = append(*o.left, note)

@@ -1,4 +1,4 @@
-package testsoak
+package main
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 // TestSoak is a soak of ten seconds, so that the harness does not rot: everything happens, and nothing is lost.
 func TestSoak(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "postern")
-	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/postern").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", program, "../../../cmd/postern").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	r, err := Run(context.Background(), Options{Postern: program, For: 10 * time.Second, Rate: 25, Share: 0.8, Interval: time.Second,

@@ -1,4 +1,4 @@
-package testsoak
+package main
 
 import (
 	"fmt"

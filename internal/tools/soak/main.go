@@ -1,8 +1,19 @@
-// Command soak holds Postern under load for as long as it is told and looks whether anything grows, slows down or is lost;
-// see internal/testsoak for what it does. `make soak` calls it. It exits with 1 where something was lost or grew.
+// Command soak holds Postern under load for as long as it is told, with everything that may go wrong going wrong: it
+// starts the built program in a directory of its own, finds the rate it reaches, and then sends at a share of that rate
+// while policies, users and certificates are changed (well and badly), the next hop fails, and bad clients do what they do.
+// A ledger has what each message was told, and what arrived; memory, descriptors, goroutines and latency are sampled and
+// have to stay flat.
 //
-// With -cpus 1 the program, the next hop and the clients share that processor: the top rate, and the share of it that is
-// then sent, are those of the arrangement, so that an hour can go by beside other work.
+// Its messages go to a next hop in this process, so that each can be accounted for.
+//
+// # Goroutines
+//
+// Run owns all of them and waits for them: the hop has one a connection, traffic one a message under way, the bad clients
+// one each, the sampler, the disturber and the reader of the quarantine one each. They end when the context does.
+//
+// `make soak` calls it. It exits with 1 where something was lost or grew. With -cpus 1 the program, the next hop and the
+// clients share that processor: the top rate, and the share of it that is then sent, are those of the arrangement, so that
+// an hour can go by beside other work.
 package main
 
 import (
@@ -23,11 +34,10 @@ import (
 	"golang.org/x/term"
 
 	"github.com/postern-mail/postern/internal/testload"
-	"github.com/postern-mail/postern/internal/testsoak"
 )
 
 func main() {
-	var o testsoak.Options
+	var o Options
 	flag.StringVar(&o.Postern, "postern", "bin/postern", "the built program")
 	flag.DurationVar(&o.For, "for", 10*time.Minute, "how long the paced part takes")
 	flag.DurationVar(&o.Calibrate, "calibrate", 20*time.Second, "how long the top rate is looked for")
@@ -46,7 +56,7 @@ func main() {
 	}
 }
 
-func run(o testsoak.Options, cpus, jsonFile, svgFile string) error {
+func run(o Options, cpus, jsonFile, svgFile string) error {
 	if err := check(o, flag.NArg()); err != nil {
 		return err
 	}
@@ -63,7 +73,7 @@ func run(o testsoak.Options, cpus, jsonFile, svgFile string) error {
 	o.Progress = progress()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	r, err := testsoak.Run(ctx, o)
+	r, err := Run(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -79,7 +89,7 @@ func run(o testsoak.Options, cpus, jsonFile, svgFile string) error {
 		}
 	}
 	if svgFile != "" {
-		if err := draw(r, svgFile); err != nil {
+		if err := drawResult(r, svgFile); err != nil {
 			return err
 		}
 	}
@@ -89,7 +99,7 @@ func run(o testsoak.Options, cpus, jsonFile, svgFile string) error {
 	return nil
 }
 
-func check(o testsoak.Options, arguments int) error {
+func check(o Options, arguments int) error {
 	if arguments > 0 || o.For < time.Second || o.Calibrate < time.Second || o.Interval < time.Second || o.Pace < 100*time.Millisecond ||
 		o.Share <= 0 || o.Share > 1 || o.Rate < 0 || o.Idle < 0 || o.Idle > 5000 {
 		return fmt.Errorf("-for, -calibrate and -interval are at least 1s, -pace 100ms, -share is above 0 and at most 1, -idle at most 5000, and there are no arguments")
@@ -139,7 +149,7 @@ func progress() func(string) {
 	}
 }
 
-func draw(r *testsoak.Result, file string) error {
+func drawResult(r *Result, file string) error {
 	f, err := os.Create(file)
 	if err != nil {
 		return err

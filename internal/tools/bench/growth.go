@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/postern-mail/postern/testdata/bench/plot"
+	"github.com/postern-mail/postern/internal/tools/bench/plot"
 )
 
 // figure is one quantity that grows, and what it costs.
