@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/bundles"
-	"github.com/postern-mail/postern/cmd/postern/trial"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/testmilter"
+	"github.com/postern-mail/postern/internal/trial"
 	"github.com/postern-mail/postern/policies"
 )
 

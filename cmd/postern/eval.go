@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/postern-mail/postern/cmd/postern/config"
-	"github.com/postern-mail/postern/cmd/postern/trial"
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/internal/trial"
 )
 
 // maxEvalMessage bounds what eval reads.

@@ -7,8 +7,8 @@ import (
 	"io"
 	"strings"
 
-	"github.com/postern-mail/postern/cmd/postern/trial"
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/internal/trial"
 )
 
 // evalReport is what `postern eval --json` prints.

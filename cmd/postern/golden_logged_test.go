@@ -6,9 +6,9 @@ import (
 	"reflect"
 	"testing"
 
-	"github.com/postern-mail/postern/cmd/postern/trial"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/decisionlog"
+	"github.com/postern-mail/postern/internal/trial"
 )
 
 // lineRecorder writes the decision log line of each decision, and keeps what it was made of.

@@ -18,9 +18,9 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
-	"github.com/postern-mail/postern/cmd/postern/trial"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/trial"
 	"github.com/postern-mail/postern/smtpd"
 	"github.com/postern-mail/postern/smtpd/auth"
 	"github.com/postern-mail/postern/smtpd/relay"

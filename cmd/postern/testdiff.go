@@ -10,7 +10,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/diff"
 
-	"github.com/postern-mail/postern/cmd/postern/trial"
+	"github.com/postern-mail/postern/internal/trial"
 )
 
 // difference is why a message test failed: one line, and all of it as unified diffs.

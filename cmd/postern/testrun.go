@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/postern-mail/postern/bundles"
-	"github.com/postern-mail/postern/cmd/postern/trial"
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/internal/trial"
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 

@@ -18,7 +18,7 @@ import (
 // FuzzCase: a case is one whole transaction whose addresses can be sent as they are, or everything that is wrong with it is said
 // with its place; and a case that is written out again is the same case.
 func FuzzCase(f *testing.F) {
-	for _, pattern := range []string{"../../../testdata/transactions/*.txtar"} {
+	for _, pattern := range []string{"../../testdata/transactions/*.txtar"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			f.Fatal(err)
