@@ -153,7 +153,7 @@ func TestAliasedText(t *testing.T) {
 	}
 }
 
-// TestDirectorySize prints, with POSTERN_DIRECTORY=users[,yaml], what it takes to load that many users: docs/performance.md
+// TestDirectorySize prints, with POSTERN_DIRECTORY=users[,yaml], what it takes to load that many users: docs/explanation/performance.md
 // has the figures. Without, it holds a small directory to the bounds that are promised for a large one.
 func TestDirectorySize(t *testing.T) {
 	n, kind := 20_000, "json"

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Rule is one kind of finding. docs/check.md has a section for each.
+// Rule is one kind of finding. docs/reference/check.md has a section for each.
 type Rule struct {
 	Code     string
 	Severity Severity

@@ -13,10 +13,10 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// TestCodesDocumented holds docs/check.md against Rules: a section for each code, nothing else, and examples that do what
+// TestCodesDocumented holds docs/reference/check.md against Rules: a section for each code, nothing else, and examples that do what
 // they say.
 func TestCodesDocumented(t *testing.T) {
-	raw, err := os.ReadFile("../docs/check.md")
+	raw, err := os.ReadFile("../docs/reference/check.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestCodesDocumented(t *testing.T) {
 	for _, r := range Rules() {
 		body, ok := sections[r.Code]
 		if !ok {
-			t.Errorf("docs/check.md has no section for %s", r.Code)
+			t.Errorf("docs/reference/check.md has no section for %s", r.Code)
 			continue
 		}
 		delete(sections, r.Code)
@@ -52,7 +52,7 @@ func TestCodesDocumented(t *testing.T) {
 		}
 	}
 	for code := range sections {
-		t.Errorf("docs/check.md has a section for %s, which does not exist", code)
+		t.Errorf("docs/reference/check.md has a section for %s, which does not exist", code)
 	}
 }
 

@@ -11,11 +11,11 @@ import (
 	"github.com/open-policy-agent/opa/v1/format"
 )
 
-// TestCookbook runs every recipe of docs/cookbook.md as a reader would: its files beside the rules of the default bundle.
+// TestCookbook runs every recipe of docs/how-to/cookbook.md as a reader would: its files beside the rules of the default bundle.
 func TestCookbook(t *testing.T) {
 	recipes := cookbook(t)
 	if len(recipes) < 20 {
-		t.Fatalf("docs/cookbook.md has %d recipes", len(recipes))
+		t.Fatalf("docs/how-to/cookbook.md has %d recipes", len(recipes))
 	}
 	for title, files := range recipes {
 		t.Run(title, func(t *testing.T) {
@@ -53,7 +53,7 @@ func TestCookbook(t *testing.T) {
 // names it.
 func cookbook(t *testing.T) map[string]map[string][]byte {
 	t.Helper()
-	doc, err := os.ReadFile("../docs/cookbook.md")
+	doc, err := os.ReadFile("../docs/how-to/cookbook.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,16 +16,16 @@ import (
 )
 
 // TestDocumentSchema holds schemas/documents/operator.json against documents that are right, among them the one that
-// docs/policy.md shows, and against what people get wrong.
+// docs/reference/default-policy.md shows, and against what people get wrong.
 func TestDocumentSchema(t *testing.T) {
 	schema := documentSchema(t)
-	doc, err := os.ReadFile("../docs/policy.md")
+	doc, err := os.ReadFile("../docs/reference/default-policy.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	shown := regexp.MustCompile("(?s)```yaml\n(senders:.*?)```").FindSubmatch(doc)
 	if shown == nil {
-		t.Fatal("docs/policy.md shows no data document")
+		t.Fatal("docs/reference/default-policy.md shows no data document")
 	}
 	bundled, err := fs.ReadFile(policies.FS, "data.yaml")
 	if err != nil {
@@ -66,7 +66,7 @@ func TestDocumentSchema(t *testing.T) {
 	}
 }
 
-// TestSettingsAreDescribed: the rules, the schema and docs/policy.md know the same settings.
+// TestSettingsAreDescribed: the rules, the schema and docs/reference/default-policy.md know the same settings.
 func TestSettingsAreDescribed(t *testing.T) {
 	properties := documentSchema(t)["properties"].(map[string]any)["settings"].(map[string]any)["properties"].(map[string]any)
 	var inSchema, inRego, inDocs []string
@@ -78,13 +78,13 @@ func TestSettingsAreDescribed(t *testing.T) {
 			inRego = append(inRego, r.Head.Name.String())
 		}
 	}
-	doc, err := os.ReadFile("../docs/policy.md")
+	doc, err := os.ReadFile("../docs/reference/default-policy.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	table := regexp.MustCompile(`(?s)\n### Settings\n(.*?)\n## `).FindSubmatch(doc)
 	if table == nil {
-		t.Fatal("docs/policy.md has no table of settings")
+		t.Fatal("docs/reference/default-policy.md has no table of settings")
 	}
 	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|").FindAllSubmatch(table[1], -1) {
 		inDocs = append(inDocs, string(m[1]))

@@ -28,7 +28,7 @@ var fenced = regexp.MustCompile("(?m)^```[a-z0-9]+\n(?:#|dnl) ([A-Za-z_/]+\\.[a-
 
 func readPage(t *testing.T, name string) page {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/" + name)
+	text, err := os.ReadFile("../../docs/how-to/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func ports(t *testing.T, master string, names ...string) (string, map[string]str
 
 const letterWithoutDate = "From: alice@example.com\r\nTo: bob@example.net\r\nSubject: x\r\n\r\nHello.\r\n"
 
-// TestPostfixPage starts a real Postfix with what docs/postfix.md says.
+// TestPostfixPage starts a real Postfix with what docs/how-to/postfix.md says.
 func TestPostfixPage(t *testing.T) {
 	p := readPage(t, "postfix.md")
 	s := startBeside(t, "")
@@ -171,7 +171,7 @@ func TestPostfixPage(t *testing.T) {
 
 func readText(t *testing.T, name string) string {
 	t.Helper()
-	b, err := os.ReadFile("../../docs/" + name)
+	b, err := os.ReadFile("../../docs/how-to/" + name)
 	must(t, err)
 	return string(b)
 }
@@ -303,7 +303,7 @@ func TestTrialPolicy(t *testing.T) {
 	}
 }
 
-// TestSendmailPage starts a real Sendmail with each configuration of docs/sendmail.md.
+// TestSendmailPage starts a real Sendmail with each configuration of docs/how-to/sendmail.md.
 func TestSendmailPage(t *testing.T) {
 	p := readPage(t, "sendmail.md")
 	mcs, yamls := p["sendmail.mc"], p["postern.yaml"]

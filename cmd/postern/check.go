@@ -51,7 +51,7 @@ func newCheckCmd(p *program) *cobra.Command {
 		Short: "Check the configuration, the policy, and a Postfix beside it",
 		Long: `Check the configuration and the policy that it names, or just BUNDLE (a directory, a .tar.gz, https:// or oci://), as
 strictly as the server does before it takes a policy in: everything that is wrong, with file, line and column, and how to
-mend it. docs/check.md explains every finding by its code.
+mend it. docs/reference/check.md explains every finding by its code.
 
 With BUNDLE and --config, BUNDLE is checked in place of the configuration's, and the configuration's keys verify its
 signature. The policy is checked for the front ends that the configuration opens; for BUNDLE alone, --door names them.

@@ -21,7 +21,7 @@ const (
 
 // processors lets one processor run Go code while that is enough, and all of them when it is not. With more than one, each
 // hand-over between two goroutines wakes a thread that finds nothing to do: where a connection is used alone that is a quarter of
-// what a message costs (docs/performance.md).
+// what a message costs (docs/explanation/performance.md).
 //
 // Looking so often is also what Go's monitor wakes for, which is asleep when all else is (package socket): it interrupts an
 // evaluation or a hash that would hold up the rest.

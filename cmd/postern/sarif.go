@@ -57,7 +57,7 @@ type (
 // sarifOf a report. Files are named from the working directory, which in CI is the root of the repository.
 func sarifOf(r *checkReport, cfg *config.Config) sarifLog {
 	run := sarifRun{ColumnKind: "unicodeCodePoints", Results: []sarifResult{}}
-	run.Tool.Driver = sarifDriver{Name: "postern check", URI: "https://github.com/postern-mail/postern/blob/main/docs/check.md"}
+	run.Tool.Driver = sarifDriver{Name: "postern check", URI: "https://github.com/postern-mail/postern/blob/main/docs/reference/check.md"}
 	for _, rule := range engine.Rules() {
 		run.Tool.Driver.Rules = append(run.Tool.Driver.Rules, sarifRule{rule.Code, sarifText{rule.About}})
 	}

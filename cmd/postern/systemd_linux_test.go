@@ -288,7 +288,7 @@ func TestUnits(t *testing.T) {
 		t.Fatalf("security: %v\n%s", err, out)
 	}
 	score := regexp.MustCompile(`Overall exposure level for postern.service: ([0-9.]+)`).FindSubmatch(out)
-	page := regexp.MustCompile(`exposure level ([0-9.]+)`).FindStringSubmatch(read(t, "../../docs/systemd/README.md"))
+	page := regexp.MustCompile(`exposure level ([0-9.]+)`).FindStringSubmatch(read(t, "../../docs/how-to/systemd.md"))
 	version, err := exec.Command(analyze, "--version").Output()
 	if err != nil || score == nil || page == nil {
 		t.Fatalf("systemd says %q, the page %q, %v\n%s", score, page, err, out)

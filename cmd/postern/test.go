@@ -38,7 +38,7 @@ const testLong = `Run the tests of a policy: the test rules in its _test.rego fi
 tests, files *.txtar below BUNDLE or in --cases that each hold a session, an envelope and a message, and what is to come
 of them. BUNDLE is a directory or .tar.gz; without it, the configuration's bundle, or the built-in one.
 
-docs/testing.md has the format of message tests.
+docs/reference/message-tests.md has the format of message tests.
 
 Exit codes: 0 all passed (tests to do apart: todo_test_...); 1 something failed, coverage is below --threshold, or no
 test was found; 2 usage, or the bundle does not load or compile.`

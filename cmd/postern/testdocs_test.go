@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// TestTestingPage runs the example of docs/testing.md as it stands there: it passes, and fails where what it wants is changed.
+// TestTestingPage runs the example of docs/how-to/test-policies.md as it stands there: it passes, and fails where what it wants is changed.
 func TestTestingPage(t *testing.T) {
-	page, err := os.ReadFile("../../docs/testing.md")
+	page, err := os.ReadFile("../../docs/how-to/test-policies.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestTestingPage(t *testing.T) {
 
 // TestTestingPageIsWhole: the page names every flag of the command, and the reader of cases knows every key that it names.
 func TestTestingPageIsWhole(t *testing.T) {
-	page, err := os.ReadFile("../../docs/testing.md")
+	page, err := os.ReadFile("../../docs/reference/message-tests.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,11 +75,11 @@ func TestTestingPageIsWhole(t *testing.T) {
 		t.Errorf("only %d flags", len(flags))
 	}
 	section := func(title string) string {
-		_, text, ok := strings.Cut(string(page), "\n### `"+title+"`\n")
+		_, text, ok := strings.Cut(string(page), "\n## `"+title+"`\n")
 		if !ok {
 			t.Fatalf("no section %s", title)
 		}
-		text, _, _ = strings.Cut(text, "\n### ")
+		text, _, _ = strings.Cut(text, "\n## ")
 		return text
 	}
 	// A made-up key makes the reader list those that it knows.

@@ -10,7 +10,7 @@ import (
 )
 
 // Of the garbage collector. While little is in use it is collected when four times as much has been made again, which is what pays
-// for evaluation and its short-lived garbage (docs/performance.md). Where much is in use (a directory of a million senders, ten
+// for evaluation and its short-lived garbage (docs/explanation/performance.md). Where much is in use (a directory of a million senders, ten
 // thousand connections) that would be gigabytes: then when collectRoom has been made, or half of what is in use.
 const (
 	collectAt    = 400 // per cent

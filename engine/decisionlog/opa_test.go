@@ -27,7 +27,7 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// ownFields are the fields of a line that OPA's events do not have; docs/decision-log.md lists them.
+// ownFields are the fields of a line that OPA's events do not have; docs/reference/decision-log.md lists them.
 var ownFields = []string{"id", "stage", "door", "listener", "client", "login", "from", "recipients", "latency_us", "smtputf8", "on_error", "parts"}
 
 // asEvent reads a line, less our own fields, into OPA's struct. A field that the struct does not have is an error.

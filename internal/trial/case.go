@@ -17,7 +17,7 @@ import (
 
 // Case is a message test, and a golden transaction of ours: one txtar file with the sections session, envelope, message.eml
 // and want, and where they matter data.yaml (one more data document), policy/... (a bundle in place of the one under
-// test) and want.eml (the exact bytes that leave). docs/testing.md has the format.
+// test) and want.eml (the exact bytes that leave). docs/reference/message-tests.md has the format.
 type Case struct {
 	Name        string
 	Transaction Transaction

@@ -276,7 +276,7 @@ func (v *validator) backend(i int, a Auth) {
 	}
 	var missing *fs.PathError
 	if err != nil && !errors.As(err, &missing) {
-		v.add(key, err.Error(), "see docs/auth-backends.md for examples")
+		v.add(key, err.Error(), "see docs/how-to/"+key[strings.LastIndexByte(key, '.')+1:]+".md for examples")
 	}
 }
 

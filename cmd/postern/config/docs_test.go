@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-const page = "../../../docs/configuration.md"
+const page = "../../../docs/reference/configuration.md"
 
 // TestDocumented: the page names every key that the reader knows, and no table of it names another.
 func TestDocumented(t *testing.T) {
@@ -42,17 +42,20 @@ func TestDocumented(t *testing.T) {
 	}
 }
 
-// TestExamples loads every yaml block of the page, and of the one about backends. What they refer to does not exist here; their keys and values must be right.
+// TestExamples loads every yaml block of the page, and of those about backends. What they refer to does not exist here; their keys and values must be right.
 func TestExamples(t *testing.T) {
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	backends, err := os.ReadFile("../../../docs/auth-backends.md")
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"dovecot", "ldap", "radius", "recent-logins"} {
+		backend, err := os.ReadFile("../../../docs/how-to/" + name + ".md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, backend...)
 	}
-	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text)+string(backends), -1)
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
 	if len(blocks) < 16 {
 		t.Fatalf("only %d examples", len(blocks))
 	}

@@ -1,5 +1,5 @@
 // Command bench measures Postern end to end on loopback, beside what it stands next to, in one run: figures are only ever
-// compared within a run. `make bench` calls it; docs/performance.md explains what it shows.
+// compared within a run. `make bench` calls it; docs/explanation/performance.md explains what it shows.
 //
 // Submission: our own client submits through STARTTLS and AUTH PLAIN to Postern with the default bundle, 10,000 users'
 // senders and the decision log on, which relays to Postfix's smtp-sink; beside it Postfix, Exim and Haraka with the same
