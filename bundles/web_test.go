@@ -128,9 +128,13 @@ func TestWebFailures(t *testing.T) {
 			w.Header().Set("Content-Encoding", "br")
 			w.Write([]byte("x"))
 		}, "encodes the bundle once more (br)"},
-		"for ever":  {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", 302) }, "sends us on more than 5 times"},
-		"to a file": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", 302) }, "from http:// to file://"},
-		"to others": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://192.0.2.1/b", 302) }, "sends us to http://192.0.2.1, in the clear"},
+		"for ever": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) }, "sends us on more than 5 times"},
+		"to a file": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
+		}, "from http:// to file://"},
+		"to others": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://192.0.2.1/b", http.StatusFound)
+		}, "sends us to http://192.0.2.1, in the clear"},
 		"vanishes":  {func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, "no answer from the server: EOF"},
 		"no policy": {func(w http.ResponseWriter, _ *http.Request) { w.Write(packed(t, regular("/README", "x"))) }, "no .rego file in it"},
 		"no syntax": {func(w http.ResponseWriter, _ *http.Request) {
@@ -276,7 +280,7 @@ func TestLogin(t *testing.T) {
 				w.WriteHeader(401)
 				return
 			}
-			http.Redirect(w, r, strings.Replace(other.URL, "127.0.0.1", "localhost", 1)+"/b", 307)
+			http.Redirect(w, r, strings.Replace(other.URL, "127.0.0.1", "localhost", 1)+"/b", http.StatusTemporaryRedirect)
 		})
 	}
 	read := func(r Remote) error { _, err := s.source(r).Read(context.Background(), Limits{}); return err }
@@ -348,7 +352,7 @@ func TestTLS(t *testing.T) {
 			w.WriteHeader(403)
 			return
 		}
-		http.Redirect(w, r, plain.URL, 302)
+		http.Redirect(w, r, plain.URL, http.StatusFound)
 	})
 	if err := read(Remote{CA: ca}); err == nil || !strings.Contains(err.Error(), "403") {
 		t.Errorf("without a certificate: %v", err)

@@ -77,7 +77,8 @@ func stuck(t *testing.T, body func() (*ast.Term, error)) *Policy {
 	p := compile(t, nil, guarded+`reject contains "x" if _on`, Options{Timeout: 20 * time.Millisecond})
 	decl := &rego.Function{Name: "test.stuck", Decl: types.NewFunction(nil, types.B)}
 	caps := capabilities(nil)
-	c := ast.NewCompiler().WithCapabilities(caps).WithBuiltins(map[string]*ast.Builtin{decl.Name: {Name: decl.Name, Decl: decl.Decl}})
+	caps.Builtins = append(caps.Builtins, &ast.Builtin{Name: decl.Name, Decl: decl.Decl})
+	c := ast.NewCompiler().WithCapabilities(caps)
 	c.Compile(map[string]*ast.Module{"p.rego": ast.MustParseModule("package postern.message\nreject contains \"x\" if test.stuck()")})
 	if c.Failed() {
 		t.Fatal(c.Errors)

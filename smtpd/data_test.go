@@ -185,9 +185,9 @@ func TestReadDataCuts(t *testing.T) {
 	t.Parallel()
 	for _, wire := range append(endings, "\r\n.\r\n", "\r\n..\r\n.\r\n", "\r\n.x\r\n.\r\n", "\r\n..x.\r\n\r\n.\r\n") {
 		text := "a" + wire + "tail\r\n.\r\n"
-		want, wantErr, wantLeft := readAll(text, len(text))
+		want, wantLeft, wantErr := readAll(text, len(text))
 		for cut := range len(text) {
-			got, err, left := readAll(text, cut)
+			got, left, err := readAll(text, cut)
 			if got != want || (err == nil) != (wantErr == nil) || left != wantLeft { // which of two faults is seen first may differ
 				t.Errorf("%q cut at %d: %q %v, %d left; whole: %q %v, %d left", text, cut, got, err, left, want, wantErr, wantLeft)
 			}
@@ -196,7 +196,7 @@ func TestReadDataCuts(t *testing.T) {
 }
 
 // readAll reads a message that comes in two pieces, and says how many octets were left unread, where there was no error.
-func readAll(text string, cut int) (body string, err error, left int) {
+func readAll(text string, cut int) (body string, left int, err error) {
 	here, there := newPipe()
 	there.Write([]byte(text[:cut]))
 	there.Write([]byte(text[cut:]))
@@ -204,12 +204,12 @@ func readAll(text string, cut int) (body string, err error, left int) {
 	w, to := testWire(here), &kept{}
 	err = w.readData(&sink{dst: to, max: 1 << 20, line: 1 << 20, endless: 1 << 20}, &pace{window: time.Minute})
 	if err != nil {
-		return "", err, 0
+		return "", 0, err
 	}
 	for _, c := range here.in.chunks {
 		left += len(c)
 	}
-	return to.String(), nil, left + w.buffered()
+	return to.String(), left + w.buffered(), nil
 }
 
 // testWire reads from one end of a pipe.

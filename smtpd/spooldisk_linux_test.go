@@ -37,8 +37,7 @@ func TestSpoolCannotBeRead(t *testing.T) {
 		for header, rule := range reads {
 			t.Run(fmt.Sprintf("%s, header read: %v", name, header), func(t *testing.T) {
 				armed := atomic.Bool{}
-				var s *site
-				s = start(t, limits(func(l *Limits) { l.SpoolMemory = 64 << 10 }),
+				s := start(t, limits(func(l *Limits) { l.SpoolMemory = 64 << 10 }),
 					hop(func(h *recorder) { h.discards, h.short = true, true }), rules(t, "message", rule),
 					func(srv *Server, _ *Listener) {
 						srv.Clock = func() time.Time { // asked for when the message is there and before it is read

@@ -97,19 +97,6 @@ func verification(p config.Policy) *bundles.Verification {
 	return p.Verify.Bundles()
 }
 
-// bundleConfig is a configuration with another bundle: that of --config, whose other paths need not exist here, or the defaults.
-func (p *program) bundleConfig(bundle string) (*config.Config, error) {
-	cfg := config.Default(".")
-	if p.configFile != "" {
-		var err error
-		if cfg, err = config.Load(p.configFile, ""); err != nil {
-			return nil, err
-		}
-	}
-	cfg.Policy.Bundle = bundle
-	return cfg, nil
-}
-
 // loadCandidate reads and parses what is configured, once, with more data documents laid over it.
 func loadCandidate(ctx context.Context, p config.Policy, data ...string) (*bundles.Candidate, error) {
 	source, err := policySource(p)

@@ -30,16 +30,6 @@ func (o Op) String() string {
 	return opNames[0]
 }
 
-// ParseOp is the operation of that name in the policy contract.
-func ParseOp(name string) (Op, bool) {
-	for i, n := range opNames[1:] {
-		if n == name {
-			return Op(i + 1), true
-		}
-	}
-	return 0, false
-}
-
 // Bounds of an edit.
 const (
 	maxEditName  = 76

@@ -171,20 +171,6 @@ func (m *MTA) Quit() error {
 	return errors.Join(err, m.conn.Close())
 }
 
-// Quiet fails if the milter has something to say within d.
-func (m *MTA) Quiet(d time.Duration) error {
-	if err := m.conn.SetReadDeadline(time.Now().Add(d)); err != nil {
-		return err
-	}
-	var b [64]byte
-	n, err := m.conn.Read(b[:])
-	var timeout net.Error
-	if n == 0 && errors.As(err, &timeout) && timeout.Timeout() {
-		return nil
-	}
-	return fmt.Errorf("the milter said %q, %v; nobody had asked", b[:n], err)
-}
-
 // cstrings joins NUL-terminated strings.
 func cstrings(s ...string) []byte {
 	var b []byte

@@ -68,9 +68,6 @@ func StartPostfix(t testing.TB, o PostfixOptions) *Postfix {
 	return p
 }
 
-// ConfigDir is its configuration directory.
-func (p *Postfix) ConfigDir() string { return p.conf() }
-
 func (p *Postfix) conf() string { return filepath.Join(p.dir, "conf") }
 
 // Log is what it logged so far.

@@ -71,7 +71,7 @@ func CheckProviderURL(text string) error {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Host == "" || u.Opaque != "" || u.Fragment != "":
-		return errors.New("this is no URL; write https://idp.example.com/...")
+		return errors.New("this is no URL; write https://idp.example.com/path")
 	case u.User != nil:
 		return errors.New("a login stands in the URL; write client_id and client_secret_file instead")
 	case u.Scheme == "https":

@@ -283,8 +283,10 @@ func TestIntrospection(t *testing.T) {
 		"HTML":               {text(200, "<html>"), ErrUnavailable},
 		"a list":             {text(200, `[{"active":true}]`), ErrUnavailable},
 		"down":               {text(500, ""), ErrUnavailable},
-		"redirect":           {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", 307) }, ErrUnavailable},
-		"slow":               {func(http.ResponseWriter, *http.Request) { <-release }, ErrUnavailable},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect)
+		}, ErrUnavailable},
+		"slow": {func(http.ResponseWriter, *http.Request) { <-release }, ErrUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options("")
