@@ -267,7 +267,6 @@ func (s *Server) cutAll(l *listener) {
 
 // newConn wraps an accepted socket.
 func (s *Server) newConn(l *listener, raw net.Conn) *conn {
-	raw = socket.Direct(raw)
 	src := &source{raw: raw, rearm: socket.QuickAck(raw), resting: true}
 	c := &conn{Conn: raw, server: s, listener: l, log: l.log, source: src, in: s.reader(src)}
 	c.session = &session{conn: c}

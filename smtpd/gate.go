@@ -7,7 +7,6 @@ import (
 
 	"github.com/postern-mail/postern/internal/limit"
 	"github.com/postern-mail/postern/internal/message"
-	"github.com/postern-mail/postern/internal/socket"
 )
 
 // gate is the net.Listener that the library accepts from: each connection comes as a guard.
@@ -24,7 +23,6 @@ func (l *gate) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		conn = socket.Direct(conn)
 		if !l.srv.admit() {
 			l.turnAway(conn, replyStopping(), "stopping")
 			continue

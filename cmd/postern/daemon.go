@@ -183,8 +183,8 @@ func (d *daemon) bindAdmin() error {
 	return nil
 }
 
-// run starts a goroutine for each listener, one for the policy's source, one for files, one for the admin server, one that
-// gives memory back, and one that says how many processors are needed. All of them end with ctx, and the first that fails ends the others.
+// run starts a goroutine for each listener, one for the policy's source, one for files, one for the admin server, and one that
+// gives memory back. All of them end with ctx, and the first that fails ends the others.
 func (d *daemon) run(ctx context.Context, group *errgroup.Group) {
 	for _, l := range d.submission {
 		group.Go(func() error { return d.serveSubmission(ctx, l) })
@@ -192,8 +192,7 @@ func (d *daemon) run(ctx context.Context, group *errgroup.Group) {
 	for _, l := range d.milters {
 		group.Go(func() error { return d.milter.Serve(ctx, l.listener, l.config) })
 	}
-	group.Go(func() error { lean(ctx); return nil })
-	group.Go(func() error { spare(ctx); return nil })
+	group.Go(func() error { releaseMemory(ctx); return nil })
 	group.Go(func() error { return d.feed.watcher.Run(ctx) })
 	d.tried.run(ctx, group)
 	group.Go(func() error {

@@ -80,10 +80,8 @@ func (p *program) serve(ctx context.Context, grace time.Duration) error {
 	}
 	d := &daemon{cfg: cfg, log: log, hup: make(chan struct{}, 1), inherited: sockets}
 	defer d.close()
-	started := tune()
-	err = d.build(ctx, p.stderr)
-	started()
-	if err != nil {
+	configureGC()
+	if err := d.build(ctx, p.stderr); err != nil {
 		return err
 	}
 	if err := d.bind(); err != nil {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/emersion/go-sasl"
 
-	"github.com/postern-mail/postern/internal/socket"
 	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
@@ -29,7 +28,6 @@ func (h *SMTP) dial(ctx context.Context) (*conn, error) {
 		}
 		return nil, err
 	}
-	nc = socket.Direct(nc)
 	c := &conn{nc: nc, rd: bufio.NewReaderSize(nc, maxReplyLine), times: h.o.Timeouts, late: h.late}
 	if err := h.greet(ctx, c); err != nil {
 		c.close()
