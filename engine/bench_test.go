@@ -8,6 +8,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/topdown"
 
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/message"
 	"github.com/postern-mail/postern/internal/table"
 )
@@ -34,7 +35,7 @@ func BenchmarkInput(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		in := builder{k: k}
-		if _, err := in.build(tr, partsAll&^partBody); err != nil {
+		if _, err := in.build(tr, contract.PartsAll&^contract.PartMessageBody); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -51,7 +52,7 @@ func BenchmarkReadFacts(b *testing.B) {
 // BenchmarkInputJSON is the encoding of the same for the decision log.
 func BenchmarkInputJSON(b *testing.B) {
 	in := builder{k: newKeys()}
-	v, err := in.build(large(b), partsAll&^partBody)
+	v, err := in.build(large(b), contract.PartsAll&^contract.PartMessageBody)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -77,7 +78,7 @@ func BenchmarkLeast(b *testing.B) {
 	})
 	b.Run("way=inline", func(b *testing.B) {
 		st := p.stages[StageMessage]
-		c := newCaches(p.crew.seed)
+		c := newCaches(p.workers.seed)
 		b.ReportAllocs()
 		for b.Loop() {
 			in, _ := p.input(tr, st.reads, st.fields)

@@ -8,8 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
+
+	"github.com/postern-mail/postern/engine/lint"
 )
 
 // manyRules is a bundle of n rules, refusals and their helpers, so many a file.
@@ -55,22 +56,10 @@ func BenchmarkCheck(b *testing.B) {
 				}
 			}
 		})
-		src, _ := parse(bundle, capabilities(nil))
-		b.Run(fmt.Sprintf("rules=%d/do=lint", n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("rules=%d/do=check", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if found := src.lint(nil); len(found) > 0 {
-					b.Fatal(found[0])
-				}
-			}
-		})
-		c := ast.NewCompiler().WithCapabilities(capabilities(nil)).WithStrict(true).WithSchemas(schemas())
-		c.Compile(src.modules)
-		data := newStore(bundle.Data)
-		b.Run(fmt.Sprintf("rules=%d/do=lint-compiled", n), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if found := src.lintCompiled(c, data); len(found) > 0 {
+				if _, found := lint.Check(bundle, lint.Options{}); len(found) > 0 {
 					b.Fatal(found[0])
 				}
 			}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // TestCodesDocumented holds docs/reference/check.md against Rules: a section for each code, nothing else, and examples that do what
@@ -26,14 +28,14 @@ func TestCodesDocumented(t *testing.T) {
 		body, _, _ = strings.Cut(body, "\n## ")
 		sections[strings.Trim(title, "`")] = body
 	}
-	for _, r := range Rules() {
+	for _, r := range contract.Rules() {
 		body, ok := sections[r.Code]
 		if !ok {
 			t.Errorf("docs/reference/check.md has no section for %s", r.Code)
 			continue
 		}
 		delete(sections, r.Code)
-		start := map[Severity]string{Fault: "\nError.", Warning: "\nWarning."}[r.Severity]
+		start := map[contract.Severity]string{contract.Fault: "\nError.", contract.Warning: "\nWarning."}[r.Severity]
 		if r.Ignorable {
 			start += " Can be ignored."
 		}
@@ -42,11 +44,11 @@ func TestCodesDocumented(t *testing.T) {
 		}
 		for i, example := range regexp.MustCompile("(?s)```rego\n(.*?)```").FindAllStringSubmatch(body, -1) {
 			found := Check(context.Background(), moduleBundle(nil, "p.rego", example[1]), Options{Timeout: 5 * time.Second})
-			has := slices.ContainsFunc(found, func(f Finding) bool { return f.Code == r.Code })
+			has := slices.ContainsFunc(found, func(f contract.Finding) bool { return f.Code == r.Code })
 			if mended := i > 0; has == mended {
 				t.Errorf("%s, example %d: %v", r.Code, i+1, found)
 			}
-			if i > 0 && faults(slices.DeleteFunc(found, func(f Finding) bool { return f.Code == codeMissingData })) != nil {
+			if i > 0 && contract.Faults(slices.DeleteFunc(found, func(f contract.Finding) bool { return f.Code == contract.CodeMissingData })) != nil {
 				t.Errorf("%s, mended: %v", r.Code, found)
 			}
 		}
@@ -59,9 +61,13 @@ func TestCodesDocumented(t *testing.T) {
 // TestCodesAreRules: no finding is made with a code that is not in Rules, and no rule is without a finding.
 func TestCodesAreRules(t *testing.T) {
 	var source strings.Builder
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
+	var files []string
+	for _, room := range []string{"*.go", "contract/*.go", "lint/*.go"} {
+		found, err := filepath.Glob(room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
 	}
 	for _, f := range files {
 		if !strings.HasSuffix(f, "_test.go") {
@@ -72,20 +78,20 @@ func TestCodesAreRules(t *testing.T) {
 			source.Write(raw)
 		}
 	}
-	constant := regexp.MustCompile(`^(code[A-Z]\w*|e\.Code|code)$`) // the last: a Finding made of a code that at was given
-	for _, m := range regexp.MustCompile(`(?:\b(?:s|src|tests|s\.src)\.at\(|Finding\{[^}]*Code: )([^,}]+)`).FindAllStringSubmatch(source.String(), -1) {
+	constant := regexp.MustCompile(`^(contract\.Code[A-Z]\w*|e\.Code|code)$`) // the last: a contract.Finding made of a code that at was given
+	for _, m := range regexp.MustCompile(`(?:\b(?:s|src|tests|s\.src)\.at\(|contract.Finding\{[^}]*Code: )([^,}]+)`).FindAllStringSubmatch(source.String(), -1) {
 		if !constant.MatchString(m[1]) {
 			t.Errorf("a finding is made with the code %s, which is not one of the constants", m[1])
 		}
 	}
 	var codes []string
-	for _, m := range regexp.MustCompile(`(?m)^\tcode[A-Z]\w*\s+= "([a-z-]+)"$`).FindAllStringSubmatch(source.String(), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\tCode[A-Z]\w*\s+= "([a-z-]+)"$`).FindAllStringSubmatch(source.String(), -1) {
 		codes = append(codes, m[1])
 	}
 	codes = append(codes, ast.ParseErr, ast.CompileErr, ast.TypeErr, ast.UnsafeVarErr, ast.RecursionErr)
 	slices.Sort(codes)
 	var rules []string
-	for _, r := range Rules() {
+	for _, r := range contract.Rules() {
 		rules = append(rules, r.Code)
 	}
 	if !slices.Equal(codes, rules) {

@@ -6,15 +6,24 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"maps"
+	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
-	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/topdown/cache"
+
+	"github.com/postern-mail/postern/engine/contract"
+	"github.com/postern-mail/postern/engine/data"
+	"github.com/postern-mail/postern/engine/lint"
+	"github.com/postern-mail/postern/internal/message"
 )
 
 // DefaultTimeout bounds one evaluation where Options.Timeout is zero.
@@ -24,126 +33,176 @@ const DefaultTimeout = 100 * time.Millisecond
 type Options struct {
 	// Timeout bounds one evaluation; 0: DefaultTimeout.
 	Timeout time.Duration
-	// AllowBuiltins names builtins that the default capabilities withhold and the operator allows all the same.
+	// AllowBuiltins names builtins that policies may call although the default capabilities withhold them.
 	AllowBuiltins []string
-	// Revision where the bundle's manifest names none; "": a hash of its content.
+	// Revision is used if the bundle's manifest names none; "": a hash of the content.
 	Revision string
-	// FullInput builds every part of the input but the body, read or not, so that a logged input can be asked other policies
-	// too. It costs what the parts cost.
+	// FullInput builds every part of the input but the body, whether rules read it or not. A logged input can then be decided by
+	// other policies too. Every decision pays for building these parts.
 	FullInput bool
-	// NamedFields builds of message.header only the fields that rules look up by name, where all names are known: for who keeps no
-	// input. A logged header is whole otherwise, so that a policy that looks up another field can be asked, too.
+	// NamedFields builds only those fields of message.header that rules look up, if all their names are known. Set it where no
+	// input is kept: a logged header is complete, so that it can be decided by policies that look up other fields.
 	NamedFields bool
-	// Doors are the front ends that the bundle is for: lint warns of facts that one of them never knows.
-	Doors []Door
-	// Tests has lint look at the modules whose file name ends in _test.rego, too.
+	// Doors are the front ends that the bundle is for. Check warns of facts that one of them never knows.
+	Doors []lint.Door
+	// Tests has Check look at the modules whose file name ends in _test.rego too.
 	Tests bool
 }
 
-// Compile builds a Policy: strict compile against the input schema and the allowed capabilities, contract check, read
-// analysis, prepared queries, and one smoke transaction a stage. Errors about the bundle are *CompileError with file, line
-// and column. Modules whose file name ends in _test.rego do not become part of it: they are for the tester. The Policy takes
-// ownership of b.Data, which must not change afterwards.
+// Compile makes a Policy of a bundle. It compiles strictly against the input schema and the allowed capabilities, lints, finds
+// which parts of the input each stage reads, prepares the queries, and decides one plain transaction a stage. Errors about the
+// bundle are *contract.CompileError with file, line and column. Modules whose file name ends in _test.rego are no part of the
+// Policy. The Policy takes ownership of b.Data, which must not change afterwards.
 func Compile(ctx context.Context, b *bundle.Bundle, o Options) (*Policy, error) {
-	p, src, findings := build(b, o)
-	if err := faults(findings); err != nil {
+	p, checked, findings := newPolicy(b, o)
+	if err := contract.Faults(findings); err != nil {
 		return nil, err
 	}
-	p.warnings = findings // faults has left only those
+	p.warnings = findings // no Fault is among them
 	p.evaluateConstants(ctx)
 	if err := p.smoke(ctx); err != nil {
-		return nil, faults(src.quote(asFindings(err)))
+		return nil, contract.Faults(checked.Quote(asFindings(err)))
 	}
 	return p, nil
 }
 
-// Check says everything that is wrong with a bundle, faults and warnings, in the order of files and lines; nil where
-// nothing is. A bundle without faults compiles.
-func Check(ctx context.Context, b *bundle.Bundle, o Options) []Finding {
-	p, src, findings := build(b, o)
-	if faults(findings) == nil {
+// Check returns everything that is wrong with a bundle, faults and warnings, in the order of files and lines. A bundle without
+// a Fault compiles.
+func Check(ctx context.Context, b *bundle.Bundle, o Options) []contract.Finding {
+	p, checked, findings := newPolicy(b, o)
+	if contract.Faults(findings) == nil {
 		p.evaluateConstants(ctx)
 		if err := p.smoke(ctx); err != nil {
-			findings = append(findings, src.quote(asFindings(err))...)
+			findings = append(findings, checked.Quote(asFindings(err))...)
 		}
 	}
 	return findings
 }
 
-// build does all of Compile but the smoke transactions. The Policy is usable only if no finding is a Fault.
-func build(b *bundle.Bundle, o Options) (*Policy, *sources, []Finding) {
-	unknown := unknownBuiltins(o.AllowBuiltins)
-	caps := capabilities(o.AllowBuiltins)
-	src, findings := parse(b, caps)
-	if len(findings) > 0 {
-		return nil, src, sortFindings(append(unknown, findings...))
-	}
-	data := newStore(b.Data)
-	c := src.compileWith(func() *ast.Compiler {
-		return ast.NewCompiler().
-			WithCapabilities(caps).
-			WithStrict(true).
-			WithEnablePrintStatements(false).
-			WithUseTypeCheckAnnotations(true).
-			WithSchemas(schemas()).
-			WithPathConflictsCheck(storage.NonEmpty(context.Background(), data, nil)).
-			WithSkipStages(ast.StageBuildRequiredCapabilities)
-	}, nil)
-	lint := append(unknown, src.lint(o.Doors)...)
-	if c.Failed() {
-		return nil, src, sortFindings(src.silence(append(lint, src.compilerFindings(c.Errors)...), false))
-	}
-	tables := src.tableReads(c)
-	lint = append(append(lint, src.lintCompiled(c, data)...), tables.findings(data)...)
-	lint = src.silence(lint, true)
-	if o.Tests {
-		lint = append(append(lint, lintTests(b, src, data)...), checkTests(b, o)...)
+// newPolicy does everything in Compile that evaluates nothing. The Policy is nil if OPA refuses a module, and must not be used
+// if one of the findings is a Fault.
+func newPolicy(b *bundle.Bundle, o Options) (*Policy, *lint.Bundle, []contract.Finding) {
+	checked, findings := lint.Check(b, lint.Options{AllowBuiltins: o.AllowBuiltins, Doors: o.Doors, Tests: o.Tests})
+	if checked == nil {
+		return nil, nil, contract.Sort(findings)
 	}
 	p := &Policy{
-		compiler: c,
+		compiler: checked.Compiler,
 		full:     o.FullInput,
 		named:    o.NamedFields,
-		data:     data,
+		data:     checked.Data,
 		timeout:  cmp.Or(max(o.Timeout, 0), DefaultTimeout),
 		revision: cmp.Or(b.Manifest.Revision, o.Revision),
-		code:     src.hash,
+		code:     checked.Hash,
 		values:   newValueCache(),
-		tables:   tables,
+		tables:   checked.Reads,
 		keys:     newKeys(),
-		crew:     &crew{seed: maphash.MakeSeed()},
+		workers:  &workerPool{seed: maphash.MakeSeed()},
 	}
 	if p.revision == "" {
-		p.revision = contentHash(src.hash, b.Data)
+		p.revision = contentHash(checked.Hash, b.Data)
 	}
-	if err := p.prepare(src); err != nil {
-		lint = append(lint, asFindings(err)...)
+	if err := p.prepare(checked.EditOps); err != nil {
+		findings = append(findings, asFindings(err)...)
 	}
-	return p, src, sortFindings(lint)
+	return p, checked, contract.Sort(findings)
 }
 
-// schemas for the type checker: the input contract for every module, and under the name schema.input for those
-// whose annotations ask for it.
-func schemas() *ast.SchemaSet {
-	var doc any = contract().schema() // OPA makes JSON of it
-	set := ast.NewSchemaSet()
-	set.Put(ast.SchemaRootRef, doc)
-	set.Put(ast.SchemaRootRef.Append(ast.StringTerm("input")), doc)
-	return set
-}
-
-// unknownBuiltins finds names the operator allows that OPA does not have: a misspelling.
-func unknownBuiltins(allow []string) []Finding {
-	var out []Finding
-	for _, name := range allow {
-		if _, ok := ast.BuiltinMap[name]; !ok {
-			out = append(out, Finding{Severity: Fault, Code: codeUnknownBuiltin, Message: fmt.Sprintf("allowed builtin %q does not exist", name),
-				Hint: suggest(name, slices.Collect(maps.Keys(ast.BuiltinMap)))})
+// prepare fills in the stages and needs. editOps are the edit operations that the rules can produce.
+func (p *Policy) prepare(editOps []string) error {
+	var all []*ast.Rule
+	for _, s := range contract.Stages() {
+		pkg := s.Package()
+		st := &stage{name: s.String()}
+		var body ast.Body
+		var rules []*ast.Rule
+		for _, set := range contract.SetNames(s) {
+			ref := pkg.Append(ast.StringTerm(set))
+			found := p.compiler.GetRulesExact(ref)
+			if len(found) == 0 {
+				continue
+			}
+			rules = append(rules, found...)
+			st.sets = append(st.sets, set)
+			body.Append(ast.Equality.Expr(ast.VarTerm(set), ast.NewTerm(ref)))
 		}
+		if len(st.sets) == 0 {
+			continue // lint refuses a stage package without sets
+		}
+		st.qc = p.compiler.QueryCompiler()
+		compiled, err := st.qc.Compile(body)
+		if err != nil {
+			return fmt.Errorf("prepare stage %s: %w", s, err)
+		}
+		st.query = compiled
+		st.reads, st.fields = readBy(p.compiler, rules)
+		st.build = st.reads
+		if p.named {
+			st.buildFields = st.fields
+		}
+		if p.full {
+			st.build, st.buildFields = st.build|contract.PartsAll&^contract.PartMessageBody, nil
+		}
+		st.parts = partNames(st.build&contract.StageParts(s), st.buildFields)
+		p.stages[s] = st
+		all = append(all, rules...)
 	}
-	return out
+	p.constantOf = p.constantRules(all)
+	p.setNeeds(editOps)
+	return nil
 }
 
-// contentHash names a bundle without a revision: the first 16 hex digits of a hash of its modules and data.
+// setNeeds derives the needs from the stages.
+func (p *Policy) setNeeds(editOps []string) {
+	n := &p.own
+	defer func() { p.needs = p.own }()
+	n.Connect, n.Mail = p.stages[StageConnect] != nil, p.stages[StageMail] != nil
+	n.Rcpt, n.Message = p.stages[StageRcpt] != nil, p.stages[StageMessage] != nil
+	m := p.stages[StageMessage]
+	if m == nil {
+		return
+	}
+	n.Header, n.Size, n.Body = m.build&partsHeader != 0, m.build&contract.PartMessageSize != 0, m.build&contract.PartMessageBody != 0
+	n.Quarantine, n.Discard = slices.Contains(m.sets, "quarantine"), slices.Contains(m.sets, "discard")
+	if slices.Contains(m.sets, "edit") {
+		n.Edits = editOps
+	}
+}
+
+// WithData returns a Policy with the same code and other data, of which it takes ownership. It neither parses nor compiles and
+// takes less than a millisecond if large objects are packed, as package bundles does. revision "" stands for a hash of code
+// and data, which costs as much as encoding the data. The error is a *contract.CompileError if a rule stands at a path that
+// the data has, if an object that rules read whole has become too large for that, or if a plain transaction fails.
+func (p *Policy) WithData(ctx context.Context, doc map[string]any, revision string) (*Policy, error) {
+	out := *p
+	out.data = data.New(doc)
+	if err := contract.Faults(lint.PathConflicts(ctx, p.compiler, out.data)); err != nil {
+		return nil, err
+	}
+	if err := contract.Faults(p.tables.Findings(out.data)); err != nil {
+		return nil, err
+	}
+	out.revision = revision
+	if revision == "" {
+		out.revision = contentHash(p.code, doc)
+	}
+	out.evaluateConstants(ctx)
+	if err := out.smoke(ctx); err != nil {
+		return nil, err
+	}
+	return &out, nil
+}
+
+// newValueCache makes the cache that keeps compiled patterns from one evaluation to the next. OPA's default keeps a hundred, so
+// a policy with more of them would compile all of them for every message.
+func newValueCache() cache.InterQueryValueCache {
+	entries := 10_000
+	return cache.NewInterQueryValueCache(context.Background(), &cache.Config{
+		InterQueryBuiltinValueCache: cache.InterQueryBuiltinValueCacheConfig{MaxNumEntries: &entries},
+	})
+}
+
+// contentHash returns the revision of a bundle that names none: the first 16 hex digits of a hash of its modules and data.
 func contentHash(code string, data map[string]any) string {
 	h := sha256.New()
 	h.Write([]byte(code))
@@ -153,10 +212,91 @@ func contentHash(code string, data map[string]any) string {
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
-// asFindings makes findings of any error.
-func asFindings(err error) []Finding {
-	if c, ok := err.(*CompileError); ok {
+// asFindings returns the findings of a *contract.CompileError, and one finding for any other error.
+func asFindings(err error) []contract.Finding {
+	if c, ok := err.(*contract.CompileError); ok {
 		return c.Findings
 	}
-	return []Finding{{Severity: Fault, Code: codePolicy, Message: err.Error()}}
+	return []contract.Finding{{Severity: contract.Fault, Code: contract.CodePolicy, Message: err.Error()}}
+}
+
+// smoke asks every stage about a plain transaction. A policy that errs or is too slow even there is refused. The first
+// evaluation after a compile is slower than those that follow, so a time-out gets two more tries.
+func (p *Policy) smoke(ctx context.Context) error {
+	var found contract.CompileError
+	for _, s := range contract.Stages() {
+		if p.stages[s] == nil {
+			continue
+		}
+		t, err := smokeTransaction(s)
+		if err != nil {
+			return err
+		}
+		var d Decision
+		for range 3 {
+			if d, _, _ = p.decide(ctx, t); d.Err == nil || d.Reasons[0].Rule != "error."+kindTimeout || ctx.Err() != nil {
+				break
+			}
+		}
+		if d.Err != nil {
+			f := contract.Finding{Severity: contract.Fault, Code: contract.CodeSmoke, Hint: "see what it does with the input of a plain message in `postern eval`"}
+			why := strings.Join(strings.Fields(d.Err.Error()), " ")
+			f.Message = fmt.Sprintf("package postern.%s does not decide a plain transaction: %s", s, why)
+			if loc := p.blame(s, d.Err); loc != nil {
+				f.File, f.Line, f.Column = strings.TrimPrefix(loc.File, "/"), loc.Row, loc.Col
+			}
+			found.Findings = append(found.Findings, f)
+		}
+	}
+	if found.Findings != nil {
+		return &found
+	}
+	return nil
+}
+
+// blame is the place of an evaluation's error, or else the stage's package.
+func (p *Policy) blame(s Stage, err error) *ast.Location {
+	var e *topdown.Error
+	if errors.As(err, &e) && e.Location != nil && e.Location.File != "" {
+		return e.Location
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.compiler.Modules)) {
+		if m := p.compiler.Modules[name]; m.Package.Path.Equal(s.Package()) {
+			return m.Package.Location
+		}
+	}
+	return nil
+}
+
+// smokeTransaction is a plain submission of Alice to Bob.
+func smokeTransaction(s Stage) (*Transaction, error) {
+	header, err := message.ParseHeader([]byte("From: Alice <alice@example.com>\r\nTo: bob@example.net\r\nSubject: smoke\r\n"+
+		"Date: Thu, 01 Jan 2026 00:00:00 +0000\r\nMessage-ID: <smoke@example.com>\r\n\r\n"), message.Limits{})
+	if err != nil {
+		return nil, fmt.Errorf("smoke transaction: %w", err)
+	}
+	alice := message.Path{Mailbox: message.Mailbox{Local: "alice", Domain: "example.com"}}
+	bob := Recipient{Path: message.Path{Mailbox: message.Mailbox{Local: "bob", Domain: "example.net"}}}
+	t := &Transaction{
+		ID: "smoke", Stage: s, Now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		Server: Server{Hostname: "mail.example.com", Listener: ":587", Door: "submission"},
+		Client: Client{IP: netip.AddrFrom4([4]byte{192, 0, 2, 1}), Port: 40000},
+	}
+	if s == StageConnect {
+		return t, nil
+	}
+	t.Client.EHLO = "client.example.com"
+	t.TLS = &TLS{Version: "1.3", Cipher: "TLS_AES_128_GCM_SHA256"}
+	t.Auth = &Auth{Login: "alice@example.com", Mechanism: "PLAIN", Backend: "smoke"}
+	t.Envelope = &Envelope{From: alice}
+	switch s {
+	case StageRcpt:
+		t.Recipient = &bob
+	case StageMessage:
+		t.Envelope.To = []Recipient{bob}
+		t.Message = &Message{Header: header, Size: 1024,
+			Body:      func(int) ([]byte, error) { return []byte("smoke\r\n"), nil },
+			Generated: Generated{MessageID: "<smoke@mail.example.com>", Date: "Thu, 01 Jan 2026 00:00:00 +0000"}}
+	}
+	return t, nil
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 func TestCompileRefuses(t *testing.T) {
@@ -50,11 +52,11 @@ func TestCompileRefuses(t *testing.T) {
 			data := map[string]any{"senders": map[string]any{"alice": []any{"alice@example.com"}}, "postern": map[string]any{"lib": map[string]any{"here": map[string]any{"x": 2}}}}
 			_, err := Compile(context.Background(), moduleBundle(data, "policy.rego", c.rego), Options{Timeout: 5 * time.Second})
 			t.Log(err)
-			var ce *CompileError
+			var ce *contract.CompileError
 			if !errors.As(err, &ce) || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("got %v\nwant %s", err, c.want)
 			}
-			found := slices.ContainsFunc(ce.Findings, func(f Finding) bool {
+			found := slices.ContainsFunc(ce.Findings, func(f contract.Finding) bool {
 				return strings.Contains(f.Hint, c.hint) && (f.Line == 0 || f.File == "policy.rego" && f.Text != "" && f.Column > 0)
 			})
 			if !found {
@@ -119,13 +121,13 @@ func TestAllowBuiltins(t *testing.T) {
 
 // TestDeniedExist finds entries of the deny list that OPA has renamed: they would be allowed silently.
 func TestDeniedExist(t *testing.T) {
-	for name := range denied() {
+	for name := range contract.Denied() {
 		if _, ok := ast.BuiltinMap[name]; !ok {
 			t.Errorf("OPA has no builtin %s", name)
 		}
 	}
 	for _, b := range ast.Builtins {
-		if _, no := denied()[b.Name]; b.Nondeterministic && !no {
+		if _, no := contract.Denied()[b.Name]; b.Nondeterministic && !no {
 			t.Errorf("builtin %s is nondeterministic and allowed", b.Name)
 		}
 	}
@@ -201,7 +203,7 @@ func TestNeeds(t *testing.T) {
 		{"import", "import input.message as m\nreject contains \"x\" if m.size > 1", Needs{Size: true}},
 		{"edits", "edit contains {\"op\": \"add_header\", \"name\": \"A\", \"value\": \"b\"}\nedit contains e if { e := {\"op\": \"remove_header\", \"name\": \"B\"} }",
 			Needs{Edits: []string{"remove_header", "add_header"}}},
-		{"any edit", "edit contains e if { some e in data.edits }", Needs{Edits: editNames()}},
+		{"any edit", "edit contains e if { some e in data.edits }", Needs{Edits: contract.EditNames()}},
 		{"sets", "quarantine contains \"q\" if false\ndiscard contains \"d\" if false", Needs{Quarantine: true, Discard: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

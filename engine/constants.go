@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // Rules that depend on data alone, such as the operator's settings with their defaults, or a set made of a list, have the same
@@ -39,7 +41,7 @@ func (p *Policy) constantRules(rules []*ast.Rule) []constantRule {
 			refs[ref.String()] = ref
 		}
 	}
-	known := pure{p.compiler, denied(), map[*ast.Rule]bool{}}
+	known := pure{p.compiler, contract.Denied(), map[*ast.Rule]bool{}}
 	var out []constantRule
 	for _, name := range slices.Sorted(maps.Keys(refs)) {
 		if ref := refs[name]; known.all(ref) {
@@ -130,7 +132,7 @@ func (p *Policy) evaluateConstants(ctx context.Context) {
 	defer cancel()
 	patient := *p
 	patient.timeout = constantsTime
-	patient.constants = &refTable[ruled]{seed: p.crew.seed} // what has been found serves the next
+	patient.constants = &refTable[ruled]{seed: p.workers.seed} // what has been found serves the next
 	for _, c := range p.constantOf {
 		out, fail := patient.evaluate(ctx, &c.stage, ast.InternedEmptyObject.Value)
 		if fail != nil && fail.Kind == kindTimeout {

@@ -19,7 +19,7 @@ const grace = 25 * time.Millisecond
 const maxAbandoned = 8
 
 // crew are the workers of a Policy.
-type crew struct {
+type workerPool struct {
 	seed      maphash.Seed // of the hashes in the workers' caches
 	idle      sync.Pool    // of *worker
 	abandoned atomic.Int32 // evaluations that run on after their decision was given up
@@ -50,7 +50,7 @@ type result struct {
 }
 
 // hire takes an idle worker or starts one. Its timer is stopped.
-func (c *crew) hire() *worker {
+func (c *workerPool) get() *worker {
 	if w, ok := c.idle.Get().(*worker); ok {
 		return w
 	}
@@ -63,7 +63,7 @@ func (c *crew) hire() *worker {
 }
 
 // work until there are no jobs any more.
-func work(c *crew, jobs <-chan job, done chan<- result) {
+func work(c *workerPool, jobs <-chan job, done chan<- result) {
 	caches := newCaches(c.seed)
 	for j := range jobs {
 		out, fail := j.p.run(j.ctx, j.st, j.input, j.watch, caches)
@@ -76,7 +76,7 @@ func work(c *crew, jobs <-chan job, done chan<- result) {
 }
 
 // abandon counts a worker whose evaluation does not stop.
-func (c *crew) abandon(w *watch) {
+func (c *workerPool) abandon(w *watch) {
 	c.abandoned.Add(1)
 	if w.state.Swap(abandoned) == finished { // it did, just now
 		c.abandoned.Add(-1)

@@ -9,18 +9,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/message"
-)
-
-// Bounds on what a policy may answer. Beyond them the answer is an error, and so the failure verdict.
-const (
-	maxReasons  = 1000    // elements of one set
-	maxEdits    = 1000    // elements of edit
-	maxNotes    = 100     // elements of note
-	maxRule     = 256     // octets of a rule name or a string element
-	maxMessage  = 4096    // octets of a message for the client
-	maxValue    = 1 << 16 // octets of an edit's value or address
-	maxNoteJSON = 1 << 16 // octets of all notes together, as JSON
 )
 
 // decode makes a Decision of an answer: strictly, once, so that nothing unchecked goes on.
@@ -128,8 +118,8 @@ func (d *Decision) reply() *EvalError {
 
 // decodeReasons reads a set of reasons, sorted by rule and then text.
 func decodeReasons(name string, set ast.Set) ([]Reason, *EvalError) {
-	if set.Len() > maxReasons {
-		return nil, failf(kindAnswer, "%s has %d elements, at most %d are allowed", name, set.Len(), maxReasons)
+	if set.Len() > contract.MaxReasons {
+		return nil, failf(kindAnswer, "%s has %d elements, at most %d are allowed", name, set.Len(), contract.MaxReasons)
 	}
 	out := make([]Reason, 0, set.Len())
 	for _, term := range set.Slice() {
@@ -137,8 +127,8 @@ func decodeReasons(name string, set ast.Set) ([]Reason, *EvalError) {
 		var fail *EvalError
 		switch v := term.Value.(type) {
 		case ast.String:
-			if len(v) > maxRule || strings.TrimSpace(string(v)) == "" {
-				return nil, failf(kindAnswer, "%s element %s: want 1 to %d octets", name, brief(term), maxRule)
+			if len(v) > contract.MaxRule || strings.TrimSpace(string(v)) == "" {
+				return nil, failf(kindAnswer, "%s element %s: want 1 to %d octets", name, brief(term), contract.MaxRule)
 			}
 			r.Rule = clean(string(v), false)
 			r.Text = r.Rule
@@ -169,9 +159,9 @@ func decodeReason(set string, term *ast.Term, obj ast.Object) (r Reason, fail *E
 		key, _ := k.Value.(ast.String)
 		switch key {
 		case "rule":
-			r.Rule, fail = str(set, key, term, v, maxRule)
+			r.Rule, fail = str(set, key, term, v, contract.MaxRule)
 		case "message":
-			r.Text, fail = str(set, key, term, v, maxMessage)
+			r.Text, fail = str(set, key, term, v, contract.MaxMessage)
 			hasText = true
 		case "status":
 			r.Status, fail = str(set, key, term, v, 16)
@@ -198,27 +188,13 @@ func decodeReason(set string, term *ast.Term, obj ast.Object) (r Reason, fail *E
 		return r, failf(kindAnswer, "%s element %s: empty message", set, brief(term))
 	case r.Code != 0 && r.Code/100 != first:
 		return r, failf(kindAnswer, "%s element %s: code %d, want %d00 to %d99", set, brief(term), r.Code, first, first)
-	case r.Status != "" && !validStatus(r.Status, first):
+	case r.Status != "" && !contract.ValidStatus(r.Status, first):
 		return r, failf(kindAnswer, "%s element %s: status %q, want %d.x.y (RFC 3463)", set, brief(term), r.Status, first)
 	}
 	if !hasText {
 		r.Text = r.Rule
 	}
 	return r, nil
-}
-
-// validStatus is RFC 3463 §2: class "." subject "." detail, one to three digits each.
-func validStatus(s string, class int) bool {
-	parts := strings.Split(s, ".")
-	if len(parts) != 3 || parts[0] != string(rune('0'+class)) {
-		return false
-	}
-	for _, p := range parts[1:] {
-		if len(p) < 1 || len(p) > 3 || strings.Trim(p, "0123456789") != "" || len(p) > 1 && p[0] == '0' {
-			return false
-		}
-	}
-	return true
 }
 
 // str is a string value of an element, bounded.
@@ -241,13 +217,15 @@ func number(set string, key ast.String, term, v *ast.Term) (int, *EvalError) {
 	}
 	i, ok := n.Int()
 	if !ok || i < 0 || i > 1<<20 {
-		return 0, failf(kindAnswer, "%s element %s: %s is %s, want a small whole number", set, brief(term), string(key), cut(string(n), 32))
+		return 0, failf(kindAnswer, "%s element %s: %s is %s, want a small whole number", set, brief(term), string(key), contract.Cut(string(n), 32))
 	}
 	return i, nil
 }
 
 // brief is an element for an error message: JSON, cut.
-func brief(term *ast.Term) string { return cut(string(appendBrief(nil, term.Value, 120)), 120) }
+func brief(term *ast.Term) string {
+	return contract.Cut(string(appendBrief(nil, term.Value, 120)), 120)
+}
 
 // clean makes text fit for one log line: what is not printable becomes "?". lines keeps line ends as \n.
 func clean(s string, lines bool) string {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // BenchmarkDecode makes a Decision of what policy answered: nothing, a refusal, edits, many reasons.
@@ -27,7 +29,7 @@ func BenchmarkDecode(b *testing.B) {
 		"many": {"reject": many},
 	} {
 		b.Run("answer="+name, func(b *testing.B) {
-			st := &stage{name: "message", sets: setNames(StageMessage)}
+			st := &stage{name: "message", sets: contract.SetNames(StageMessage)}
 			out := answer{}
 			for _, set := range st.sets {
 				s := ast.NewSet()
@@ -60,7 +62,7 @@ func BenchmarkInputFields(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				in := builder{k: k}
-				if _, err := in.build(tr, partsAll&^partBody); err != nil {
+				if _, err := in.build(tr, contract.PartsAll&^contract.PartMessageBody); err != nil {
 					b.Fatal(err)
 				}
 			}

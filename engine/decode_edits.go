@@ -5,52 +5,17 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/message"
 )
-
-// operations of the edit set and which keys each takes beside op; those with true are required.
-func editKeys(op string) (message.Op, map[ast.String]bool) {
-	switch op {
-	case "add_header":
-		return message.OpAddHeader, map[ast.String]bool{"name": true, "value": true}
-	case "insert_header":
-		return message.OpInsertHeader, map[ast.String]bool{"name": true, "value": true, "index": false}
-	case "replace_header":
-		return message.OpReplaceHeader, map[ast.String]bool{"name": true, "value": true, "index": false}
-	case "remove_header":
-		return message.OpRemoveHeader, map[ast.String]bool{"name": true, "index": false}
-	case "change_sender":
-		return message.OpChangeSender, map[ast.String]bool{"address": true}
-	case "add_recipient":
-		return message.OpAddRecipient, map[ast.String]bool{"address": true}
-	case "remove_recipient":
-		return message.OpRemoveRecipient, map[ast.String]bool{"address": true}
-	}
-	return 0, nil
-}
-
-// editNames are all operations, in the order in which they are applied.
-func editNames() []string {
-	return []string{"remove_header", "replace_header", "insert_header", "add_header", "change_sender", "remove_recipient", "add_recipient"}
-}
-
-// EditName is an operation as policies and logs spell it; "" for none.
-func EditName(op message.Op) string {
-	for _, name := range editNames() {
-		if o, _ := editKeys(name); o == op {
-			return name
-		}
-	}
-	return ""
-}
 
 // decodeEdits reads the edit set and plans it.
 func decodeEdits(set ast.Set, utf8 bool) (message.Edits, *EvalError) {
 	if set.Len() == 0 {
 		return message.Edits{}, nil
 	}
-	if set.Len() > maxEdits {
-		return message.Edits{}, failf(kindAnswer, "edit has %d elements, at most %d are allowed", set.Len(), maxEdits)
+	if set.Len() > contract.MaxEdits {
+		return message.Edits{}, failf(kindAnswer, "edit has %d elements, at most %d are allowed", set.Len(), contract.MaxEdits)
 	}
 	list := make([]message.Edit, 0, set.Len())
 	for _, term := range set.Slice() {
@@ -79,9 +44,9 @@ func decodeEdit(term *ast.Term, obj ast.Object, utf8 bool) (e message.Edit, fail
 			return e, fail
 		}
 	}
-	code, takes := editKeys(op)
+	code, takes := contract.EditKeys(op)
 	if takes == nil {
-		return e, failf(kindAnswer, "edit element %s: unknown op %q (%s)", brief(term), op, suggest(op, editNames()))
+		return e, failf(kindAnswer, "edit element %s: unknown op %q (%s)", brief(term), op, contract.Suggest(op, contract.EditNames()))
 	}
 	var name, value, address string
 	var index int
@@ -108,9 +73,9 @@ func decodeEdit(term *ast.Term, obj ast.Object, utf8 bool) (e message.Edit, fail
 		case "name":
 			name, fail = str("edit", key, term, v, 998)
 		case "value":
-			value, fail = str("edit", key, term, v, maxValue)
+			value, fail = str("edit", key, term, v, contract.MaxValue)
 		case "address":
-			address, fail = str("edit", key, term, v, maxValue)
+			address, fail = str("edit", key, term, v, contract.MaxValue)
 		case "index":
 			index, fail = number("edit", key, term, v)
 		}
@@ -147,15 +112,15 @@ func needed(takes map[ast.String]bool) string {
 
 // decodeNotes reads the note set: any JSON, bounded in all.
 func decodeNotes(set ast.Set) ([]any, *EvalError) {
-	if set.Len() > maxNotes {
-		return nil, failf(kindAnswer, "note has %d elements, at most %d are allowed", set.Len(), maxNotes)
+	if set.Len() > contract.MaxNotes {
+		return nil, failf(kindAnswer, "note has %d elements, at most %d are allowed", set.Len(), contract.MaxNotes)
 	}
 	var out []any
 	size := 0
 	for _, term := range set.Slice() {
-		size += len(appendBrief(nil, term.Value, maxNoteJSON))
-		if size > maxNoteJSON {
-			return nil, failf(kindAnswer, "note: all elements together exceed %d octets of JSON", maxNoteJSON)
+		size += len(appendBrief(nil, term.Value, contract.MaxNoteJSON))
+		if size > contract.MaxNoteJSON {
+			return nil, failf(kindAnswer, "note: all elements together exceed %d octets of JSON", contract.MaxNoteJSON)
 		}
 		v, err := ast.JSON(term.Value)
 		if err != nil {

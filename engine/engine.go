@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // Engine holds the active Policy, and candidates beside it. Its zero value defers everything.
@@ -95,7 +97,7 @@ func (p *Policy) beside(shadow *Policy) *Policy {
 	}
 	out := *p
 	out.shadow, out.needs = shadow, p.own
-	out.also, out.alsoFields = [StageMessage + 1]parts{}, [StageMessage + 1]*fieldSet{}
+	out.also, out.alsoFields = [StageMessage + 1]contract.Parts{}, [StageMessage + 1]*fieldSet{}
 	if shadow != nil {
 		facts := shadow.own // its actions are never carried out
 		facts.Edits, facts.Quarantine, facts.Discard = nil, false, false

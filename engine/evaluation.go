@@ -10,6 +10,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/postern-mail/postern/engine/data"
 )
 
 // Kinds of errors, for the reasons "error.<kind>", the decision log and metrics.
@@ -53,10 +55,10 @@ func (p *Policy) evaluate(ctx context.Context, st *stage, input ast.Value) (answ
 	if err := ctx.Err(); err != nil {
 		return nil, &EvalError{Kind: kindTimeout, Err: err}
 	}
-	if n := p.crew.abandoned.Load(); n >= maxAbandoned {
+	if n := p.workers.abandoned.Load(); n >= maxAbandoned {
 		return nil, failf(kindBusy, "%d evaluations run on past their deadline", n)
 	}
-	w := p.crew.hire()
+	w := p.workers.get()
 	w.watch.state.Store(running)
 	w.timer.Reset(p.timeout)
 	quiet := func() bool { return true } // whether the caller's context has left the worker alone
@@ -67,11 +69,11 @@ func (p *Policy) evaluate(ctx context.Context, st *stage, input ast.Value) (answ
 	select {
 	case r := <-w.done:
 		if w.timer.Stop() && quiet() {
-			p.crew.idle.Put(w)
+			p.workers.idle.Put(w)
 		}
 		return r.out, r.fail
 	case <-w.watch.over:
-		p.crew.abandon(w.watch)
+		p.workers.abandon(w.watch)
 		return nil, failf(kindTimeout, "evaluation took longer than %v and does not stop: abandoned", p.timeout)
 	}
 }
@@ -88,7 +90,7 @@ func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel top
 		WithQueryCompiler(st.qc).
 		WithCompiler(p.compiler).
 		WithStore(p.data).
-		WithTransaction(transaction{}).
+		WithTransaction(data.Transaction{}).
 		WithInput(ast.NewTerm(input)).
 		WithBuiltins(st.builtins).
 		WithMetrics(metrics.NoOp()).

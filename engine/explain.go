@@ -11,6 +11,9 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/postern-mail/postern/engine/contract"
+	"github.com/postern-mail/postern/engine/data"
 )
 
 // Bounds of an explanation.
@@ -105,7 +108,7 @@ func (x *explainer) ask(query ast.Body, qc ast.QueryCompiler, t topdown.QueryTra
 	}()
 	cancel := topdown.NewCancel()
 	defer context.AfterFunc(x.ctx, cancel.Cancel)()
-	q := topdown.NewQuery(query).WithQueryCompiler(qc).WithCompiler(x.p.compiler).WithStore(x.p.data).WithTransaction(transaction{}).
+	q := topdown.NewQuery(query).WithQueryCompiler(qc).WithCompiler(x.p.compiler).WithStore(x.p.data).WithTransaction(data.Transaction{}).
 		WithInput(x.input).WithBuiltins(x.st.builtins).WithMetrics(metrics.NoOp()).WithCancel(cancel).
 		WithInterQueryBuiltinValueCache(x.p.values)
 	if t != nil {
@@ -123,7 +126,7 @@ func (x *explainer) ask(query ast.Body, qc ast.QueryCompiler, t topdown.QueryTra
 func (x *explainer) trails(s Stage, out *Explanation) {
 	var near []seen
 	for _, set := range x.st.sets { // in the order of precedence
-		ref := stagePackage(s).Append(ast.StringTerm(set))
+		ref := s.Package().Append(ast.StringTerm(set))
 		rules := slices.Clone(x.p.compiler.GetRulesExact(ref))
 		slices.SortFunc(rules, func(a, b *ast.Rule) int { return comparePlaces(a.Location, b.Location) })
 		for _, r := range rules {
@@ -314,14 +317,14 @@ func ruleName(set string, r *ast.Rule) string {
 	if r.Head.Key != nil {
 		switch key := r.Head.Key.Value.(type) {
 		case ast.String:
-			return clean(cut(string(key), maxRule), false)
+			return clean(contract.Cut(string(key), contract.MaxRule), false)
 		case ast.Object:
 			name := text(key, "rule")
 			if set == "edit" {
 				name = strings.TrimSpace(text(key, "op") + " " + text(key, "name") + text(key, "address"))
 			}
 			if name != "" {
-				return cut(name, maxRule)
+				return contract.Cut(name, contract.MaxRule)
 			}
 		}
 	}

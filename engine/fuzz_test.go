@@ -10,6 +10,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/util"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // FuzzDecode: whatever a policy answers becomes a Decision that keeps its promises, or an error; never a panic. The
@@ -32,7 +34,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		st := &stage{name: "message"}
 		out := answer{}
-		for _, name := range setNames(StageMessage) {
+		for _, name := range contract.SetNames(StageMessage) {
 			v, ok := sets[name]
 			if !ok {
 				continue
@@ -67,7 +69,7 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("note %v: %v", note, err)
 			}
 		}
-		if len(d.Notes) > maxNotes || d.Edits.Len() > maxEdits || len(d.Reasons) > 5*maxReasons {
+		if len(d.Notes) > contract.MaxNotes || d.Edits.Len() > contract.MaxEdits || len(d.Reasons) > 5*contract.MaxReasons {
 			t.Errorf("%d notes, %d edits, %d reasons", len(d.Notes), d.Edits.Len(), len(d.Reasons))
 		}
 	})

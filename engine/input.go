@@ -11,11 +11,21 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/message"
 )
 
 // maxBody bounds input.message.body.text, in octets.
 const maxBody = 1 << 20
+
+// Parts that need more than themselves: the address fields parsed, the header at all.
+const (
+	partsParsed = contract.PartMessageFrom | contract.PartMessageSender | contract.PartMessageReplyTo | contract.PartMessageTo |
+		contract.PartMessageCc | contract.PartMessageBcc | contract.PartMessageResent | contract.PartMessageUnqualified | contract.PartMessageAmbiguous
+	partsHeader   = partsParsed | contract.PartMessageHeaders | contract.PartMessageHeader
+	partsEnvelope = contract.PartEnvelopeFrom | contract.PartEnvelopeTo | contract.PartEnvelopeRecipientCount
+	partsMessage  = partsHeader | contract.PartMessageSize | contract.PartMessageGenerated | contract.PartMessageBody
+)
 
 // builder makes the input of one decision directly as OPA values, only the parts that the policy reads. Terms come from
 // blocks, because there are hundreds of them.
@@ -87,27 +97,27 @@ func (b *builder) known(pairs []pair, key *ast.Term, s string) []pair {
 func (b *builder) object(pairs []pair) *ast.Term { return b.term(ast.NewObject(pairs...)) }
 
 // build makes the whole input. An error comes from reading the body.
-func (b *builder) build(t *Transaction, read parts) (ast.Value, error) {
+func (b *builder) build(t *Transaction, read contract.Parts) (ast.Value, error) {
 	k := b.k
 	pairs := make([]pair, 0, 12)
 	pairs = append(pairs, pair{k.version, k.three}, pair{k.stage, k.stages[t.Stage]}, pair{k.id, b.str(t.ID)},
 		pair{k.now, b.num(t.Now.UnixNano())}, pair{k.unknown, b.keptUnknown(t.Unknown)})
-	if read&partServer != 0 {
+	if read&contract.PartServer != 0 {
 		pairs = append(pairs, pair{k.server, b.server(&t.Server)})
 	}
-	if read&partClient != 0 {
+	if read&contract.PartClient != 0 {
 		pairs = append(pairs, pair{k.client, b.client(&t.Client)})
 	}
-	if read&partTLS != 0 && t.TLS != nil {
+	if read&contract.PartTLS != 0 && t.TLS != nil {
 		pairs = append(pairs, pair{k.tls, b.tls(t.TLS)})
 	}
-	if read&partAuth != 0 && t.Auth != nil {
+	if read&contract.PartAuth != 0 && t.Auth != nil {
 		pairs = append(pairs, pair{k.auth, b.keptAuth(t.Auth)})
 	}
 	if read&partsEnvelope != 0 && t.Envelope != nil {
 		pairs = append(pairs, pair{k.envelope, b.envelope(t.Envelope, read)})
 	}
-	if read&partRecipient != 0 && t.Recipient != nil {
+	if read&contract.PartRecipient != 0 && t.Recipient != nil {
 		pairs = append(pairs, pair{k.recipient, b.recipient(t.Recipient)})
 	}
 	if read&partsMessage != 0 && t.Message != nil && t.Stage == StageMessage {
@@ -187,19 +197,19 @@ func (b *builder) auth(a *Auth) *ast.Term {
 	return b.object(append(pairs, pair{b.k.attributes, attributes}))
 }
 
-func (b *builder) envelope(e *Envelope, read parts) *ast.Term {
+func (b *builder) envelope(e *Envelope, read contract.Parts) *ast.Term {
 	pairs := make([]pair, 0, 3)
-	if read&partFrom != 0 {
+	if read&contract.PartEnvelopeFrom != 0 {
 		pairs = append(pairs, pair{b.k.from, b.keptSender(e)})
 	}
-	if read&partTo != 0 {
+	if read&contract.PartEnvelopeTo != 0 {
 		to := make([]*ast.Term, len(e.To))
 		for i := range e.To {
 			to[i] = b.keptRecipient(i, &e.To[i])
 		}
 		pairs = append(pairs, pair{b.k.to, b.term(ast.NewArray(to...))})
 	}
-	if read&partRecipientCount != 0 {
+	if read&contract.PartEnvelopeRecipientCount != 0 {
 		pairs = append(pairs, pair{b.k.recipientCount, b.num(int64(len(e.To)))})
 	}
 	return b.object(pairs)
@@ -243,18 +253,18 @@ func (b *builder) address(pairs []pair, m *message.Mailbox) []pair {
 		pair{b.k.domain, b.str(m.Domain)})
 }
 
-func (b *builder) message(m *Message, read parts) (*ast.Term, error) {
+func (b *builder) message(m *Message, read contract.Parts) (*ast.Term, error) {
 	k := b.k
 	pairs := make([]pair, 0, 14)
-	if read&partSize != 0 && m.Size >= 0 {
+	if read&contract.PartMessageSize != 0 && m.Size >= 0 {
 		pairs = append(pairs, pair{k.size, b.num(m.Size)})
 	}
 	pairs = b.header(pairs, m.Header, read)
-	if read&partGenerated != 0 {
+	if read&contract.PartMessageGenerated != 0 {
 		pairs = append(pairs, pair{k.generated, b.object([]pair{
 			{k.messageID, b.str(m.Generated.MessageID)}, {k.date, b.str(m.Generated.Date)}})})
 	}
-	if read&partBody != 0 && m.Body != nil {
+	if read&contract.PartMessageBody != 0 && m.Body != nil {
 		text, err := m.Body(maxBody + 1)
 		if err != nil {
 			return nil, fmt.Errorf("read the body for policy: %w", err)
@@ -269,14 +279,14 @@ func (b *builder) message(m *Message, read parts) (*ast.Term, error) {
 }
 
 // header appends the header facts.
-func (b *builder) header(pairs []pair, h *message.Header, read parts) []pair {
+func (b *builder) header(pairs []pair, h *message.Header, read contract.Parts) []pair {
 	if read&partsHeader == 0 || h == nil {
 		return pairs
 	}
 	switch {
-	case read&partHeaders != 0 || read&partHeader != 0 && b.fields == nil:
+	case read&contract.PartMessageHeaders != 0 || read&contract.PartMessageHeader != 0 && b.fields == nil:
 		pairs = b.all(pairs, h, read)
-	case read&partHeader != 0:
+	case read&contract.PartMessageHeader != 0:
 		pairs = append(pairs, pair{b.k.header, b.some(h)})
 	}
 	if read&partsParsed == 0 {
@@ -284,26 +294,26 @@ func (b *builder) header(pairs []pair, h *message.Header, read parts) []pair {
 	}
 	f := message.ReadFacts(h)
 	for _, field := range [...]struct {
-		part parts
+		part contract.Parts
 		key  *ast.Term
 		list []message.Mailbox
 	}{
-		{partHeaderFrom, b.k.from, f.From}, {partHeaderSender, b.k.sender, f.Sender}, {partHeaderReplyTo, b.k.replyTo, f.ReplyTo},
-		{partHeaderTo, b.k.to, f.To}, {partHeaderCc, b.k.cc, f.Cc}, {partHeaderBcc, b.k.bcc, f.Bcc},
-		{partHeaderResent, b.k.resent, f.Resent},
+		{contract.PartMessageFrom, b.k.from, f.From}, {contract.PartMessageSender, b.k.sender, f.Sender}, {contract.PartMessageReplyTo, b.k.replyTo, f.ReplyTo},
+		{contract.PartMessageTo, b.k.to, f.To}, {contract.PartMessageCc, b.k.cc, f.Cc}, {contract.PartMessageBcc, b.k.bcc, f.Bcc},
+		{contract.PartMessageResent, b.k.resent, f.Resent},
 	} {
 		if read&field.part != 0 {
 			pairs = append(pairs, pair{field.key, b.mailboxes(field.list)})
 		}
 	}
-	if read&partUnqualified != 0 {
+	if read&contract.PartMessageUnqualified != 0 {
 		list := make([]*ast.Term, len(f.Unqualified))
 		for i, u := range f.Unqualified {
 			list[i] = b.object([]pair{{b.k.name, b.str(u.Name)}, {b.k.index, b.num(int64(u.Index))}, {b.k.pieces, b.strs(u.Pieces)}})
 		}
 		pairs = append(pairs, pair{b.k.unqualified, b.term(ast.NewArray(list...))})
 	}
-	if read&partAmbiguous != 0 {
+	if read&contract.PartMessageAmbiguous != 0 {
 		list := make([]*ast.Term, len(f.Ambiguous))
 		for i, a := range f.Ambiguous {
 			list[i] = b.object([]pair{{b.k.kind, b.str(a.Kind)}, {b.k.field, b.str(a.Field)}, {b.k.text, b.str(a.Text)}})
@@ -314,7 +324,7 @@ func (b *builder) header(pairs []pair, h *message.Header, read parts) []pair {
 }
 
 // all appends message.headers and message.header with all fields, whose strings they share.
-func (b *builder) all(pairs []pair, h *message.Header, read parts) []pair {
+func (b *builder) all(pairs []pair, h *message.Header, read contract.Parts) []pair {
 	n := h.Len()
 	terms := make([]struct{ key, value *ast.Term }, n)
 	names := make([]string, n)
@@ -323,14 +333,14 @@ func (b *builder) all(pairs []pair, h *message.Header, read parts) []pair {
 		f := h.Field(i)
 		names[i] = f.Key()
 		terms[i].key, terms[i].value = b.str(names[i]), b.str(f.Value())
-		if read&partHeaders != 0 {
+		if read&contract.PartMessageHeaders != 0 {
 			ordered = append(ordered, b.object([]pair{{b.k.name, b.str(f.Name())}, {b.k.key, terms[i].key}, {b.k.value, terms[i].value}}))
 		}
 	}
-	if read&partHeaders != 0 {
+	if read&contract.PartMessageHeaders != 0 {
 		pairs = append(pairs, pair{b.k.headers, b.term(ast.NewArray(ordered...))})
 	}
-	if read&partHeader == 0 {
+	if read&contract.PartMessageHeader == 0 {
 		return pairs
 	}
 	byKey := make([]int, n)
@@ -361,4 +371,22 @@ func (b *builder) mailboxes(list []message.Mailbox) *ast.Term {
 		out[i] = b.object(b.address(pairs, &list[i]))
 	}
 	return b.term(ast.NewArray(out...))
+}
+
+// some makes message.header of the fields in b.fields.
+func (b *builder) some(h *message.Header) *ast.Term {
+	found := make([][]*ast.Term, len(b.fields.keys))
+	for i := range h.Len() {
+		f := h.Field(i)
+		if at, ok := slices.BinarySearch(b.fields.keys, f.Key()); ok {
+			found[at] = append(found[at], b.str(f.Value()))
+		}
+	}
+	header := make([]pair, 0, len(found))
+	for i, values := range found {
+		if values != nil {
+			header = append(header, pair{b.fields.terms[i], b.term(ast.NewArray(values...))})
+		}
+	}
+	return b.object(header)
 }

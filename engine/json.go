@@ -5,6 +5,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/engine/data"
 )
 
 // appendValue appends a ground value as JSON: object keys in order, sets as arrays. It reads only, so that a value may
@@ -51,7 +53,7 @@ func appendBrief(dst []byte, v ast.Value, limit int) []byte {
 			}
 		}
 		return append(dst, ']')
-	case *unread: // only people see it, in an explanation
+	case *data.LazyObject: // only people see it, in an explanation
 		return fmt.Appendf(dst, `{"...": "%d entries"}`, v.Len())
 	case ast.Object:
 		return appendObject(dst, v, limit)

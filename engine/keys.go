@@ -1,6 +1,10 @@
 package engine
 
-import "github.com/open-policy-agent/opa/v1/ast"
+import (
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/engine/contract"
+)
 
 // keys are the terms that every input shares: object keys and constants, made once a Policy and never changed.
 type keys struct {
@@ -40,7 +44,7 @@ func newKeys() *keys {
 		three: ast.IntNumberTerm(3), yes: ast.BooleanTerm(true), no: ast.BooleanTerm(false), empty: s(""),
 		list: ast.ArrayTerm(), object: ast.ObjectTerm(),
 	}
-	for _, stage := range allStages() {
+	for _, stage := range contract.Stages() {
 		k.stages[stage] = s(stage.String())
 	}
 	return k

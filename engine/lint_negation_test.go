@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/rego"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // TestNegationAsOPADoesIt holds the lint against OPA: an expression is flagged if and only if it is undefined where the
@@ -25,11 +27,11 @@ _map := {"a": 1}
 	for _, expression := range negations() {
 		module := fmt.Sprintf("package postern.message\n%s\nallow contains \"x\" if {\n\tw := \"x\"\n\tw == \"x\"\n\t%s\n}\n", helpers, expression)
 		flagged := slices.ContainsFunc(Check(context.Background(), moduleBundle(nil, "p.rego", module), Options{Timeout: 5 * time.Second}),
-			func(f Finding) bool {
-				if f.Severity == Fault && f.Code != codeNegatedCall {
+			func(f contract.Finding) bool {
+				if f.Severity == contract.Fault && f.Code != contract.CodeNegatedCall {
 					t.Errorf("%s: %v", expression, f)
 				}
-				return f.Code == codeNegatedCall
+				return f.Code == contract.CodeNegatedCall
 			})
 		result, err := rego.New(rego.Module("p.rego", module), rego.Query("data.postern.message.allow"), rego.Input(map[string]any{
 			"envelope": map[string]any{"from": map[string]any{"domain": "example.com"}},

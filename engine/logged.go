@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // Logged is one question of the past as the decision log remembers it. A Policy that reads no other facts than the log has
@@ -19,7 +21,7 @@ type Logged struct {
 	// Failure is the verdict where policy cannot decide; the zero value is Defer.
 	Failure Verdict
 
-	has     parts
+	has     contract.Parts
 	fields  *fieldSet // of message.header that are known one by one
 	counted *Input    // Input and envelope.recipient_count; nil where Input has it, or cannot have it
 }
@@ -29,20 +31,13 @@ type Logged struct {
 // erased: the parts that they touch count as unknown.
 func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
 	l := &Logged{Stage: stage, Input: in, fields: namedFields(named)}
-	paths := partPaths()
-	if named == nil {
-		for part, path := range paths {
-			if in.has(path) {
-				l.has |= part
-			}
+	paths := contract.PartPaths()
+	for i, path := range paths {
+		if named == nil && in.has(path) || slices.Contains(named, path) {
+			l.has |= 1 << i
 		}
 	}
-	for part, path := range paths {
-		if slices.Contains(named, path) {
-			l.has |= part
-		}
-	}
-	if l.has&partTo != 0 && l.has&partRecipientCount == 0 {
+	if l.has&contract.PartEnvelopeTo != 0 && l.has&contract.PartEnvelopeRecipientCount == 0 {
 		l.countRecipients()
 	}
 	for _, pointer := range gone {
@@ -50,10 +45,10 @@ func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
 			continue // it is about the result
 		}
 		path := pointerPath(strings.TrimPrefix(pointer, "/input"))
-		lost := matching(paths, path)
+		lost := contract.PartsOf(paths, path)
 		l.has &^= lost
 		switch {
-		case lost&partHeader == 0:
+		case lost&contract.PartMessageHeader == 0:
 		case len(path) > 2:
 			l.fields = newFieldSet(l.fields.without(newFieldSet(path[2:3])))
 		default:
@@ -77,7 +72,7 @@ func (l *Logged) countRecipients() {
 	}
 	counted := with(root, "envelope", with(envelope, "recipient_count", ast.Number(strconv.Itoa(list.Len()))))
 	l.counted = &Input{value: counted, octets: l.Input.octets, parts: l.Input.parts}
-	l.has |= partRecipientCount
+	l.has |= contract.PartEnvelopeRecipientCount
 }
 
 // with is a copy of an object with one value exchanged or added. Values are shared: nobody changes them.
@@ -138,10 +133,10 @@ func (p *Policy) Lacks(l *Logged) []string {
 	if st == nil {
 		return nil
 	}
-	lacks, fields := st.reads&stageParts(l.Stage)&^l.has, st.fields
-	if lacks&partHeader != 0 && fields != nil {
+	lacks, fields := st.reads&contract.StageParts(l.Stage)&^l.has, st.fields
+	if lacks&contract.PartMessageHeader != 0 && fields != nil {
 		if fields = newFieldSet(fields.without(l.fields)); len(fields.keys) == 0 {
-			lacks &^= partHeader
+			lacks &^= contract.PartMessageHeader
 		}
 	}
 	return partNames(lacks, fields)
@@ -173,7 +168,7 @@ func (p *Policy) DecideLogged(ctx context.Context, l *Logged) Decision {
 		return failure(t, p.revision, failf(kindInput, "the log has no input"))
 	}
 	in := l.Input
-	if l.counted != nil && st.reads&partRecipientCount != 0 {
+	if l.counted != nil && st.reads&contract.PartEnvelopeRecipientCount != 0 {
 		in = l.counted
 	}
 	return p.settle(ctx, t, st, in)
@@ -186,19 +181,4 @@ func (l *Logged) transaction() *Transaction {
 		t.Envelope.FromParams = map[string]string{"SMTPUTF8": ""}
 	}
 	return t
-}
-
-// stageParts are the parts that a transaction can have at a stage.
-func stageParts(s Stage) parts {
-	p := partServer | partClient | partTLS | partAuth
-	if s >= StageMail {
-		p |= partsEnvelope
-	}
-	if s == StageRcpt {
-		p |= partRecipient
-	}
-	if s == StageMessage {
-		p |= partsMessage
-	}
-	return p
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // Bounds of a logged input.
@@ -19,24 +21,24 @@ const (
 
 // InputReader reads input documents out of decision logs. It is safe for concurrent use.
 type InputReader struct {
-	root *fact
+	root *contract.Fact
 	keys map[string]*ast.Term // of the contract, so that inputs share them
 	k    *keys
 }
 
 // NewInputReader makes one.
 func NewInputReader() *InputReader {
-	r := &InputReader{root: contract(), keys: map[string]*ast.Term{}, k: newKeys()}
-	var learn func(f *fact)
-	learn = func(f *fact) {
-		if f.name != "" {
-			r.keys[f.name] = ast.StringTerm(f.name)
+	r := &InputReader{root: contract.Facts(), keys: map[string]*ast.Term{}, k: newKeys()}
+	var learn func(f *contract.Fact)
+	learn = func(f *contract.Fact) {
+		if f.Name != "" {
+			r.keys[f.Name] = ast.StringTerm(f.Name)
 		}
-		for i := range f.fields {
-			learn(&f.fields[i])
+		for i := range f.Fields {
+			learn(&f.Fields[i])
 		}
-		if f.item != nil {
-			learn(f.item)
+		if f.Item != nil {
+			learn(f.Item)
 		}
 	}
 	learn(r.root)
@@ -68,18 +70,8 @@ func (in *Input) Stage() Stage {
 	if obj, ok := in.value.(ast.Object); ok {
 		if term := obj.Get(ast.InternedTerm("stage")); term != nil {
 			if s, ok := term.Value.(ast.String); ok {
-				return ParseStage(string(s))
+				return contract.ParseStage(string(s))
 			}
-		}
-	}
-	return 0
-}
-
-// ParseStage is the stage of that name; the zero Stage where there is none.
-func ParseStage(name string) Stage {
-	for _, s := range allStages() {
-		if s.String() == name {
-			return s
 		}
 	}
 	return 0
@@ -94,7 +86,7 @@ type inputWalk struct {
 }
 
 // value reads one fact.
-func (w *inputWalk) value(f *fact) (*ast.Term, error) {
+func (w *inputWalk) value(f *contract.Fact) (*ast.Term, error) {
 	if w.terms++; w.terms > maxInputTerms {
 		return nil, w.fail("the input has more than %d values", maxInputTerms)
 	}
@@ -104,22 +96,22 @@ func (w *inputWalk) value(f *fact) (*ast.Term, error) {
 		return nil, w.fail("%w", err)
 	}
 	switch {
-	case kind == '"' && f.kind == text:
+	case kind == '"' && f.Kind == contract.Text:
 		return w.b.str(token.String()), nil
-	case kind == '0' && f.kind == integer:
+	case kind == '0' && f.Kind == contract.Integer:
 		n := token.String()
 		if len(n) > maxDigits || strings.ContainsAny(n, ".eE") {
 			return nil, w.fail("%.30s is no whole number of 64 bits", n)
 		}
 		return w.b.term(ast.Number(n)), nil
-	case (kind == 't' || kind == 'f') && f.kind == boolean:
+	case (kind == 't' || kind == 'f') && f.Kind == contract.Boolean:
 		return w.b.bool(kind == 't'), nil
-	case kind == '[' && f.kind == list:
+	case kind == '[' && f.Kind == contract.List:
 		return w.list(f)
-	case kind == '{' && (f.kind == closed || f.kind == open):
+	case kind == '{' && (f.Kind == contract.Closed || f.Kind == contract.Open):
 		return w.object(f)
 	}
-	return nil, w.fail("want %s", f.kind)
+	return nil, w.fail("want %s", f.Kind)
 }
 
 // fail is an error at the place that was read last.
@@ -128,16 +120,10 @@ func (w *inputWalk) fail(format string, args ...any) error {
 	return fmt.Errorf("input%s: %w", path, fmt.Errorf(format, args...))
 }
 
-// String is the kind for messages.
-func (k kind) String() string {
-	return [...]string{text: "a string", integer: "a whole number", boolean: "true or false", closed: "an object",
-		open: "an object", list: "an array"}[k]
-}
-
-func (w *inputWalk) list(f *fact) (*ast.Term, error) {
+func (w *inputWalk) list(f *contract.Fact) (*ast.Term, error) {
 	var items []*ast.Term
 	for w.dec.PeekKind() != ']' {
-		item, err := w.value(f.item)
+		item, err := w.value(f.Item)
 		if err != nil {
 			return nil, err
 		}
@@ -149,16 +135,16 @@ func (w *inputWalk) list(f *fact) (*ast.Term, error) {
 	return w.b.term(ast.NewArray(items...)), nil
 }
 
-func (w *inputWalk) object(f *fact) (*ast.Term, error) {
-	pairs := make([]pair, 0, max(len(f.fields), 8))
+func (w *inputWalk) object(f *contract.Fact) (*ast.Term, error) {
+	pairs := make([]pair, 0, max(len(f.Fields), 8))
 	for w.dec.PeekKind() != '}' {
 		token, err := w.dec.ReadToken()
 		if err != nil {
 			return nil, w.fail("%w", err)
 		}
-		name, child := token.String(), f.item
-		if f.kind == closed {
-			if child = f.field(name); child == nil {
+		name, child := token.String(), f.Item
+		if f.Kind == contract.Closed {
+			if child = f.Field(name); child == nil {
 				return nil, w.fail("this is no fact that is known here")
 			}
 		}

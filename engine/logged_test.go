@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // recorded is a Recorder that keeps the last input.
@@ -35,7 +37,7 @@ func asked(t testing.TB, p *Policy, tr *Transaction, gone ...string) (*Logged, D
 func TestInputRead(t *testing.T) {
 	b := builder{k: newKeys()}
 	for _, tr := range []*Transaction{submission(t), large(t)} {
-		v, err := b.build(tr, partsAll)
+		v, err := b.build(tr, contract.PartsAll)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +197,7 @@ edit contains {"op": "add_header", "name": "X-Note", "value": "grün"} if input.
 // BenchmarkInputRead is the way back from JSON.
 func BenchmarkInputRead(b *testing.B) {
 	in := builder{k: newKeys()}
-	v, err := in.build(large(b), partsAll&^partBody)
+	v, err := in.build(large(b), contract.PartsAll&^contract.PartMessageBody)
 	if err != nil {
 		b.Fatal(err)
 	}

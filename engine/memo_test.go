@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/message"
 )
 
@@ -55,11 +56,11 @@ func TestMemo(t *testing.T) {
 		change()
 		for range 2 {
 			with, without := builder{k: newKeys(), memo: tr.Memo}, builder{k: newKeys()}
-			a, err := with.build(tr, partsAll&^partBody)
+			a, err := with.build(tr, contract.PartsAll&^contract.PartMessageBody)
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, err := without.build(tr, partsAll&^partBody)
+			b, err := without.build(tr, contract.PartsAll&^contract.PartMessageBody)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,15 +1,16 @@
 package engine
 
 import (
-	"context"
-	"fmt"
 	"slices"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/topdown/cache"
+
+	"github.com/postern-mail/postern/engine/contract"
+	"github.com/postern-mail/postern/engine/data"
+	"github.com/postern-mail/postern/engine/lint"
 )
 
 // Policy is an immutable compiled snapshot of one bundle: code and data. Any number of goroutines may decide by it.
@@ -17,25 +18,25 @@ type Policy struct {
 	compiler *ast.Compiler
 	full     bool // Options.FullInput
 	named    bool // Options.NamedFields
-	data     *store
+	data     *data.Store
 	stages   [StageMessage + 1]*stage // by Stage; nil: the bundle does not define it
 	needs    Needs                    // own, and those of the shadow candidate
 	own      Needs
 	timeout  time.Duration
 	revision string
 	code     string // hash of the modules
-	warnings []Finding
+	warnings []contract.Finding
 	values   cache.InterQueryValueCache // compiled regular expressions and globs
-	tables   tableReads                 // what the rules read of data as a whole
+	tables   lint.TableReads            // what the rules read of data as a whole
 	keys     *keys
-	crew     *crew
+	workers  *workerPool
 	tracer   topdown.QueryTracer // nil but for tests: see Traced
 
 	constantOf []constantRule
 	constants  *refTable[ruled] // their values; nil: none are ready
 
-	shadow *Policy                 // decides beside it, without effect; see Engine.SwapShadow
-	also   [StageMessage + 1]parts // what shadow reads
+	shadow *Policy                          // decides beside it, without effect; see Engine.SwapShadow
+	also   [StageMessage + 1]contract.Parts // what shadow reads
 
 	alsoFields [StageMessage + 1]*fieldSet // of message.header: what both read
 }
@@ -46,9 +47,9 @@ type stage struct {
 	sets  []string
 	query ast.Body
 	qc    ast.QueryCompiler
-	reads parts    // what the rules read
-	build parts    // what is built: the same, or more for the decision log
-	parts []string // names of build
+	reads contract.Parts // what the rules read
+	build contract.Parts // what is built: the same, or more for the decision log
+	parts []string       // names of build
 
 	fields, buildFields *fieldSet // of message.header, where it is among reads and build
 	// builtins beside OPA's own: none but in tests, because stock tools would not have them.
@@ -97,32 +98,7 @@ func (n Needs) and(o Needs) Needs {
 func (p *Policy) Revision() string { return p.revision }
 
 // Warnings are the findings of Check that did not stop the bundle.
-func (p *Policy) Warnings() []Finding { return slices.Clone(p.warnings) }
-
-// WithData returns a snapshot with the same code and other data, which it takes ownership of: no parsing, no compiling,
-// well below a millisecond for data whose large objects are packed, as package bundles yields it. revision "": a hash of
-// code and data, which costs as much as encoding the data. Data at a path that the code defines as a rule is a
-// *CompileError, and so is data in which an object that the code reads whole has become too large for that, and data by
-// which a smoke transaction fails.
-func (p *Policy) WithData(ctx context.Context, data map[string]any, revision string) (*Policy, error) {
-	out := *p
-	out.data = newStore(data)
-	if conflicts := ast.CheckPathConflicts(p.compiler, storage.NonEmpty(ctx, out.data, nil)); len(conflicts) > 0 {
-		return nil, faults((&sources{}).compilerFindings(conflicts))
-	}
-	if err := faults(p.tables.findings(out.data)); err != nil {
-		return nil, err
-	}
-	out.revision = revision
-	if revision == "" {
-		out.revision = contentHash(p.code, data)
-	}
-	out.evaluateConstants(ctx)
-	if err := out.smoke(ctx); err != nil {
-		return nil, err
-	}
-	return &out, nil
-}
+func (p *Policy) Warnings() []contract.Finding { return slices.Clone(p.warnings) }
 
 // Traced returns the same snapshot with every evaluation reported to tracer, which any number of goroutines may call: tests
 // measure by it which rules they reach. It is slow; live traffic is decided without.
@@ -130,105 +106,4 @@ func (p *Policy) Traced(tracer topdown.QueryTracer) *Policy {
 	out := *p
 	out.tracer, out.constants = tracer, nil // see evaluateConstants
 	return &out
-}
-
-// newValueCache holds compiled patterns from one evaluation to the next. Without a bound of our own OPA keeps a hundred,
-// and a policy with more compiles all of them all the time.
-func newValueCache() cache.InterQueryValueCache {
-	entries := 10_000
-	return cache.NewInterQueryValueCache(context.Background(), &cache.Config{
-		InterQueryBuiltinValueCache: cache.InterQueryBuiltinValueCacheConfig{MaxNumEntries: &entries},
-	})
-}
-
-// names of the stages in the contract, by Stage.
-func (s Stage) String() string {
-	switch s {
-	case StageConnect:
-		return "connect"
-	case StageMail:
-		return "mail"
-	case StageRcpt:
-		return "rcpt"
-	case StageMessage:
-		return "message"
-	}
-	return "none"
-}
-
-// allStages in order.
-func allStages() []Stage { return []Stage{StageConnect, StageMail, StageRcpt, StageMessage} }
-
-// setNames are the decision sets that a stage may define, in the order of precedence.
-func setNames(s Stage) []string {
-	if s == StageMessage {
-		return []string{"reject", "defer", "quarantine", "discard", "allow", "edit", "note"}
-	}
-	return []string{"reject", "defer", "allow", "note"}
-}
-
-// prepare fills in stages and needs.
-func (p *Policy) prepare(src *sources) error {
-	var all []*ast.Rule
-	for _, s := range allStages() {
-		pkg := stagePackage(s)
-		st := &stage{name: s.String()}
-		var body ast.Body
-		var rules []*ast.Rule
-		for _, set := range setNames(s) {
-			ref := pkg.Append(ast.StringTerm(set))
-			found := p.compiler.GetRulesExact(ref)
-			if len(found) == 0 {
-				continue
-			}
-			rules = append(rules, found...)
-			st.sets = append(st.sets, set)
-			body.Append(ast.Equality.Expr(ast.VarTerm(set), ast.NewTerm(ref)))
-		}
-		if len(st.sets) == 0 {
-			continue // lint has had its say if there is such a package
-		}
-		st.qc = p.compiler.QueryCompiler()
-		compiled, err := st.qc.Compile(body)
-		if err != nil {
-			return fmt.Errorf("prepare stage %s: %w", s, err)
-		}
-		st.query = compiled
-		st.reads, st.fields = readBy(p.compiler, rules)
-		st.build = st.reads
-		if p.named {
-			st.buildFields = st.fields
-		}
-		if p.full {
-			st.build, st.buildFields = st.build|partsAll&^partBody, nil
-		}
-		st.parts = partNames(st.build&stageParts(s), st.buildFields)
-		p.stages[s] = st
-		all = append(all, rules...)
-	}
-	p.constantOf = p.constantRules(all)
-	p.setNeeds(src)
-	return nil
-}
-
-// setNeeds sums up the stages.
-func (p *Policy) setNeeds(src *sources) {
-	n := &p.own
-	defer func() { p.needs = p.own }()
-	n.Connect, n.Mail = p.stages[StageConnect] != nil, p.stages[StageMail] != nil
-	n.Rcpt, n.Message = p.stages[StageRcpt] != nil, p.stages[StageMessage] != nil
-	m := p.stages[StageMessage]
-	if m == nil {
-		return
-	}
-	n.Header, n.Size, n.Body = m.build&partsHeader != 0, m.build&partSize != 0, m.build&partBody != 0
-	n.Quarantine, n.Discard = slices.Contains(m.sets, "quarantine"), slices.Contains(m.sets, "discard")
-	if slices.Contains(m.sets, "edit") {
-		n.Edits = src.editOps()
-	}
-}
-
-// stagePackage is data.postern.<stage>.
-func stagePackage(s Stage) ast.Ref {
-	return ast.Ref{ast.DefaultRootDocument, ast.StringTerm("postern"), ast.StringTerm(s.String())}
 }

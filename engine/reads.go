@@ -6,72 +6,22 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
-
-// parts of the input that are built one by one, only where a policy reads them. Version, stage, id, now and unknown are
-// always there.
-type parts uint32
-
-const (
-	partServer parts = 1 << iota
-	partClient
-	partTLS
-	partAuth
-	partFrom
-	partTo
-	partRecipientCount
-	partRecipient
-	partSize
-	partHeaders
-	partHeader
-	partHeaderFrom
-	partHeaderSender
-	partHeaderReplyTo
-	partHeaderTo
-	partHeaderCc
-	partHeaderBcc
-	partHeaderResent
-	partUnqualified
-	partAmbiguous
-	partGenerated
-	partBody
-	partsAll = 1<<iota - 1
-)
-
-// partsParsed need the address fields parsed; partsHeader need the header at all.
-const (
-	partsParsed = partHeaderFrom | partHeaderSender | partHeaderReplyTo | partHeaderTo | partHeaderCc | partHeaderBcc |
-		partHeaderResent | partUnqualified | partAmbiguous
-	partsHeader   = partsParsed | partHeaders | partHeader
-	partsEnvelope = partFrom | partTo | partRecipientCount
-	partsMessage  = partsHeader | partSize | partGenerated | partBody
-)
-
-// partPaths are the paths of the parts in input.
-func partPaths() map[parts]string {
-	return map[parts]string{
-		partServer: "server", partClient: "client", partTLS: "tls", partAuth: "auth",
-		partFrom: "envelope.from", partTo: "envelope.to", partRecipientCount: "envelope.recipient_count", partRecipient: "recipient",
-		partSize: "message.size", partHeaders: "message.headers", partHeader: "message.header",
-		partHeaderFrom: "message.from", partHeaderSender: "message.sender", partHeaderReplyTo: "message.reply_to",
-		partHeaderTo: "message.to", partHeaderCc: "message.cc", partHeaderBcc: "message.bcc",
-		partHeaderResent: "message.resent", partUnqualified: "message.unqualified",
-		partAmbiguous: "message.ambiguous", partGenerated: "message.generated", partBody: "message.body",
-	}
-}
 
 // readBy says which parts the rules read, and all the rules and functions that they can reach, and which fields of
 // message.header.
-func readBy(c *ast.Compiler, rules []*ast.Rule) (parts, *fieldSet) {
-	var read parts
-	paths := partPaths()
+func readBy(c *ast.Compiler, rules []*ast.Rule) (contract.Parts, *fieldSet) {
+	var read contract.Parts
+	paths := contract.PartPaths()
 	named, any := map[string]bool{}, false
 	for _, r := range reachable(c, rules) {
 		inputRefs(r, func(path []string) {
-			part := matching(paths, path)
+			part := contract.PartsOf(paths, path)
 			read |= part
 			switch {
-			case part&partHeader == 0:
+			case part&contract.PartMessageHeader == 0:
 			case len(path) > 2:
 				named[path[2]] = true
 			default:
@@ -119,7 +69,7 @@ func inputRefs(r *ast.Rule, f func(path []string)) {
 		switch x := x.(type) {
 		case ast.Ref:
 			if x.HasPrefix(ast.InputRootRef) {
-				f(constantPath(x[1:]))
+				f(contract.ConstantPath(x[1:]))
 			}
 			for _, t := range x[1:] {
 				ast.NewGenericVisitor(visit).Walk(t)
@@ -135,31 +85,71 @@ func inputRefs(r *ast.Rule, f func(path []string)) {
 	ast.NewGenericVisitor(visit).Walk(r)
 }
 
-// constantPath is the longest run of string elements at the start of a reference.
-func constantPath(ref ast.Ref) []string {
-	var path []string
-	for _, t := range ref {
-		s, ok := t.Value.(ast.String)
-		if !ok {
-			break
-		}
-		path = append(path, string(s))
-	}
-	return path
+// fieldSet are the fields of message.header that rules look up by name, where all names are known: no others are built. A nil
+// fieldSet is all fields. It does not change.
+type fieldSet struct {
+	keys  []string    // lower-case names, sorted, each once
+	terms []*ast.Term // of keys
 }
 
-// matching are the parts at, above or below a path.
-func matching(paths map[parts]string, path []string) parts {
-	have := strings.Join(path, ".") + "."
-	if len(path) == 0 {
-		return partsAll
+// newFieldSet of keys that are sorted, each once.
+func newFieldSet(keys []string) *fieldSet {
+	f := &fieldSet{keys: keys, terms: make([]*ast.Term, len(keys))}
+	for i, key := range keys {
+		f.terms[i] = ast.StringTerm(key)
 	}
-	var out parts
-	for part, p := range paths {
-		p += "."
-		if strings.HasPrefix(p, have) || strings.HasPrefix(have, p) {
-			out |= part
+	return f
+}
+
+// or is what is in either.
+func (f *fieldSet) or(g *fieldSet) *fieldSet {
+	if f == nil || g == nil {
+		return nil
+	}
+	keys := slices.Concat(f.keys, g.keys)
+	slices.Sort(keys)
+	return newFieldSet(slices.Compact(keys))
+}
+
+// without is f but for what g has, as names.
+func (f *fieldSet) without(g *fieldSet) []string {
+	var out []string
+	for _, key := range f.keys {
+		if _, has := slices.BinarySearch(g.keys, key); !has {
+			out = append(out, key)
 		}
 	}
 	return out
+}
+
+// headerPath is the path of message.header with the dot before a name.
+const headerPath = "message.header."
+
+// partNames are the dotted paths of parts, in the order of the contract; fields are those of message.header, nil: all.
+func partNames(p contract.Parts, fields *fieldSet) []string {
+	out := []string{}
+	for i, path := range contract.PartPaths() {
+		switch part := contract.Parts(1) << i; {
+		case p&part == 0:
+		case part == contract.PartMessageHeader && fields != nil:
+			for _, key := range fields.keys {
+				out = append(out, headerPath+key)
+			}
+		default:
+			out = append(out, path)
+		}
+	}
+	return out
+}
+
+// namedFields are those that names of parts name one by one.
+func namedFields(names []string) *fieldSet {
+	var keys []string
+	for _, name := range names {
+		if key, ok := strings.CutPrefix(name, headerPath); ok {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return newFieldSet(slices.Compact(keys))
 }

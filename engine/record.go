@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // Recorder receives every decision. Record must not keep Transaction or Decision after it returns; Input may
@@ -65,7 +67,7 @@ func record(t *Transaction, d *Decision, in *Input) Record {
 
 // input builds the input of t, of message.header only fields (nil: all). A panic over a hostile message is an error like any
 // other.
-func (p *Policy) input(t *Transaction, read parts, fields *fieldSet) (in *Input, fail *EvalError) {
+func (p *Policy) input(t *Transaction, read contract.Parts, fields *fieldSet) (in *Input, fail *EvalError) {
 	defer func() {
 		if r := recover(); r != nil {
 			in, fail = nil, failf(kindPanic, "build input: %v\n%s", r, debug.Stack())

@@ -12,6 +12,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/types"
+
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // runaways are policies that never end in time, each for the transaction of the tests alone.
@@ -76,7 +78,7 @@ func stuck(t *testing.T, body func() (*ast.Term, error)) *Policy {
 	t.Helper()
 	p := compile(t, nil, guarded+`reject contains "x" if _on`, Options{Timeout: 20 * time.Millisecond})
 	decl := &rego.Function{Name: "test.stuck", Decl: types.NewFunction(nil, types.B)}
-	caps := capabilities(nil)
+	caps := contract.Capabilities(nil)
 	caps.Builtins = append(caps.Builtins, &ast.Builtin{Name: decl.Name, Decl: decl.Decl})
 	c := ast.NewCompiler().WithCapabilities(caps)
 	c.Compile(map[string]*ast.Module{"p.rego": ast.MustParseModule("package postern.message\nreject contains \"x\" if test.stuck()")})
@@ -127,7 +129,7 @@ func TestAbandoned(t *testing.T) {
 		t.Errorf("with %d abandoned: %s", maxAbandoned, describe(d))
 	}
 	close(release)
-	until(t, "abandoned evaluations to end", func() bool { return p.crew.abandoned.Load() == 0 })
+	until(t, "abandoned evaluations to end", func() bool { return p.workers.abandoned.Load() == 0 })
 	if d := decide(p, submission(t)); d.Err != nil {
 		t.Errorf("after they ended: %s", describe(d))
 	}

@@ -202,7 +202,7 @@ func NewShadowMetrics(r prometheus.Registerer) *ShadowMetrics {
 			Name: "postern_shadow_decisions_total", Help: "Decisions of the shadow policy by stage and outcome: same, verdict, reply, edits, error.",
 		}, []string{"stage", "outcome"}),
 		rules: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postern_shadow_differences_total", Help: "Rules that fired for the shadow policy only (+) or for the active one only (-), where the outcomes differ.",
+			Name: "postern_shadow_differences_total", Help: "contract.Rules that fired for the shadow policy only (+) or for the active one only (-), where the outcomes differ.",
 		}, []string{"stage", "rule"}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_shadow_dropped_total", Help: "Decisions that the shadow policy did not take: its queue was full or held too much memory, or the front end lacked facts.",

@@ -4,18 +4,19 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/message"
 )
 
 // Stage is a point in the SMTP dialogue at which policy is asked. The zero value is no stage and always defers.
-type Stage uint8
+type Stage = contract.Stage
 
 // The stages, in the order of a transaction.
 const (
-	StageConnect Stage = 1 + iota // a client has connected: package postern.connect
-	StageMail                     // MAIL FROM: package postern.mail
-	StageRcpt                     // one RCPT TO: package postern.rcpt
-	StageMessage                  // the header has ended, or the whole message: package postern.message
+	StageConnect = contract.StageConnect
+	StageMail    = contract.StageMail
+	StageRcpt    = contract.StageRcpt
+	StageMessage = contract.StageMessage
 )
 
 // Transaction is what is known at a stage: facts for policy to read, never a password. A front end fills what it

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // health is what /healthz says.
@@ -29,10 +29,10 @@ type health struct {
 }
 
 type refusedHealth struct {
-	Source   string           `json:"source"`
-	Stage    string           `json:"stage"` // read, signature, load, compile, lint, test or smoke
-	Since    time.Time        `json:"since"`
-	Findings []engine.Finding `json:"findings"`
+	Source   string             `json:"source"`
+	Stage    string             `json:"stage"` // read, signature, load, compile, lint, test or smoke
+	Since    time.Time          `json:"since"`
+	Findings []contract.Finding `json:"findings"`
 
 	text string
 }

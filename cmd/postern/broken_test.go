@@ -21,6 +21,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/postern/config"
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 var updateBroken = flag.Bool("update-broken", false, "rewrite what testdata/broken wants")
@@ -74,7 +75,7 @@ func brokenCases(t *testing.T) []*brokenCase {
 }
 
 // said is a finding as the section want has it.
-func said(f engine.Finding) string {
+func said(f contract.Finding) string {
 	place := f.File
 	if f.Line > 0 {
 		place += fmt.Sprintf(":%d", f.Line)
@@ -94,7 +95,7 @@ func said(f engine.Finding) string {
 func TestBroken(t *testing.T) {
 	seen := map[string]bool{}
 	defer func() {
-		for _, r := range engine.Rules() {
+		for _, r := range contract.Rules() {
 			// These two are not about files of a bundle.
 			if !seen[r.Code] && r.Code != "policy" && r.Code != "unknown-builtin" {
 				t.Errorf("no broken bundle shows %s", r.Code)
@@ -118,7 +119,7 @@ func TestBroken(t *testing.T) {
 				f.File = strings.ReplaceAll(f.File, c.dir, "BUNDLE")
 				got = append(got, said(f))
 				seen[f.Code] = true
-				if f.Severity == engine.Fault {
+				if f.Severity == contract.Fault {
 					faults++
 				}
 				if f.File == "" || f.Line > 0 && f.Text == "" {
@@ -167,7 +168,7 @@ func (c *brokenCase) refused(t *testing.T) {
 }
 
 // activate says that the gate does with the bundle what check says.
-func (c *brokenCase) activate(t *testing.T, found []engine.Finding, faults int) {
+func (c *brokenCase) activate(t *testing.T, found []contract.Finding, faults int) {
 	eng, err := c.gate(t)
 	if faults == 0 {
 		if err != nil || eng.Policy() == nil || len(eng.Policy().Warnings()) < len(found) {
@@ -183,7 +184,7 @@ func (c *brokenCase) activate(t *testing.T, found []engine.Finding, faults int) 
 		if f.Line > 0 {
 			place += fmt.Sprintf(":%d:", f.Line)
 		}
-		if f.Severity == engine.Fault && strings.Contains(err.Error(), place) {
+		if f.Severity == contract.Fault && strings.Contains(err.Error(), place) {
 			return
 		}
 	}

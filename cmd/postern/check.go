@@ -15,6 +15,8 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/config"
 	"github.com/postern-mail/postern/cmd/postern/postfix"
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
+	"github.com/postern-mail/postern/engine/lint"
 	"github.com/postern-mail/postern/internal/yamldoc"
 	"github.com/postern-mail/postern/milter"
 	"github.com/postern-mail/postern/smtpd"
@@ -22,14 +24,14 @@ import (
 
 // checkReport is what `postern check --json` prints. Its fields, and those of the findings, are stable.
 type checkReport struct {
-	OK            bool              `json:"ok"`
-	Configuration yamldoc.Findings  `json:"configuration"`
-	Policy        []engine.Finding  `json:"policy"`
-	Postfix       []postfix.Finding `json:"postfix,omitempty"`
-	Bundle        string            `json:"bundle"`
-	Revision      string            `json:"revision,omitempty"`
-	Errors        int               `json:"errors"`
-	Warnings      int               `json:"warnings"`
+	OK            bool               `json:"ok"`
+	Configuration yamldoc.Findings   `json:"configuration"`
+	Policy        []contract.Finding `json:"policy"`
+	Postfix       []postfix.Finding  `json:"postfix,omitempty"`
+	Bundle        string             `json:"bundle"`
+	Revision      string             `json:"revision,omitempty"`
+	Errors        int                `json:"errors"`
+	Warnings      int                `json:"warnings"`
 
 	settings map[string]any // of the policy's data; nil: it has none
 	lines    []string
@@ -91,7 +93,7 @@ func (f *checkFlags) run(cmd *cobra.Command, p *program, args []string) error {
 	if err != nil {
 		return err
 	}
-	r := &checkReport{Configuration: yamldoc.Findings{}, Policy: []engine.Finding{}}
+	r := &checkReport{Configuration: yamldoc.Findings{}, Policy: []contract.Finding{}}
 	cfg := config.Default(".")
 	if len(args) == 0 || p.configFile != "" {
 		var found yamldoc.Findings
@@ -137,8 +139,8 @@ func (f *checkFlags) options(p *program) (func(cfg *config.Config, bare bool) en
 }
 
 // doorsNamed are the front ends that --door names.
-func doorsNamed(name string) ([]engine.Door, error) {
-	both := []engine.Door{{Name: "submission", Unknown: smtpd.NeverKnown()}, {Name: "milter", Unknown: milter.NeverKnown()}}
+func doorsNamed(name string) ([]lint.Door, error) {
+	both := []lint.Door{{Name: "submission", Unknown: smtpd.NeverKnown()}, {Name: "milter", Unknown: milter.NeverKnown()}}
 	switch name {
 	case "":
 		return nil, nil
@@ -199,33 +201,33 @@ func (r *checkReport) policy(ctx context.Context, cfg *config.Config, data []str
 		r.Policy = append(r.Policy, engine.Check(ctx, &b, o)...)
 	}
 	for _, f := range r.Policy {
-		r.count(f.Severity == engine.Warning, f.String())
+		r.count(f.Severity == contract.Warning, f.String())
 	}
 }
 
 // loadFindings makes findings of what the loader says, one for each place.
-func loadFindings(err error) []engine.Finding {
-	var c *engine.CompileError
+func loadFindings(err error) []contract.Finding {
+	var c *contract.CompileError
 	if errors.As(err, &c) {
 		return c.Findings
 	}
 	if many, ok := err.(interface{ Unwrap() []error }); ok {
-		var out []engine.Finding
+		var out []contract.Finding
 		for _, e := range many.Unwrap() {
 			out = append(out, loadFindings(e)...)
 		}
 		return out
 	}
-	f := engine.Finding{Severity: engine.Fault, Code: "load", Message: err.Error()}
+	f := contract.Finding{Severity: contract.Fault, Code: "load", Message: err.Error()}
 	var r *bundles.Refusal
 	if errors.As(err, &r) {
 		f.Code = string(r.Stage)
 	}
 	var l *bundles.LoadError
 	if !errors.As(err, &l) {
-		return []engine.Finding{f}
+		return []contract.Finding{f}
 	}
-	var out []engine.Finding
+	var out []contract.Finding
 	for _, l := range append([]*bundles.LoadError{l}, l.More...) {
 		f.File, f.Line, f.Column, f.Text, f.Message, f.Hint = cmp.Or(l.File, l.Source), l.Line, l.Column, l.Text, l.Message, l.Hint
 		f.Code = "load"

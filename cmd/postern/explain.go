@@ -10,6 +10,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/postern/replay"
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/engine/decisionlog"
 )
 
@@ -171,7 +172,7 @@ func explainHit(ctx context.Context, p *engine.Policy, parser *decisionlog.Parse
 // stageFlags reads --stage.
 func stageFlags(names []string) (out []engine.Stage, err error) {
 	for _, name := range names {
-		s := engine.ParseStage(name)
+		s := contract.ParseStage(name)
 		if s == 0 {
 			return nil, fmt.Errorf("--stage %s is no stage; write connect, mail, rcpt or message", name)
 		}

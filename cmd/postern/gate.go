@@ -11,6 +11,7 @@ import (
 	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/config"
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // gate is what a candidate must pass after it has been read, verified and parsed, and before it decides anything. Its errors
@@ -43,7 +44,7 @@ func (g gate) policy(ctx context.Context, c *bundles.Candidate, now *engine.Poli
 
 // stageOf tells which of the steps of compiling failed.
 func stageOf(err error) bundles.Stage {
-	var c *engine.CompileError
+	var c *contract.CompileError
 	if !errors.As(err, &c) {
 		return bundles.StageCompile
 	}
@@ -66,7 +67,7 @@ func stageOf(err error) bundles.Stage {
 func (g gate) test(ctx context.Context, c *bundles.Candidate) error {
 	limited, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
-	var failed []engine.Finding
+	var failed []contract.Finding
 	for _, part := range bundles.TestParts(c.Own) {
 		results, err := bundles.RunTests(limited, part)
 		switch {
@@ -89,13 +90,13 @@ func (g gate) test(ctx context.Context, c *bundles.Candidate) error {
 	return nil
 }
 
-func refusedByTests(failed []engine.Finding) error {
-	return &bundles.Refusal{Stage: bundles.StageTest, Err: bounded(&engine.CompileError{Findings: failed})}
+func refusedByTests(failed []contract.Finding) error {
+	return &bundles.Refusal{Stage: bundles.StageTest, Err: bounded(&contract.CompileError{Findings: failed})}
 }
 
 // failedTest is where a test that did not hold stands, and what it printed.
-func failedTest(r bundles.TestResult) engine.Finding {
-	f := engine.Finding{Severity: engine.Fault, Code: "test", File: r.File, Line: r.Line,
+func failedTest(r bundles.TestResult) contract.Finding {
+	f := contract.Finding{Severity: contract.Fault, Code: "test", File: r.File, Line: r.Line,
 		Message: fmt.Sprintf("the test %s.%s fails", r.Package, r.Name)}
 	if r.Err != nil {
 		f.Message = fmt.Sprintf("the test %s.%s cannot be evaluated: %v", r.Package, r.Name, r.Err)
@@ -111,11 +112,11 @@ const maxFindings = 25
 
 // bounded keeps the first findings and says how many more there are.
 func bounded(err error) error {
-	c, ok := err.(*engine.CompileError)
+	c, ok := err.(*contract.CompileError)
 	if !ok || len(c.Findings) <= maxFindings {
 		return err
 	}
 	kept := slices.Clone(c.Findings[:maxFindings])
-	return &engine.CompileError{Findings: append(kept, engine.Finding{Severity: engine.Fault, Code: "more",
+	return &contract.CompileError{Findings: append(kept, contract.Finding{Severity: contract.Fault, Code: "more",
 		Message: fmt.Sprintf("and %d more; postern check and postern test tell all", len(c.Findings)-maxFindings)})}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/config"
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/lint"
 	"github.com/postern-mail/postern/milter"
 	"github.com/postern-mail/postern/policies"
 	"github.com/postern-mail/postern/smtpd"
@@ -31,13 +32,13 @@ type policyFeed struct {
 }
 
 // doors are the front ends that a configuration opens.
-func doors(cfg *config.Config) []engine.Door {
-	var in []engine.Door
+func doors(cfg *config.Config) []lint.Door {
+	var in []lint.Door
 	if cfg.Submission.Enabled() {
-		in = append(in, engine.Door{Name: "submission", Unknown: smtpd.NeverKnown()})
+		in = append(in, lint.Door{Name: "submission", Unknown: smtpd.NeverKnown()})
 	}
 	if len(cfg.Milter.Listen) > 0 {
-		in = append(in, engine.Door{Name: "milter", Unknown: milter.NeverKnown()})
+		in = append(in, lint.Door{Name: "milter", Unknown: milter.NeverKnown()})
 	}
 	return in
 }

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 
 	"github.com/postern-mail/postern/cmd/postern/config"
-	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // A SARIF 2.1.0 log, as much of it as code scanning reads: one run, its rules, and a result for each finding of the policy.
@@ -58,7 +58,7 @@ type (
 func sarifOf(r *checkReport, cfg *config.Config) sarifLog {
 	run := sarifRun{ColumnKind: "unicodeCodePoints", Results: []sarifResult{}}
 	run.Tool.Driver = sarifDriver{Name: "postern check", URI: "https://github.com/postern-mail/postern/blob/main/docs/reference/check.md"}
-	for _, rule := range engine.Rules() {
+	for _, rule := range contract.Rules() {
 		run.Tool.Driver.Rules = append(run.Tool.Driver.Rules, sarifRule{rule.Code, sarifText{rule.About}})
 	}
 	root := ""

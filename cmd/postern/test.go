@@ -15,7 +15,7 @@ import (
 
 	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/config"
-	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 type testFlags struct {
@@ -217,7 +217,7 @@ func (f *testFlags) again(ctx context.Context, p *program, named string, out *te
 
 // brokenPolicy is a bundle that does not load or compile.
 type brokenPolicy struct {
-	findings []engine.Finding
+	findings []contract.Finding
 }
 
 func (b *brokenPolicy) Error() string {
@@ -230,7 +230,7 @@ func (b *brokenPolicy) Error() string {
 
 // broken makes findings of why a bundle does not load or compile.
 func broken(err error) error {
-	var c *engine.CompileError
+	var c *contract.CompileError
 	if errors.As(err, &c) {
 		return &brokenPolicy{c.Findings}
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/bundles"
-	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // The verdicts about a test.
@@ -73,7 +73,7 @@ type testReport struct {
 	Skipped  int                     `json:"skipped"`
 	Updated  int                     `json:"updated,omitempty"`
 	Seconds  float64                 `json:"seconds"`
-	Policy   []engine.Finding        `json:"policy,omitempty"` // why it does not load or compile
+	Policy   []contract.Finding      `json:"policy,omitempty"` // why it does not load or compile
 	Problem  string                  `json:"problem,omitempty"`
 	Tests    []testResult            `json:"tests"`
 	Coverage *bundles.CoverageReport `json:"coverage,omitempty"` // as opa test --coverage prints it

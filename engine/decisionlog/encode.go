@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/message"
 )
 
@@ -221,7 +222,7 @@ func (c *encoder) reason(r *engine.Reason) {
 // edit appends an edit as a policy writes it.
 func (c *encoder) edit(e message.Edit) {
 	c.raw(`{"op":`)
-	c.dst = engine.AppendString(c.dst, engine.EditName(e.Op()))
+	c.dst = engine.AppendString(c.dst, contract.EditName(e.Op()))
 	if e.Op() >= message.OpChangeSender {
 		c.raw(`,"address":`)
 		address := e.Path().Address()

@@ -12,6 +12,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 )
 
 // Line is one decision read back from a log.
@@ -104,8 +105,8 @@ func (p *Parser) Parse(text []byte) (*Line, error) {
 			}
 		}
 	}
-	if l.Stage = engine.ParseStage(stage); stage == "" {
-		l.Stage = engine.ParseStage(strings.TrimPrefix(path, "postern/"))
+	if l.Stage = contract.ParseStage(stage); stage == "" {
+		l.Stage = contract.ParseStage(strings.TrimPrefix(path, "postern/"))
 	}
 	if fault.Code != "" {
 		l.Error = fault.Code

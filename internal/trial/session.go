@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
@@ -210,7 +211,7 @@ func inputPaths() []string {
 			walk(prefix+name+".", p)
 		}
 	}
-	walk("", engine.InputSchema())
+	walk("", contract.InputSchema())
 	slices.Sort(out)
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/engine/decisionlog"
 	"github.com/postern-mail/postern/internal/message"
 )
@@ -41,7 +42,7 @@ func (o *Outcome) edit(op, name string, index int, value, address string) {
 		if index != 0 {
 			text += fmt.Sprintf("[%d]", index)
 		}
-		if op != engine.EditName(message.OpRemoveHeader) {
+		if op != contract.EditName(message.OpRemoveHeader) {
 			text += ": " + value
 		}
 	}
@@ -64,9 +65,9 @@ func OutcomeOf(d *engine.Decision) Outcome {
 	for i := range d.Edits.Len() {
 		e := d.Edits.At(i)
 		if e.Op() >= message.OpChangeSender {
-			o.edit(engine.EditName(e.Op()), "", 0, "", e.Path().Address())
+			o.edit(contract.EditName(e.Op()), "", 0, "", e.Path().Address())
 		} else {
-			o.edit(engine.EditName(e.Op()), e.Name(), e.Index(), e.Value(), "")
+			o.edit(contract.EditName(e.Op()), e.Name(), e.Index(), e.Value(), "")
 		}
 	}
 	if d.Err != nil {

@@ -1,0 +1,122 @@
+package contract
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// Severity tells a finding that stops a bundle from one that is only worth a look.
+type Severity string
+
+// The severities.
+const (
+	Fault   Severity = "error"   // the bundle is refused
+	Warning Severity = "warning" // the bundle is taken, but hardly does what its author meant
+)
+
+// Finding is one thing that is wrong with a bundle, and where.
+type Finding struct {
+	Severity Severity `json:"severity"`
+	Code     string   `json:"code"`           // stable, greppable, one of Rules: "rego_type_error", "unknown-set", "negated-call"
+	File     string   `json:"file,omitempty"` // as the bundle names it
+	Line     int      `json:"line,omitempty"` // from 1; 0: the finding is about no one line
+	Column   int      `json:"column,omitempty"`
+	Text     string   `json:"text,omitempty"` // the source line as it stands, at most 200 octets
+	Message  string   `json:"message"`
+	Hint     string   `json:"hint,omitempty"` // how to mend it
+}
+
+// String is the finding as a compiler would print it: file:line:column: message [code], then the source line with a mark
+// under the column, and the hint.
+func (f Finding) String() string {
+	var b strings.Builder
+	if f.File != "" {
+		b.WriteString(f.File)
+		if f.Line > 0 {
+			fmt.Fprintf(&b, ":%d:%d", f.Line, max(f.Column, 1))
+		}
+		b.WriteString(": ")
+	}
+	if f.Severity == Warning {
+		b.WriteString("warning: ")
+	}
+	b.WriteString(f.Message)
+	if f.Code != "" {
+		fmt.Fprintf(&b, " [%s]", f.Code)
+	}
+	if f.Text != "" {
+		fmt.Fprintf(&b, "\n%5d | %s", f.Line, f.Text)
+		if pad, ok := markPad(f.Text, f.Column); ok {
+			b.WriteString("\n      | " + pad + "^")
+		}
+	}
+	if f.Hint != "" {
+		b.WriteString("\n    " + f.Hint)
+	}
+	return b.String()
+}
+
+// markPad is the white space that puts a mark under a column of a line; tabs stay tabs, so that it is so on any terminal.
+func markPad(line string, column int) (string, bool) {
+	runes := []rune(line)
+	if column < 1 || column > len(runes)+1 {
+		return "", false
+	}
+	for i, r := range runes[:column-1] {
+		if r != '\t' {
+			runes[i] = ' '
+		}
+	}
+	return string(runes[:column-1]), true
+}
+
+// CompileError is every reason why a bundle cannot become a Policy, in the order of files and lines.
+type CompileError struct {
+	Findings []Finding `json:"findings"` // Faults only, at least one
+}
+
+// Error lists all findings, several lines each.
+func (e *CompileError) Error() string {
+	var b strings.Builder
+	for i, f := range e.Findings {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(f.String())
+	}
+	return b.String()
+}
+
+// Faults picks what stops the bundle; nil where nothing does.
+func Faults(all []Finding) error {
+	var e CompileError
+	for _, f := range all {
+		if f.Severity == Fault {
+			e.Findings = append(e.Findings, f)
+		}
+	}
+	if len(e.Findings) == 0 {
+		return nil
+	}
+	return &e
+}
+
+// Sort orders by place and drops what is said twice.
+func Sort(all []Finding) []Finding {
+	slices.SortStableFunc(all, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
+			cmp.Compare(a.Code, b.Code), cmp.Compare(a.Message, b.Message))
+	})
+	typed := map[[3]any]bool{} // places where OPA's type checker has spoken
+	for _, f := range all {
+		if f.Code == ast.TypeErr {
+			typed[[3]any{f.File, f.Line, f.Column}] = true
+		}
+	}
+	all = slices.DeleteFunc(all, func(f Finding) bool { return f.Code == CodeUnknownFact && typed[[3]any{f.File, f.Line, f.Column}] })
+	return slices.Compact(all)
+}
