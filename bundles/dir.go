@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // Dir is a bundle in a directory. Where the directory is a Kubernetes volume, the revision that its ..data link names is
@@ -164,7 +166,7 @@ type listed struct {
 	path     string
 	size     int64
 	modified int64 // ns
-	identity identity
+	identity safefile.Identity
 }
 
 // readFS lists and then reads all files that count.
@@ -209,7 +211,7 @@ func readListed(fsys fs.FS, f listed) ([]byte, error) {
 	if err != nil {
 		return nil, fault(f.path, "%v", err).because(err)
 	}
-	if identify(info) != f.identity || !info.Mode().IsRegular() {
+	if safefile.Identify(info) != f.identity || !info.Mode().IsRegular() {
 		return nil, fault(f.path, "%v", errChanged).because(errChanged)
 	}
 	data := make([]byte, f.size+1)
@@ -295,5 +297,5 @@ func (c *collector) file(fsys fs.FS, name string) (listed, bool, error) {
 	if err := c.reserve(name, info.Size()); err != nil {
 		return listed{}, false, err
 	}
-	return listed{path: name, size: info.Size(), modified: info.ModTime().UnixNano(), identity: identify(info)}, true, nil
+	return listed{path: name, size: info.Size(), modified: info.ModTime().UnixNano(), identity: safefile.Identify(info)}, true, nil
 }

@@ -14,7 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
+
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // The copy of what was active last, in a directory of its own: the bundle with every file as it came, so that its signature
@@ -30,16 +31,14 @@ type savedDocument struct {
 	Data []byte `json:"data"`
 }
 
-// saveLastGood keeps a copy in directory dir, which is made if need be. Each file is complete or not there: written aside,
-// synced, renamed, mode 0600.
+// saveLastGood keeps a copy in directory dir, which is made if need be. Each file is complete or not there.
 func saveLastGood(dir string, raw *content) error {
 	err := os.MkdirAll(dir, 0o700)
 	if err == nil {
-		removeHalves(dir)
-		err = writeAside(dir, lastGoodDocuments, func(w io.Writer) error { return writeDocuments(w, raw.documents) })
+		err = safefile.Write(filepath.Join(dir, lastGoodDocuments), 0o600, func(f *os.File) error { return writeDocuments(f, raw.documents) })
 	}
 	if err == nil {
-		err = writeAside(dir, lastGood, func(w io.Writer) error { return pack(w, raw.tree) })
+		err = safefile.Write(filepath.Join(dir, lastGood), 0o600, func(f *os.File) error { return pack(f, raw.tree) })
 	}
 	if err != nil {
 		return fmt.Errorf("keeping the last good policy: %w", err)
@@ -89,42 +88,6 @@ func pack(w io.Writer, tree *Tree) error {
 		}
 	}
 	return errors.Join(archive.Close(), zip.Close())
-}
-
-// removeHalves removes copies that were left half-written an hour ago or more, by a program that was killed. What cannot be
-// removed is only in the way.
-func removeHalves(dir string) {
-	halves, _ := filepath.Glob(filepath.Join(dir, "last-good*.tmp")) // the pattern is good
-	for _, name := range halves {
-		if info, err := os.Lstat(name); err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > time.Hour {
-			os.Remove(name)
-		}
-	}
-}
-
-func writeAside(dir, name string, write func(io.Writer) error) (err error) {
-	file, err := os.CreateTemp(dir, name+".*.tmp") // 0600 by itself
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, ignoreMissing(file.Close()), ignoreMissing(os.Remove(file.Name())))
-		}
-	}()
-	if err := write(file); err != nil {
-		return err
-	}
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	if err := file.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(file.Name(), filepath.Join(dir, name)); err != nil {
-		return err
-	}
-	return syncDir(dir)
 }
 
 // readLastGood reads the copy. The error says fs.ErrNotExist where there is none.
@@ -212,20 +175,4 @@ func (w *Watcher) adopt(ctx context.Context, saved *content) error {
 	w.mu.Unlock()
 	w.metrics.revision(c.Revision, c.Source)
 	return nil
-}
-
-// syncDir makes a rename durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrClosed) {
-		return nil
-	}
-	return err
 }

@@ -151,8 +151,8 @@ func TestKilledWhileKeeping(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := time.Now().Add(-2 * time.Hour)
-	for name, at := range map[string]time.Time{lastGood + ".1.tmp": old, lastGoodDocuments + ".2.tmp": old, lastGood + ".3.tmp": time.Now()} {
+	old, half := time.Now().Add(-2*time.Hour), "."+lastGood+"323456789012345678"
+	for name, at := range map[string]time.Time{"." + lastGood + "123456789012345678": old, "." + lastGoodDocuments + "223456789012345678": old, half: time.Now()} {
 		if err := errors.Join(os.WriteFile(filepath.Join(state, name), whole[:len(whole)/2], 0o600), os.Chtimes(filepath.Join(state, name), at, at)); err != nil {
 			t.Fatal(err)
 		}
@@ -166,8 +166,8 @@ func TestKilledWhileKeeping(t *testing.T) {
 	if _, err := starting(t, source, state, nil); err != nil {
 		t.Fatal(err)
 	}
-	left, err := filepath.Glob(filepath.Join(state, "*.tmp"))
-	if err != nil || len(left) != 1 || filepath.Base(left[0]) != lastGood+".3.tmp" {
+	left, err := filepath.Glob(filepath.Join(state, ".last-good*"))
+	if err != nil || len(left) != 1 || filepath.Base(left[0]) != half {
 		t.Errorf("left: %q, %v", left, err)
 	}
 }

@@ -24,21 +24,38 @@ func (w *Watcher) putOff() {
 	w.wait = min(max(2*w.wait, w.Poll), maxWait)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.again = time.Now().Add(w.wait)
+	w.retry = time.Now().Add(w.wait)
 }
 
 // putOn forgets what was put off.
 func (w *Watcher) putOn() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.wait, w.again = 0, time.Time{}
+	w.wait, w.retry = 0, time.Time{}
 }
 
-// due reports whether it is time to try again what was refused.
-func (w *Watcher) due() bool {
+// again reports whether it is time to try again what was refused.
+func (w *Watcher) again() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.again.IsZero() && !time.Now().Before(w.again)
+	return !w.retry.IsZero() && !time.Now().Before(w.retry)
+}
+
+// due reports whether to look at the source although none of its paths has changed.
+func (w *Watcher) due() bool {
+	if len(w.Source.Paths()) == 0 || w.again() {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.changed
+}
+
+// torn notes whether the source changed while it was read.
+func (w *Watcher) torn(changed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.changed = changed
 }
 
 // activated notes a success, and keeps a copy of it.
@@ -46,7 +63,7 @@ func (w *Watcher) activated(c *Candidate, raw *content, took time.Duration) {
 	w.loader.keep(raw.tree)
 	w.mu.Lock()
 	before := w.active
-	w.active, w.refused, w.again, w.wait = c, nil, time.Time{}, 0
+	w.active, w.refused, w.retry, w.wait = c, nil, time.Time{}, 0
 	w.mu.Unlock()
 	w.metrics.activated(c.Revision, c.Source, w.Now())
 	w.Log.Info("policy activated", "source", c.Source, "revision", c.Revision, "modules", len(c.Bundle.Modules),
@@ -67,7 +84,7 @@ func (w *Watcher) back(active *Candidate, raw *content) error {
 	w.loader.keep(raw.tree) // the same content may have got another version
 	w.mu.Lock()
 	refused := w.refused
-	w.refused, w.again, w.wait = nil, time.Time{}, 0
+	w.refused, w.retry, w.wait = nil, time.Time{}, 0
 	w.mu.Unlock()
 	if refused == nil {
 		return nil

@@ -7,15 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 	"unicode"
 
+	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
@@ -40,7 +41,6 @@ type Remote struct {
 // Bounds of what a server may do to us.
 const (
 	maxRedirects   = 5
-	maxSecret      = 16 << 10 // octets of a token's file
 	maxPEM         = 1 << 20  // octets of a certificate's file
 	maxHeader      = 64 << 10 // octets of an answer's header
 	connectTimeout = 10 * time.Second
@@ -151,33 +151,34 @@ func (r Remote) secret() (string, error) {
 	if r.TokenFile == "" {
 		return "", nil
 	}
-	text, err := readSmall(r.TokenFile, maxSecret)
+	token, err := safefile.ReadSecret(r.TokenFile)
 	if err != nil {
-		return "", err
+		return "", fileFault(r.TokenFile, err)
 	}
-	token := strings.TrimSpace(string(text))
-	if token == "" || strings.ContainsFunc(token, func(c rune) bool { return unicode.IsControl(c) || c > unicode.MaxASCII || c == ' ' && r.Username == "" }) {
+	token = strings.TrimSpace(token)
+	if strings.ContainsFunc(token, func(c rune) bool { return unicode.IsControl(c) || c > unicode.MaxASCII || c == ' ' && r.Username == "" }) {
 		return "", &LoadError{Source: r.TokenFile, Message: "holds no token", Hint: "write the token alone, in one line"}
 	}
 	return token, nil
 }
 
 func readSmall(name string, limit int64) ([]byte, error) {
-	file, err := os.Open(name)
+	text, err := safefile.ReadFile(name, limit)
 	if err != nil {
-		f := openFault(err)
-		f.Source = name
-		return nil, f
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, limit+1))
-	if err == nil && int64(len(text)) > limit {
-		err = fmt.Errorf("longer than %d octets", limit)
-	}
-	if err != nil {
-		return nil, &LoadError{Source: name, Message: err.Error(), Err: err}
+		return nil, fileFault(name, err)
 	}
 	return text, nil
+}
+
+// fileFault is err of reading a file, whose name it need not repeat.
+func fileFault(name string, err error) *LoadError {
+	f := openFault(err)
+	f.Source = name
+	var path *fs.PathError
+	if errors.As(err, &path) && f.Message == err.Error() {
+		f.Message = path.Err.Error()
+	}
+	return f
 }
 
 // bounded ends a download in time.

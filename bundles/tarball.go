@@ -16,6 +16,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // Tarball is a bundle in one .tar.gz file, as `opa build` writes it.
@@ -213,7 +215,7 @@ func readStable(name string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, fault("", "%v", err).because(err)
 	}
-	if int64(len(data)) != info.Size() || !after.ModTime().Equal(info.ModTime()) || identify(after) != identify(info) {
+	if int64(len(data)) != info.Size() || !after.ModTime().Equal(info.ModTime()) || safefile.Identify(after) != safefile.Identify(info) {
 		return nil, errChanged
 	}
 	return data, nil

@@ -5,14 +5,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // Gate decides whether a candidate becomes active, and makes it so: it compiles, tests, and swaps. An error means that
@@ -59,8 +59,8 @@ type Watcher struct {
 	mu      sync.Mutex // guards what follows, never held over a call outside
 	active  *Candidate
 	refused *Refused
-	again   time.Time // when what was refused is tried once more; zero: not by itself
-	stamp   string    // cheap fingerprint of the paths when they were last looked at
+	retry   time.Time // when what was refused is tried once more; zero: not by itself
+	changed bool      // the source changed while it was read, so nothing is known of it
 }
 
 func (w *Watcher) init() {
@@ -131,87 +131,16 @@ func (w *Watcher) Trigger() {
 // own.
 func (w *Watcher) Run(ctx context.Context) error {
 	w.init()
-	r := &run{watcher: w, settle: newStopped(), events: newWatchSet(w.paths(), w.Log)}
-	defer func() { r.events.Close() }()
-	if w.Poll > 0 {
-		timer := time.NewTimer(w.jittered())
-		defer timer.Stop()
-		r.poll = timer
-	}
-	w.look(ctx, false) // what changed before the watches were there
-	for ctx.Err() == nil {
-		r.step(ctx)
-	}
+	w.watch().Run(ctx)
 	return nil
 }
 
-// run is the state of Run.
-type run struct {
-	watcher *Watcher
-	events  *watchSet
-	poll    *time.Timer // nil: never
-	settle  *time.Timer
-	since   time.Time // the first change that has not been looked at; zero: none
-}
-
-func newStopped() *time.Timer {
-	t := time.NewTimer(time.Hour)
-	t.Stop()
-	return t
-}
-
-// step waits for one thing to happen and deals with it.
-func (r *run) step(ctx context.Context) {
-	var poll <-chan time.Time
-	if r.poll != nil {
-		poll = r.poll.C
+// watch is the watcher of the paths, with what Run needs to know of w.
+func (w *Watcher) watch() *safefile.Watcher {
+	return &safefile.Watcher{
+		Paths: w.paths, Changed: func(ctx context.Context, asked bool) { w.look(ctx, asked) },
+		Settle: w.Settle, Poll: w.Poll, Ask: w.trigger, Due: w.due, Dotfiles: []string{".manifest", ".signatures.json"}, Log: w.Log,
 	}
-	select {
-	case <-ctx.Done():
-	case event := <-r.events.Events():
-		if r.events.relevant(event) {
-			r.arm()
-		}
-	case err := <-r.events.Errors():
-		if err != nil && !errors.Is(err, fsnotify.ErrClosed) {
-			r.arm() // reports may have been lost
-		}
-	case <-poll:
-		if r.watcher.changed() {
-			r.arm()
-		}
-		r.poll.Reset(r.watcher.jittered())
-	case <-r.settle.C:
-		r.look(ctx, false)
-	case <-r.watcher.trigger:
-		r.look(ctx, true)
-	}
-}
-
-// jittered is Poll, a tenth more or less.
-func (w *Watcher) jittered() time.Duration {
-	return w.Poll - w.Poll/10 + rand.N(w.Poll/5+1)
-}
-
-// arm puts the look off until the source has been quiet, but not for ever.
-func (r *run) arm() {
-	now := time.Now()
-	if r.since.IsZero() {
-		r.since = now
-	}
-	latest := r.since.Add(10 * r.watcher.Settle)
-	r.settle.Reset(max(0, min(r.watcher.Settle, latest.Sub(now))))
-}
-
-// look renews the watches first and reads after, so that no change can fall between. All watches are made anew: a
-// directory that was removed and made again can have its old name and its old inode.
-func (r *run) look(ctx context.Context, force bool) {
-	r.since = time.Time{}
-	r.settle.Stop()
-	old := r.events
-	r.events = newWatchSet(r.watcher.paths(), r.watcher.Log)
-	old.Close()
-	r.watcher.look(ctx, force)
 }
 
 // paths are all files and directories whose change matters.
@@ -219,25 +148,11 @@ func (w *Watcher) paths() []string {
 	return append(append([]string(nil), w.Source.Paths()...), w.Data...)
 }
 
-// changed reports whether the paths look different from when they were last read, or what was refused is due once more. A
-// source without paths always does.
-func (w *Watcher) changed() bool {
-	paths := w.paths()
-	if len(w.Source.Paths()) == 0 || w.due() {
-		return true
-	}
-	now := stamp(paths, w.Limits)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return now != w.stamp
-}
-
 // look reads the source, and activates what it holds if that is new. With force it tries again what failed before.
 func (w *Watcher) look(ctx context.Context, force bool) error {
 	w.init()
 	w.looking.Lock()
 	defer w.looking.Unlock()
-	w.stamped(stamp(w.paths(), w.Limits))
 	raw, err := w.loader.read(ctx)
 	if raw.octets() >= freeFrom {
 		defer debug.FreeOSMemory()
@@ -245,12 +160,12 @@ func (w *Watcher) look(ctx context.Context, force bool) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	w.torn(errors.Is(err, errChanged))
 	if errors.Is(err, errChanged) {
-		w.stamped("") // no verdict yet: look again at the next event or poll
-		return err
+		return err // no verdict yet: look again at the next event or poll
 	}
 	found := foundBy(raw, err)
-	if found == w.seen && !force && !w.due() {
+	if found == w.seen && !force && !w.again() {
 		return w.LastError()
 	}
 	if found != w.seen {
@@ -317,10 +232,4 @@ func (w *Watcher) try(ctx context.Context, raw *content) (*Candidate, *Refusal) 
 		return nil, refusal(err, StageCompile)
 	}
 	return c, nil
-}
-
-func (w *Watcher) stamped(stamp string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.stamp = stamp
 }

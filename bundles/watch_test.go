@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 func rule(text string) string { return fmt.Sprintf("package a\n\nnote contains %q if true\n", text) }
@@ -239,26 +237,19 @@ func TestWatchBurst(t *testing.T) {
 	}
 }
 
-// TestWatchPolling proves the fallback: the watcher has no events at all.
+// pathless is a source that does not say where it is, as one on the network.
+type pathless struct{ Source }
+
+func (pathless) Paths() []string { return nil }
+
+// TestWatchPolling: a source without paths, for which there are no events, is looked at again at intervals.
 func TestWatchPolling(t *testing.T) {
 	t.Parallel()
 	dir := tempDir(t, map[string]string{"p/a.rego": rule("one")})
-	o := &observed{t: t, registry: prometheus.NewRegistry()}
-	o.w = &Watcher{Source: Dir(filepath.Join(dir, "p")), Activate: o.activate, Settle: time.Millisecond, Poll: 5 * time.Millisecond}
-	if err := o.w.Start(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	r := &run{watcher: o.w, settle: newStopped(), events: &watchSet{}, poll: time.NewTimer(0)}
+	o := watch(t, pathless{Dir(filepath.Join(dir, "p"))}, func(w *Watcher) { w.Settle, w.Poll = time.Millisecond, 5*time.Millisecond })
+	o.untilRule("one")
 	write(t, dir, map[string]string{"p/a.rego": rule("two")})
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	for !mentions(o.w.Active(), "two") && ctx.Err() == nil {
-		r.step(ctx)
-	}
-	r.events.Close()
-	if ctx.Err() != nil {
-		t.Error("polling found nothing")
-	}
+	o.untilRule("two")
 }
 
 func TestStartReports(t *testing.T) {

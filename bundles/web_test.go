@@ -273,7 +273,7 @@ func TestLogin(t *testing.T) {
 	other.put(map[string]string{"a.rego": rule("other")})
 	s := newShelf(t, (*httptest.Server).Start)
 	s.put(map[string]string{"a.rego": rule("one")})
-	dir := tempDir(t, map[string]string{"token": "s3cret-token\n", "password": "pass word\n", "empty": "\n", "two": "a\nb\n"})
+	dir := tempDir(t, map[string]string{"token": "s3cret-token\n", "password": "pass word\n", "empty": "\n", "two": "a\nb\n", "spaced": "s3cret token\n", "late": "\ns3cret\n"})
 	wanted := func(check func(*http.Request) bool) {
 		s.answer(func(w http.ResponseWriter, r *http.Request) {
 			if !check(r) {
@@ -298,9 +298,13 @@ func TestLogin(t *testing.T) {
 	if err := read(Remote{Username: "ci", TokenFile: filepath.Join(dir, "password")}); err != nil {
 		t.Error(err)
 	}
+	wanted(func(r *http.Request) bool { return r.Header.Get("Authorization") == "Bearer a" })
+	if err := read(Remote{TokenFile: filepath.Join(dir, "two")}); err != nil { // the first line counts, as in every file with a secret
+		t.Error(err)
+	}
 	other.mu.Lock()
 	defer other.mu.Unlock()
-	if len(other.requests) != 2 {
+	if len(other.requests) != 3 { // one a login that was accepted
 		t.Errorf("%d requests to the other host", len(other.requests))
 	}
 	for _, r := range other.requests {
@@ -308,7 +312,7 @@ func TestLogin(t *testing.T) {
 			t.Error("another host was sent the login")
 		}
 	}
-	for _, file := range []string{"empty", "two", "missing"} {
+	for _, file := range []string{"empty", "spaced", "late", "missing"} {
 		if err := read(Remote{TokenFile: filepath.Join(dir, file)}); err == nil || !strings.Contains(err.Error(), file) || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: %v", file, err)
 		}

@@ -13,9 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/config"
 	"github.com/postern-mail/postern/engine/contract"
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 type testFlags struct {
@@ -200,7 +200,7 @@ func (f *testFlags) paths(p *program, named string) []string {
 
 // again runs the tests now and at every change, until ctx ends.
 func (f *testFlags) again(ctx context.Context, p *program, named string, out *testOutput) error {
-	run := func(ctx context.Context) {
+	run := func(ctx context.Context, _ bool) {
 		err := f.once(ctx, p, named, out)
 		var coded *codeError
 		if ctx.Err() == nil && err != nil && (!errors.As(err, &coded) || coded.cause != nil) {
@@ -210,8 +210,8 @@ func (f *testFlags) again(ctx context.Context, p *program, named string, out *te
 			fmt.Fprintln(out.errs, "watching for changes; Ctrl-C ends")
 		}
 	}
-	w := &bundles.PathWatcher{Paths: func() []string { return f.paths(p, named) }, Changed: run}
-	w.Run(ctx, func() { run(ctx) })
+	w := &safefile.Watcher{Paths: func() []string { return f.paths(p, named) }, Changed: run, Settle: 200 * time.Millisecond, Poll: 5 * time.Second}
+	w.Run(ctx)
 	return nil
 }
 

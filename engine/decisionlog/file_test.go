@@ -5,8 +5,10 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -91,7 +93,7 @@ func TestRotate(t *testing.T) {
 		}
 		if o.Rotate.Compress {
 			until(t, "every full file is compressed", func() bool {
-				return len(full(".*Z")) == 0 && len(full(".*.tmp")) == 0 && len(full(".*.gz")) > 0
+				return len(full(".*Z")) == 0 && len(full(".*.gz?*")) == 0 && len(full(".*.gz")) > 0
 			})
 		}
 		if err := l.Close(); err != nil {
@@ -125,15 +127,20 @@ func TestKeep(t *testing.T) {
 		}
 	}
 	// Left there by a process that died, one of them while it was being compressed.
-	for _, stamp := range []string{"20200101T000000.000000Z", "20200102T000000.000000Z.gz", "20200103T000000.000000Z", "20200103T000000.000000Z.gz.tmp"} {
+	for _, stamp := range []string{"20200101T000000.000000Z", "20200102T000000.000000Z.gz", "20200103T000000.000000Z"} {
 		if err := os.WriteFile(name+"."+stamp, []byte("{}\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	half, old := filepath.Join(dir, ".d.jsonl.20200103T000000.000000Z.gz123456789012345678"), time.Now().Add(-2*time.Hour)
+	if err := errors.Join(os.WriteFile(half, []byte("{}\n"), 0o600), os.Chtimes(half, old, old)); err != nil {
+		t.Fatal(err)
+	}
 	l := open(t, Options{File: name, Strict: true, Rotate: Rotate{Size: 1, Keep: 2, Compress: true}})
 	until(t, "what was left is tidied at the start", func() bool {
 		left, err := filepath.Glob(name + ".2020*")
-		return err == nil && slices.Equal(left, []string{name + ".20200102T000000.000000Z.gz", name + ".20200103T000000.000000Z.gz"})
+		_, gone := os.Lstat(half)
+		return err == nil && errors.Is(gone, fs.ErrNotExist) && slices.Equal(left, []string{name + ".20200102T000000.000000Z.gz", name + ".20200103T000000.000000Z.gz"})
 	})
 	for i := range 5 { // one line a file
 		if err := l.Record(context.Background(), record(fmt.Sprint(i))); err != nil {

@@ -1,6 +1,7 @@
 package decisionlog
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -15,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // Addresses says how mail addresses, logins and display names are written.
@@ -52,50 +54,45 @@ type Mask struct {
 // hashes says that a key is needed.
 func (m Mask) hashes() bool { return m.Addresses != PlainAddresses || m.ClientIP == HashedClientIP }
 
-// minKey is the least length of a key, in octets.
-const minKey = 16
+// Bounds of a key, in bytes: its least length, and that of its file.
+const (
+	minKey = 16
+	maxKey = 64 << 10
+)
 
 // ErrKey is the error of a key that is too short.
 var ErrKey = fmt.Errorf("a key has at least %d octets", minKey)
 
 // LoadKey reads the key of a mask. With create, one that is missing is made, for its owner alone.
 func LoadKey(path string, create bool) ([]byte, error) {
-	text, err := os.ReadFile(path)
-	if create && errors.Is(err, fs.ErrNotExist) {
-		return createKey(path)
+	key, err := readKey(path)
+	if !create || !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("decision log: key: %w", err)
+	}
+	raw := make([]byte, 32)
+	rand.Read(raw) // never fails (crypto/rand)
+	key = hex.AppendEncode(nil, raw)
+	err = safefile.Create(path, append(key, '\n'), 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return readKey(path) // another process was faster, and its key is everybody's
 	}
 	if err != nil {
 		return nil, fmt.Errorf("decision log: key: %w", err)
 	}
-	key := []byte(strings.TrimSpace(string(text)))
-	if len(key) < minKey {
-		return nil, fmt.Errorf("decision log: key: %s: %w", path, ErrKey)
-	}
 	return key, nil
 }
 
-// createKey writes a new key, whole or not at all: half a key that a later start reads would make other tokens.
-func createKey(path string) ([]byte, error) {
-	fail := func(err error) ([]byte, error) { return nil, fmt.Errorf("decision log: key: %w", err) }
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fail(err)
-	}
-	raw := make([]byte, 32)
-	rand.Read(raw) // never fails (crypto/rand)
-	key := hex.AppendEncode(nil, raw)
-	f, err := os.CreateTemp(filepath.Dir(path), ".key-*")
+func readKey(path string) ([]byte, error) {
+	text, err := safefile.ReadFile(path, maxKey) // all of it: a key may be binary
 	if err != nil {
-		return fail(err)
+		return nil, fmt.Errorf("decision log: key: %w", err)
 	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(append(key, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fail(err)
-	}
-	if err := os.Link(f.Name(), path); errors.Is(err, fs.ErrExist) {
-		return LoadKey(path, false) // another process was faster
-	} else if err != nil {
-		return fail(err)
+	key := bytes.TrimSpace(text)
+	if len(key) < minKey {
+		return nil, fmt.Errorf("decision log: key: %s: %w", path, ErrKey)
 	}
 	return key, nil
 }

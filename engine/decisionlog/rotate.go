@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // Rotate says when a file is full and what becomes of it. Full files are named FILE.20260102T150405.000000Z, so that names in
@@ -26,7 +28,6 @@ type Rotate struct {
 const (
 	stampFormat = "20060102T150405.000000Z"
 	compressed  = ".gz"
-	underWay    = ".tmp"
 )
 
 // rotatedName is a name for a full file that nobody has.
@@ -130,25 +131,20 @@ func (a *archive) files() ([]string, error) {
 	return out, nil
 }
 
-// compress a file aside, and put it in its place when it is whole.
-func (a *archive) compress(name string) (err error) {
+// compress puts a compressed copy in the place of a file, once the copy is whole.
+func (a *archive) compress(name string) error {
 	in, err := os.Open(name)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	tmp := name + compressed + underWay
-	out, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	err = safefile.Write(name+compressed, 0o600, func(f *os.File) error {
+		zip := gzip.NewWriter(f)
+		_, err := io.Copy(zip, untilDone{a.ctx, in})
+		return errors.Join(err, zip.Close())
+	})
 	if err != nil {
 		return err
-	}
-	zip := gzip.NewWriter(out)
-	_, err = io.Copy(zip, untilDone{a.ctx, in})
-	if err = errors.Join(err, zip.Close(), out.Sync(), out.Close()); err == nil {
-		err = os.Rename(tmp, name+compressed)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp))
 	}
 	return os.Remove(name)
 }

@@ -13,12 +13,12 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
@@ -211,11 +211,10 @@ func (u *uploader) post(p *pack) (after time.Duration, err error) {
 	req.Header.Set("Content-Encoding", "gzip")
 	req.Header.Set("User-Agent", u.o.UserAgent)
 	if u.o.TokenFile != "" {
-		text, err := os.ReadFile(u.o.TokenFile)
+		token, err := safefile.ReadSecret(u.o.TokenFile)
 		if err != nil {
 			return 0, err
 		}
-		token, _, _ := strings.Cut(string(text), "\n")
 		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(token))
 	}
 	resp, err := u.client.Do(req)

@@ -8,13 +8,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // CertificatesOptions configure a Certificates.
@@ -199,7 +199,7 @@ func (t *certTable) verify(chain []*x509.Certificate, now time.Time) error {
 
 // readAuthorities reads the certificates of a PEM file.
 func readAuthorities(path string) ([]*x509.Certificate, error) {
-	data, err := readBounded(path, 16<<20)
+	data, err := safefile.ReadFile(path, 16<<20)
 	if err != nil {
 		return nil, err
 	}
@@ -218,19 +218,6 @@ func readAuthorities(path string) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("%s: no certificate in it; give a PEM file (-----BEGIN CERTIFICATE-----)", path)
 	}
 	return out, nil
-}
-
-func readBounded(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("%s has more than %d octets", path, most)
-	}
-	return data, err
 }
 
 // SANs are the subject alternative names of a certificate: "dns:...", "email:...", "uri:...".

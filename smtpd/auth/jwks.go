@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/lestrrat-go/jwx/v3/jwa"
 	"github.com/lestrrat-go/jwx/v3/jwk"
+
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // Life of a key set that came over the network.
@@ -48,14 +49,7 @@ func (k *keySet) reload() error {
 		k.at, k.tried = k.at.Add(-keysFresh), time.Time{}
 		return nil
 	}
-	info, err := os.Stat(k.source)
-	if err == nil && info.Size() > maxAnswer {
-		err = fmt.Errorf("%s has more than %d octets", k.source, maxAnswer)
-	}
-	if err != nil {
-		return err
-	}
-	data, err := os.ReadFile(k.source)
+	data, err := safefile.ReadFile(k.source, maxAnswer)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/pem"
 	"fmt"
 	"time"
+
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // maxRevocations bounds a file of revocation lists, in octets.
@@ -26,7 +28,7 @@ func (r *revocations) over(now time.Time) bool { return !r.until.IsZero() && now
 
 // readRevocations reads lists, each of which one of the authorities must have signed.
 func readRevocations(path string, anchors []*x509.Certificate) ([]*revocations, error) {
-	data, err := readBounded(path, maxRevocations)
+	data, err := safefile.ReadFile(path, maxRevocations)
 	if err != nil {
 		return nil, err
 	}

@@ -9,9 +9,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"time"
+
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // maxPEM bounds each file, in octets.
@@ -68,17 +68,9 @@ func LoadPool(path string) (*x509.CertPool, error) {
 }
 
 func readPEM(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	data, err := safefile.ReadFile(path, maxPEM)
 	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxPEM+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxPEM {
-		return nil, fmt.Errorf("%s: has more than %d octets; give a PEM file", path, maxPEM)
+		return nil, fmt.Errorf("%w; give a PEM file", err)
 	}
 	return data, nil
 }

@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // issuerName marks a certificate as ours to replace.
@@ -66,8 +68,7 @@ func oursAt(path string) bool {
 	return err == nil && ours(c)
 }
 
-// makePair writes both files beside their names and renames them: first the key, then the certificate, which says that the
-// pair is whole.
+// makePair writes first the key, then the certificate, which says that the pair is whole.
 func makePair(cert, key, hostname string, now time.Time) error {
 	certPEM, keyPEM, err := generate(hostname, now)
 	if err != nil {
@@ -79,16 +80,16 @@ func makePair(cert, key, hostname string, now time.Time) error {
 		}
 	}
 	// cert.new is written first: should the machine stop after the key, it tells whose key that is.
-	if err := writeFile(cert+".new", certPEM, 0o644); err != nil {
+	if err := safefile.WriteFile(cert+".new", certPEM, 0o644); err != nil {
 		return err
 	}
-	if err := writeFile(key+".new", keyPEM, 0o600); err != nil {
+	if err := safefile.WriteFile(key, keyPEM, 0o600); err != nil {
 		return err
 	}
-	if err := os.Rename(key+".new", key); err != nil {
+	if err := safefile.WriteFile(cert, certPEM, 0o644); err != nil {
 		return err
 	}
-	return os.Rename(cert+".new", cert)
+	return os.Remove(cert + ".new")
 }
 
 func generate(hostname string, now time.Time) (certPEM, keyPEM []byte, err error) {
@@ -127,20 +128,4 @@ func generate(hostname string, now time.Time) (certPEM, keyPEM []byte, err error
 	keyPEM = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 	_, err = tls.X509KeyPair(certPEM, keyPEM)
 	return certPEM, keyPEM, err
-}
-
-// writeFile makes a new file durably; whatever lay there is taken away first, so that no link is followed.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
 }

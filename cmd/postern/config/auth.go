@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
+	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/internal/tlsprofile"
 	"github.com/postern-mail/postern/internal/yamldoc"
 	"github.com/postern-mail/postern/smtpd/auth"
@@ -67,7 +68,7 @@ func (l *LDAP) Open(o auth.LDAPOptions) (*auth.LDAP, error) {
 		o.TLS.RootCAs = pool
 	}
 	if l.BindPasswordFile != "" {
-		secret, err := firstLine(l.BindPasswordFile)
+		secret, err := safefile.ReadSecret(l.BindPasswordFile)
 		if err != nil {
 			return nil, err
 		}
@@ -78,23 +79,10 @@ func (l *LDAP) Open(o auth.LDAPOptions) (*auth.LDAP, error) {
 
 // Open reads the file with the secret, and makes the backend.
 func (r *RADIUS) Open(o auth.RADIUSOptions) (_ *auth.RADIUS, err error) {
-	if o.Secret, err = firstLine(r.SecretFile); err != nil {
+	if o.Secret, err = safefile.ReadSecret(r.SecretFile); err != nil {
 		return nil, err
 	}
 	return auth.NewRADIUS(o)
-}
-
-// firstLine of a file is a secret.
-func firstLine(path string) (string, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", err
-	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	if line = strings.TrimSuffix(line, "\r"); line == "" {
-		return "", fmt.Errorf("%s: its first line is empty, and should be the secret", path)
-	}
-	return line, nil
 }
 
 // Bounds of what backends may take.
@@ -252,11 +240,6 @@ func (r *reader) recentLogins(n yamldoc.Node) {
 // backend looks at one that is no users file. All but the network is tried.
 func (v *validator) backend(i int, a Auth) {
 	key := fmt.Sprintf("auth[%d]", i)
-	secret := func(key, path string) {
-		if path != "" && v.file(key, path) {
-			v.private(key, path)
-		}
-	}
 	var err error
 	switch {
 	case a.Dovecot != nil:
@@ -265,14 +248,14 @@ func (v *validator) backend(i int, a Auth) {
 	case a.LDAP != nil:
 		_, err = a.LDAP.Open(a.LDAP.Options)
 		key += ".ldap"
-		secret(key+".bind_password_file", a.LDAP.BindPasswordFile)
+		v.secret(key+".bind_password_file", a.LDAP.BindPasswordFile)
 		if a.LDAP.CA != "" {
 			v.file(key+".ca", a.LDAP.CA)
 		}
 	case a.RADIUS != nil:
 		_, err = a.RADIUS.Open(a.RADIUS.Options)
 		key += ".radius"
-		secret(key+".secret_file", a.RADIUS.SecretFile)
+		v.secret(key+".secret_file", a.RADIUS.SecretFile)
 	}
 	var missing *fs.PathError
 	if err != nil && !errors.As(err, &missing) {

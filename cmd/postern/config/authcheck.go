@@ -55,9 +55,7 @@ func (v *validator) oauth(key string, o *OAuth) {
 			v.add(key+".ca", err.Error(), "")
 		}
 	}
-	if o.ClientSecretFile != "" && v.file(key+".client_secret_file", o.ClientSecretFile) {
-		v.private(key+".client_secret_file", o.ClientSecretFile)
-	}
+	v.secret(key+".client_secret_file", o.ClientSecretFile)
 	if o.Keys != "" && !strings.Contains(o.Keys, "://") && v.file(key+".keys", o.Keys) {
 		if _, err := auth.OpenOAuth(auth.OAuthOptions{Keys: o.Keys, Claims: auth.Claims{Issuer: o.Issuer, Audience: o.Audience}}); err != nil {
 			v.add(key+".keys", err.Error(), "")

@@ -334,6 +334,7 @@ func furnish(t *testing.T) string {
 	write(t, filepath.Join(dir, "bad-users.yaml"), "users:\n  alice: secret\n")
 	write(t, filepath.Join(dir, "senders.yaml"), "senders: {}\n")
 	write(t, filepath.Join(dir, "relay.pass"), "hunter2\n")
+	write(t, filepath.Join(dir, "empty.pass"), "\nhunter2\n")
 	signer, err := signingKey()
 	if err != nil {
 		t.Fatal(err)

@@ -51,9 +51,7 @@ func (v *validator) remote() {
 	if p.Username != "" && p.TokenFile == "" {
 		v.add("policy.username", "there is no password", "add token_file: with the password in it")
 	}
-	if p.TokenFile != "" && v.file("policy.token_file", p.TokenFile) {
-		v.private("policy.token_file", p.TokenFile)
-	}
+	v.secret("policy.token_file", p.TokenFile)
 	if p.CA != "" && v.file("policy.ca", p.CA) {
 		if _, err := certs.LoadPool(p.CA); err != nil {
 			v.add("policy.ca", err.Error(), "")

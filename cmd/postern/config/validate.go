@@ -17,6 +17,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/cmd/postern/systemd"
+	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/internal/yamldoc"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
@@ -255,9 +256,7 @@ func (v *validator) relay() {
 				v.add(key+".ca", err.Error(), "")
 			}
 		}
-		if t.PasswordFile != "" && v.file(key+".password_file", t.PasswordFile) {
-			v.private(key+".password_file", t.PasswordFile)
-		}
+		v.secret(key+".password_file", t.PasswordFile)
 	}
 	v.directory("relay.quarantine", v.c.Relay.Quarantine)
 	v.timeouts()
@@ -333,16 +332,16 @@ func (v *validator) places() {
 
 // file says whether path can be read, with a finding where not.
 func (v *validator) file(key, path string) bool {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		v.add(key, path+" is not a file", "give the path of a file") // opening a pipe would wait for its writer
+		return false
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		v.add(key, path+": "+reason(err), "give the path of a file that this user may read")
 		return false
 	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || info.IsDir() {
-		v.add(key, path+" is not a file", "give the path of a file")
-		return false
-	}
+	f.Close()
 	return true
 }
 
@@ -363,6 +362,18 @@ func (v *validator) parentOf(key, path string) {
 }
 
 // private warns of a secret that everybody on the machine may read.
+// secret checks the file of a password, token or shared secret; "": there is none.
+func (v *validator) secret(key, path string) {
+	if path == "" || !v.file(key, path) {
+		return
+	}
+	if _, err := safefile.ReadSecret(path); err != nil {
+		v.add(key, path+": "+reason(err), "")
+		return
+	}
+	v.private(key, path)
+}
+
 func (v *validator) private(key, path string) {
 	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 {
 		v.warn(key, fmt.Sprintf("%s can be read by everybody on this machine (mode %04o)", path, info.Mode().Perm()), "chmod 640 "+path)

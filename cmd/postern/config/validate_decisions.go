@@ -62,7 +62,5 @@ func (v *validator) upload(d DecisionUpload) {
 			v.add(key+".ca", err.Error(), "")
 		}
 	}
-	if d.TokenFile != "" && v.file(key+".token_file", d.TokenFile) {
-		v.private(key+".token_file", d.TokenFile)
-	}
+	v.secret(key+".token_file", d.TokenFile)
 }

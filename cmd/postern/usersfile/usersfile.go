@@ -8,13 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
+	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/internal/yamldoc"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
@@ -41,17 +40,10 @@ func key(login string) string {
 // SetPassword gives login the hash in the users file at path, which is made if it does not exist. login is canonical
 // (auth.Login). added says whether the user is new. Errors of the file as it was are yamldoc.Findings.
 func SetPassword(path, login, hash string) (added bool, err error) {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real // the file itself is replaced, not the link to it
-	}
 	old, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return true, replace(path, "users:\n"+Line(login, hash), nil, 1)
+		return true, replace(path, "users:\n"+Line(login, hash), 1)
 	}
-	if err != nil {
-		return false, err
-	}
-	info, err := os.Stat(path)
 	if err != nil {
 		return false, err
 	}
@@ -71,7 +63,7 @@ func SetPassword(path, login, hash string) (added bool, err error) {
 	if added {
 		users++
 	}
-	return added, replace(path, text, info, users)
+	return added, replace(path, text, users)
 }
 
 // edit returns the new text of a users file.
@@ -156,32 +148,16 @@ func replaceScalar(text string, at yamldoc.Pos, value string) (string, bool) {
 	return strings.Join(lines, ""), true
 }
 
-// replace writes text beside path, lets the server's own reader check it, and renames it over path. was is the file before,
-// whose mode and owner are kept; nil: there was none. users is how many there must be in the end.
-func replace(path, text string, was fs.FileInfo, users int) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".users-*.yaml")
-	if err != nil {
-		return err
-	}
-	name := f.Name()
-	defer os.Remove(name) // gone after the rename
-	if was != nil {
-		err = f.Chmod(was.Mode().Perm())
-		if st, ok := was.Sys().(*syscall.Stat_t); ok && err == nil && os.Geteuid() == 0 {
-			err = f.Chown(int(st.Uid), int(st.Gid))
+// replace makes text the content of path, if the server's own reader finds users users in it. What was there keeps its mode
+// and owner.
+func replace(path, text string, users int) error {
+	return safefile.Write(path, 0o600, func(f *os.File) error {
+		if _, err := f.WriteString(text); err != nil {
+			return err
 		}
-	}
-	if err == nil {
-		_, err = f.WriteString(text)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if after, err := auth.OpenFile(name, auth.FileOptions{}); err != nil || after.Users() != users {
-		return fmt.Errorf("%s is laid out in a way that this command cannot change; print the line without --file and paste it", path)
-	}
-	return os.Rename(name, path)
+		if after, err := auth.OpenFile(f.Name(), auth.FileOptions{}); err != nil || after.Users() != users {
+			return fmt.Errorf("%s is laid out in a way that this command cannot change; print the line without --file and paste it", path)
+		}
+		return nil
+	})
 }

@@ -1,8 +1,6 @@
-package bundles
+package safefile
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -13,28 +11,26 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// watchSet watches a number of paths: the directories that hold them, the directories of every symbolic link on the way
-// to them, the nearest existing parent of what does not exist yet, and all directories below.
+// watchSet watches a number of paths: the directories that hold them, the directory of every symbolic link on the way to
+// them, the nearest existing parent of a path that does not exist yet, and all directories below.
 type watchSet struct {
-	watcher *fsnotify.Watcher // nil when the system grants none; polling must do
-	names   map[string]bool   // single names that matter
-	trees   map[string]bool   // directories all of whose visible names matter
+	watcher  *fsnotify.Watcher // nil when the system grants none; polling has to do
+	names    map[string]bool   // single names that matter
+	trees    map[string]bool   // directories all of whose names matter, dotfiles apart
+	dotfiles []string
 }
 
-// Bounds of one set.
-const (
-	maxWatches = 20_000
-	maxLinks   = 40 // as the kernel counts
-)
+// maxWatches bounds the directories of one set.
+const maxWatches = 20_000
 
-func newWatchSet(paths []string, log *slog.Logger) *watchSet {
-	s := &watchSet{names: map[string]bool{}, trees: map[string]bool{}}
+func newWatchSet(paths, dotfiles []string, log *slog.Logger) *watchSet {
+	s := &watchSet{names: map[string]bool{}, trees: map[string]bool{}, dotfiles: dotfiles}
 	var err error
 	if len(paths) == 0 {
 		return s
 	}
 	if s.watcher, err = fsnotify.NewWatcher(); err != nil {
-		log.Warn("changes of the policy are found by polling only", "error", err)
+		log.Warn("changes of files are found by polling only", "error", err)
 		return s
 	}
 	for _, path := range paths {
@@ -43,20 +39,20 @@ func newWatchSet(paths []string, log *slog.Logger) *watchSet {
 			err = s.follow(full)
 		}
 		if err != nil {
-			log.Warn("some changes of the policy are found by polling only", "path", path, "error", err)
+			log.Warn("some changes of files are found by polling only", "path", path, "error", err)
 		}
 	}
 	return s
 }
 
-// Close ends the watches and their goroutine.
+// Close ends the watches and their goroutine. A nil set has none.
 func (s *watchSet) Close() {
-	if s.watcher != nil {
+	if s != nil && s.watcher != nil {
 		s.watcher.Close()
 	}
 }
 
-// Events is where changes are reported; nil when there are no watches.
+// Events returns the channel of changes; nil when there are no watches.
 func (s *watchSet) Events() <-chan fsnotify.Event {
 	if s.watcher == nil {
 		return nil
@@ -64,7 +60,7 @@ func (s *watchSet) Events() <-chan fsnotify.Event {
 	return s.watcher.Events
 }
 
-// Errors reports lost changes; nil when there are no watches.
+// Errors returns the channel of errors, after which changes may be lost; nil when there are no watches.
 func (s *watchSet) Errors() <-chan error {
 	if s.watcher == nil {
 		return nil
@@ -72,7 +68,8 @@ func (s *watchSet) Errors() <-chan error {
 	return s.watcher.Errors
 }
 
-// follow walks a path from the root, link by link, and watches every directory in which a change would lead elsewhere.
+// follow walks a path from the root, link by link, and watches every directory in which a change would make the path lead
+// to another file.
 func (s *watchSet) follow(full string) error {
 	current := filepath.VolumeName(full) + string(filepath.Separator)
 	rest := strings.Split(strings.TrimPrefix(full, current), string(filepath.Separator))
@@ -115,7 +112,7 @@ func (s *watchSet) follow(full string) error {
 		}
 		rest = append(strings.Split(target, string(filepath.Separator)), rest...)
 	}
-	// The root of the file system, or a link to a directory above.
+	// The path is the root of the file system, or ends in a link to a directory above.
 	info, err := os.Lstat(current)
 	if err != nil {
 		return err
@@ -123,20 +120,20 @@ func (s *watchSet) follow(full string) error {
 	return s.last(filepath.Dir(current), current, info)
 }
 
-// name watches a directory for one name, and for its own end.
+// name watches a directory for one name, and for the directory's own removal.
 func (s *watchSet) name(directory, name string) error {
 	s.names[directory], s.names[name] = true, true
 	return s.watcher.Add(directory)
 }
 
-// last watches where a path ends.
+// last watches where a path ends: one name, or a directory and all directories below.
 func (s *watchSet) last(directory, name string, info fs.FileInfo) error {
 	if err := s.name(directory, name); err != nil || !info.IsDir() {
 		return err
 	}
 	return filepath.WalkDir(name, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
-			return nil // gone again: its parent reports that
+			return nil // removed meanwhile: the watch of its parent reports that
 		}
 		if !entry.IsDir() {
 			return nil
@@ -158,7 +155,7 @@ func (s *watchSet) last(directory, name string, info fs.FileInfo) error {
 	})
 }
 
-// relevant reports whether an event can mean another content.
+// relevant reports whether an event can mean that the content has changed.
 func (s *watchSet) relevant(event fsnotify.Event) bool {
 	name := filepath.Clean(event.Name)
 	if event.Name == "" {
@@ -170,37 +167,5 @@ func (s *watchSet) relevant(event fsnotify.Event) bool {
 	if !s.trees[filepath.Dir(name)] {
 		return false
 	}
-	base := filepath.Base(name)
-	return !strings.HasPrefix(base, ".") || base == "..data" || base == ".manifest" || base == ".signatures.json"
-}
-
-// stamp fingerprints paths by what the file system says about them, without reading: two that differ mean that something
-// changed.
-func stamp(paths []string, limits Limits) string {
-	sum := sha256.New()
-	limits = limits.orDefault()
-	entries := 0
-	for _, path := range paths {
-		real, err := filepath.EvalSymlinks(path)
-		fmt.Fprintf(sum, "%q %q %v\n", path, real, err != nil)
-		if err != nil {
-			continue
-		}
-		data, _ := os.Readlink(filepath.Join(real, "..data"))
-		fmt.Fprintf(sum, "%q\n", data)
-		filepath.WalkDir(real, func(name string, entry fs.DirEntry, err error) error {
-			if entries++; err != nil || entries > limits.Files {
-				fmt.Fprintf(sum, "%q !\n", name)
-				return nil
-			}
-			if name != real && entry.IsDir() && strings.HasPrefix(entry.Name(), ".") {
-				return fs.SkipDir
-			}
-			if info, err := os.Stat(name); err == nil && !info.IsDir() {
-				fmt.Fprintf(sum, "%q %d %d %v\n", name, info.Size(), info.ModTime().UnixNano(), identify(info))
-			}
-			return nil
-		})
-	}
-	return hex.EncodeToString(sum.Sum(nil))
+	return counts(filepath.Base(name), s.dotfiles)
 }
