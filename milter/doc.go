@@ -1,38 +1,30 @@
-// Package milter is the front end that stands beside Postfix or Sendmail: it turns what the MTA tells over the milter
-// protocol (versions 2 to 6) into an engine.Transaction and carries the engine's decision out with milter operations.
+// Package milter is the front end for Postfix and Sendmail: it turns what a mail server says over the milter protocol into
+// an engine.Transaction, and carries the engine's decision out with milter operations.
 //
-// # How it is built
+// Package milter/wire speaks the protocol. A session here answers its commands, with a method for each verb:
 //
-// The unmodified library github.com/emersion/go-milter dispatches: it reads a packet, calls one method of a backend and
-// writes the answer. It speaks version 2 only, loses parameters, macros and state, and has no time-outs, so it never
-// sees the socket. Under it lies conn, a net.Conn that knows frames:
+//	session.mail, rcpt, endOfMessage ...  ->  connection.setFacts  ->  Engine.Decide  ->  wire.Answer
 //
-//	socket -> source (deadlines, TCP_QUICKACK) -> conn (strict frames, negotiation, macros, header, body) -> library -> session
+// The last one also has operations, which are found by comparing the message before and after the edits.
 //
-// conn hands up only the commands that can have an answer of ours (CONNECT, HELO, MAIL, RCPT, end of header, end of
-// message, ABORT, QUIT) and does the rest itself. The library's callback arguments are lossy; session reads the decoded
-// command from conn instead, and answers through it. The library calls Accept and then NewMilter on one goroutine, which is how a conn and its
-// session find each other.
+// # Negotiation
 //
-// # Terms
-//
-// What is negotiated is what the MTA offers and the snapshot active at that moment needs: no body unless policy reads
-// it or the size, no answers where policy has nothing to say, only the actions its edits take. Terms hold for the
-// connection. Each transaction pins the newest snapshot all the same; where that one needs a fact or an action that was
-// not negotiated, the decision is the failure verdict, and a deferral is said as 421, so that the client comes back over
-// a connection with new terms. A refusal at a stage whose answers were negotiated away is said at the next stage that
+// What is negotiated is the part of the mail server's offer that the policy active at that moment needs: the body only if
+// policy reads it or the size, answers only at stages that policy has, and only the operations that its edits take. This
+// holds for the connection. Each transaction pins the newest policy all the same. If that policy needs a fact or an operation
+// that was not negotiated, the decision is the failure verdict, and a deferral is 421 instead of 451, so that the client
+// comes back over a new connection. A refusal at a stage whose answers were not negotiated is given at the next stage that
 // has one; end of message always has.
 //
 // # Failing
 //
-// A message that meets one of Limits is refused, or deferred where there is no room for it, and that is counted and logged by the
-// limit's name (conn.met). A malformed frame, a command out of order, a frame that does not end in time: the connection is closed, nothing was
-// accepted, and the MTA's own default action holds. All operations of a message and its final answer are made and
-// checked first and then written at once, so that nothing can fail between the first edit and the verdict.
+// A message that exceeds a limit is refused, or deferred if there is no room for it; this is counted and logged by the
+// limit's name. All operations of a message are made and checked before the first is written, and they are written
+// together with the final answer. If one cannot be sent, the decision is the failure verdict and the message is not changed.
 //
 // # Goroutines
 //
-// Serve runs the accept loop on its caller's goroutine. The library starts one goroutine a connection; everything of a
-// connection happens on it, and it ends when the MTA quits, breaks a rule or is silent for longer than Limits.Idle, or
-// at Shutdown. Shutdown and a cancelled Serve wait for all of them.
+// Serve runs the accept loop on its caller's goroutine. Each connection has one goroutine, which package wire describes; it
+// ends when the mail server quits, breaks the protocol or is silent for longer than Limits.Idle, and at Shutdown. Shutdown
+// and a cancelled Serve wait for all of them.
 package milter

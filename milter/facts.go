@@ -1,79 +1,97 @@
 package milter
 
 import (
+	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/milter/wire"
 )
 
-// refresh brings the facts that come from the MTA's macros up to date for a stage.
-func (s *session) refresh(t *engine.Transaction, stage engine.Stage) {
-	m := &s.conn.macros
-	t.Stage, t.Now, t.Failure = stage, s.conn.server.Clock(), s.conn.listener.config.Failure
-	if id := m.get("i"); validID(id) {
-		t.ID = id
-	}
-	t.Server = engine.Server{Hostname: s.hostname(), Listener: s.conn.listener.config.Name, Door: "milter"}
-	t.Client, t.TLS = s.client, s.tls()
-	if stage >= engine.StageMail {
-		t.Auth = s.auth()
-	}
-	if s.simulated() && t.Client.IP.IsLoopback() {
-		t.Client = engine.Client{}
-	}
-	t.Unknown = s.unknown(t)
+// connection is what is known about the mail server and its present client.
+type connection struct {
+	*settings
+	wire   *wire.Conn
+	log    *slog.Logger // names the listener and Postfix's or Sendmail's daemon
+	client engine.Client
 }
 
-// validID says whether a queue id may be a transaction id.
+// setFacts sets the facts of t that come from the mail server's macros, for a stage.
+func (c *connection) setFacts(t *engine.Transaction, stage engine.Stage) {
+	t.Stage, t.Now, t.Failure = stage, c.clock(), c.Failure
+	if id := c.wire.Macro("i"); validID(id) {
+		t.ID = id
+	}
+	t.Server = engine.Server{Hostname: c.serverName(), Listener: c.Name, Door: "milter"}
+	t.Client, t.TLS = c.client, c.tls()
+	if stage >= engine.StageMail {
+		t.Auth = c.auth()
+	}
+	if c.simulated() && t.Client.IP.IsLoopback() {
+		t.Client = engine.Client{}
+	}
+	t.Unknown = c.unknown(t)
+}
+
+// validID reports whether a queue id may be a transaction id.
 func validID(s string) bool {
 	return s != "" && len(s) <= 64 && strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
 }
 
-func (s *session) hostname() string {
-	if h := s.conn.server.Hostname; h != "" {
-		return h
+func (c *connection) serverName() string {
+	if c.hostname != "" {
+		return c.hostname
 	}
-	return printable(s.conn.macros.get("j"))
+	return printable(c.wire.Macro("j"))
 }
 
-// simulated says that there is no SMTP client: Postfix takes a message from sendmail(1) through non_smtpd_milters and
-// makes up a session from 127.0.0.1. A socket never has port 0; and only in such a session is the queue id known before
+// simulated reports that there is no SMTP client: Postfix takes a message from sendmail(1) through non_smtpd_milters and
+// makes up a session from 127.0.0.1. A socket never has port 0, and only in such a session is the queue id known before
 // MAIL.
-func (s *session) simulated() bool {
-	return s.postfix() && (s.conn.macros.early || s.client.Port == 0 && s.client.IP.IsLoopback())
+func (c *connection) simulated() bool {
+	return c.postfix() && (c.wire.EarlyID() || c.client.Port == 0 && c.client.IP.IsLoopback())
 }
 
-// postfix says that the MTA is Postfix, by its {v}; whatever does not say so is treated as Sendmail is.
-func (s *session) postfix() bool { return strings.HasPrefix(s.conn.macros.get("v"), "Postfix") }
+// postfix reports that the mail server is Postfix, by its {v}. A server that does not say so is treated like Sendmail.
+func (c *connection) postfix() bool { return strings.HasPrefix(c.wire.Macro("v"), "Postfix") }
 
-// clientName is the verified name of the client: "" where the MTA found none, or found one that does not lead back.
-// Postfix says "unknown" then; Sendmail gives the name all the same and says so in {client_resolve} and {_}.
-func (s *session) clientName(host string) string {
-	m := &s.conn.macros
+// clientName is the verified name of the client: "" if the mail server found none, or one that does not resolve to the
+// client's address. Postfix writes "unknown" then; Sendmail gives the name all the same and says so in {client_resolve} and
+// {_}.
+func (c *connection) clientName(host string) string {
+	resolve := c.wire.Macro("client_resolve")
 	switch {
 	case host == "unknown", host == "", strings.HasPrefix(host, "["):
 		return ""
-	case m.get("client_resolve") != "" && m.get("client_resolve") != "OK", strings.Contains(m.get("_"), "may be forged"):
+	case resolve != "" && resolve != "OK", strings.Contains(c.wire.Macro("_"), "may be forged"):
 		return ""
 	}
 	return printable(strings.ToLower(host))
 }
 
-// tls is the state of the client's connection to the MTA.
-func (s *session) tls() *engine.TLS {
-	m := &s.conn.macros
-	version := m.get("tls_version")
+// identity is the login or else the client's address. It selects the transactions of a canary.
+func (c *connection) identity() string {
+	if a := c.auth(); a != nil {
+		return a.Login
+	}
+	return c.client.IP.String()
+}
+
+// tls describes the client's connection to the mail server; nil if it is in the clear or not known.
+func (c *connection) tls() *engine.TLS {
+	version := c.wire.Macro("tls_version")
 	if version == "" {
 		return nil
 	}
-	t := &engine.TLS{Version: tlsVersion(version), Cipher: printable(m.get("cipher"))}
-	// Sendmail tells the certificate of any client and in {verify} whether it is good; Postfix, which has no {verify}, tells
-	// only trusted ones. Postfix gives the common name, Sendmail the whole name.
-	if v := m.get("verify"); v == "OK" || v == "" {
-		subject, issuer := distinguished(m.get("cert_subject")), distinguished(m.get("cert_issuer"))
+	t := &engine.TLS{Version: tlsVersion(version), Cipher: printable(c.wire.Macro("cipher"))}
+	// Sendmail sends the certificate of any client, and in {verify} whether it is trusted. Postfix has no {verify} and sends
+	// only trusted certificates. Postfix sends the common name, Sendmail the whole name.
+	if v := c.wire.Macro("verify"); v == "OK" || v == "" {
+		subject, issuer := distinguished(c.wire.Macro("cert_subject")), distinguished(c.wire.Macro("cert_issuer"))
 		if subject != "" {
 			t.Client = &engine.Certificate{Subject: subject, Issuer: issuer}
 		}
@@ -81,7 +99,7 @@ func (s *session) tls() *engine.TLS {
 	return t
 }
 
-// tlsVersion is "1.3" for "TLSv1.3", "1.0" for "TLSv1"; what is not TLS stays as it is.
+// tlsVersion is "1.3" for "TLSv1.3" and "1.0" for "TLSv1". A protocol other than TLS keeps its name.
 func tlsVersion(s string) string {
 	v, ok := strings.CutPrefix(s, "TLSv")
 	switch {
@@ -94,7 +112,7 @@ func tlsVersion(s string) string {
 }
 
 // distinguished is a name from a certificate as RFC 4514 writes it. A bare common name becomes "CN=name", escaped. A name
-// in OpenSSL's one-line form ("/C=SE/CN=a") stays as the MTA wrote it: it cannot be told apart with certainty.
+// in OpenSSL's one-line form ("/C=SE/CN=a") stays unchanged, because it cannot be split with certainty.
 func distinguished(s string) string {
 	if s == "" || strings.HasPrefix(s, "/") {
 		return printable(s)
@@ -110,47 +128,49 @@ func distinguished(s string) string {
 	return b.String()
 }
 
-// auth is who the client proved to be: {auth_authen} and nothing else. {auth_author} is what MAIL AUTH= claims.
-func (s *session) auth() *engine.Auth {
-	m := &s.conn.macros
-	login := m.get("auth_authen")
+// auth is the login that the client has proved: {auth_authen} and nothing else. {auth_author} is only what the client writes
+// in MAIL AUTH=.
+func (c *connection) auth() *engine.Auth {
+	login := c.wire.Macro("auth_authen")
 	if login == "" {
 		return nil
 	}
-	return &engine.Auth{Login: login, Mechanism: strings.ToUpper(m.get("auth_type"))}
+	return &engine.Auth{Login: login, Mechanism: strings.ToUpper(c.wire.Macro("auth_type"))}
 }
 
-// NeverKnown names the facts that no MTA tells, by their dotted paths in input, sorted.
-func NeverKnown() []string { return append(append(untoldAuth(), untoldClient()...), untoldTLS()...) }
+// NeverKnown names the facts that no mail server sends, by their dotted paths in input, sorted.
+func NeverKnown() []string {
+	return slices.Concat(unknownAuth(), unknownClient(), unknownTLS())
+}
 
-func untoldAuth() []string {
+func unknownAuth() []string {
 	return []string{"auth.attributes", "auth.authzid", "auth.backend", "auth.certificate", "auth.groups", "auth.recent_failures"}
 }
 
-func untoldClient() []string {
+func unknownClient() []string {
 	return []string{"client.recent_auth_failures", "client.recent_login"}
 }
 
-func untoldTLS() []string {
+func unknownTLS() []string {
 	return []string{"tls.certificate.sans", "tls.certificate.sha256", "tls.sni"}
 }
 
-// unknown names the facts that this MTA did not tell, sorted.
-func (s *session) unknown(t *engine.Transaction) []string {
+// unknown names the facts that this mail server did not send, sorted.
+func (c *connection) unknown(t *engine.Transaction) []string {
 	var u []string
-	told := s.conn.terms.chosenMacros()
+	chosen := c.wire.Terms().ChosenMacros() // a macro that is absent means "no"
 	switch {
 	case t.Stage < engine.StageMail:
 	case t.Auth != nil:
-		u = append(u, untoldAuth()...)
-	case s.simulated() || !told && s.conn.macros.get("auth_type") == "":
+		u = append(u, unknownAuth()...)
+	case c.simulated() || !chosen && c.wire.Macro("auth_type") == "":
 		u = append(u, "auth")
 	}
 	switch {
-	case !t.Client.IP.IsValid() && s.simulated():
+	case !t.Client.IP.IsValid() && c.simulated():
 		u = append(u, "client")
 	default:
-		u = append(u, untoldClient()...)
+		u = append(u, unknownClient()...)
 		if !t.Client.IP.IsValid() {
 			u = append(u, "client.ip")
 		}
@@ -160,8 +180,8 @@ func (s *session) unknown(t *engine.Transaction) []string {
 	}
 	switch {
 	case t.TLS != nil:
-		u = append(u, untoldTLS()...)
-	case s.simulated(), !told:
+		u = append(u, unknownTLS()...)
+	case c.simulated(), !chosen:
 		u = append(u, "tls")
 	}
 	if t.Message != nil {
@@ -176,25 +196,26 @@ func (s *session) unknown(t *engine.Transaction) []string {
 	return u
 }
 
-// utf8 says whether 8-bit addresses are allowed: MAIL said SMTPUTF8 (RFC 6531 §3.4), or nobody could have said it.
-func (s *session) utf8(p message.Params) bool {
+// utf8 reports whether 8-bit addresses are allowed: MAIL had SMTPUTF8 (RFC 6531 §3.4), or there was no SMTP client that
+// could have written it. p are the parameters of MAIL.
+func (c *connection) utf8(p message.Params) bool {
 	_, ok := p["SMTPUTF8"]
-	return ok || s.simulated()
+	return ok || c.simulated()
 }
 
-// parsePath reads a path as an MTA writes it; Sendmail passes it on without brackets where its client left them out.
+// parsePath reads a path as mail servers send it. Sendmail passes on a path without brackets if its client wrote none.
 func parsePath(s string, eightBit bool) (message.Path, error) {
 	if !strings.HasPrefix(s, "<") {
 		s = "<" + s + ">"
 	}
 	p, rest, err := message.ParsePath(s, eightBit)
 	if err == nil && rest != "" {
-		err = protocolError("%q after the address", rest)
+		err = fmt.Errorf("%q after the address", rest)
 	}
 	return p, err
 }
 
-// parameters reads ESMTP parameters (RFC 5321 §4.1.1.11); the last of several counts, as it does for the MTA.
+// parameters reads ESMTP parameters (RFC 5321 §4.1.1.11). The last one of a name counts, as it does for mail servers.
 func parameters(args []string) message.Params {
 	p := make(message.Params, len(args))
 	for _, a := range args {
@@ -205,7 +226,10 @@ func parameters(args []string) message.Params {
 	return p
 }
 
-// printable makes what a mail server tells fit for facts and logs: no control characters, valid UTF-8, bounded.
+// maxPrintable bounds text from a mail server in facts and logs, in bytes.
+const maxPrintable = 1024
+
+// printable makes text from a mail server fit for facts and logs: no control characters, valid UTF-8, bounded.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r == utf8.RuneError {
@@ -213,8 +237,8 @@ func printable(s string) string {
 		}
 		return r
 	}, s)
-	if len(s) > maxMacroValue {
-		s = strings.ToValidUTF8(s[:maxMacroValue], "")
+	if len(s) > maxPrintable {
+		s = strings.ToValidUTF8(s[:maxPrintable], "")
 	}
 	return s
 }

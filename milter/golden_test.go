@@ -109,7 +109,7 @@ func TestGolden(t *testing.T) {
 }
 
 func changesSender(p *engine.Policy) bool {
-	for _, op := range operationsOf(p.Needs()) {
+	for _, op := range editsOf(p.Needs()) {
 		if op == "change_sender" {
 			return true
 		}

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/emersion/go-milter"
-
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/testmilter"
 )
@@ -180,8 +178,8 @@ func TestSlowPeers(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{"message": stamp}), func(s *Server, _ *ListenerConfig) {
 		s.Limits.Idle, s.Limits.Frame = 300*time.Millisecond, 300*time.Millisecond
 	})
-	for name, text := range map[string]string{"silent": "", "silent after negotiation": offer(), "half a frame": offer() + "\x00\x00\x00\x20M<a@",
-		"announces much": offer() + "\x00\x0f\xff\xffB"} {
+	for name, text := range map[string]string{"silent": "", "silent after negotiation": testmilter.Offer(), "half a frame": testmilter.Offer() + "\x00\x00\x00\x20M<a@",
+		"announces much": testmilter.Offer() + "\x00\x0f\xff\xffB"} {
 		t.Run(name, func(t *testing.T) {
 			c, err := net.Dial("tcp", r.addr)
 			if err != nil {
@@ -204,13 +202,13 @@ func (r *rig) resolvedFrame(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	text := offer() + frameOf('C', goodConnect) + frameOf('M', goodMail) + frameOf('R', "<b@example.net>\x00") + frameOf('N', "") + frameOf('E', "") + frameOf('Q', "")
+	text := testmilter.Offer() + testmilter.Frame('C', testmilter.GoodConnect) + testmilter.Frame('M', testmilter.GoodMail) + testmilter.Frame('R', "<b@example.net>\x00") + testmilter.Frame('N', "") + testmilter.Frame('E', "") + testmilter.Frame('Q', "")
 	for i := range len(text) {
 		if _, err := c.Write([]byte{text[i]}); err != nil {
 			t.Fatalf("octet %d: %v", i, err)
 		}
 	}
-	if out := hungUp(t, c); !bytes.HasSuffix(out, []byte(frameOf('c', ""))) {
+	if out := hungUp(t, c); !bytes.HasSuffix(out, []byte(testmilter.Frame('c', ""))) {
 		t.Errorf("answered %q", out)
 	}
 }
@@ -257,7 +255,7 @@ func TestMTAVanishes(t *testing.T) {
 		greet(t, m)
 		go1(t)(m.Mail("<a@example.com>"))
 		go1(t)(m.Rcpt("<bob@example.net>"))
-		text := frameOf('L', "Subject\x00 one\x00") + frameOf('N', "") + frameOf('E', "")
+		text := testmilter.Frame('L', "Subject\x00 one\x00") + testmilter.Frame('N', "") + testmilter.Frame('E', "")
 		_ = m.SendRaw([]byte(text[:min(len(text), cut)]))
 		_ = m.Close()
 	}
@@ -446,5 +444,3 @@ func TestNonSMTPD(t *testing.T) {
 		}
 	}
 }
-
-var _ milter.Milter = (*session)(nil)

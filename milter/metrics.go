@@ -6,7 +6,7 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// metrics of the package, all by listener name.
+// metrics of a Server. The first label is always the listener's name.
 type metrics struct {
 	connections    *prometheus.GaugeVec
 	accepted       *prometheus.CounterVec
@@ -16,30 +16,38 @@ type metrics struct {
 	limits         *prometheus.CounterVec
 }
 
+// newMetrics registers the metrics; reg may be nil.
 func newMetrics(reg prometheus.Registerer, p *message.Place) (*metrics, error) {
-	m := &metrics{
-		connections: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "postern_milter_connections",
-			Help: "Open connections from mail servers."}, []string{"listener"}),
-		accepted: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_milter_connections_total",
-			Help: "Connections from mail servers since the start."}, []string{"listener"}),
-		protocolErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_milter_protocol_errors_total",
-			Help: "Connections closed because the mail server broke the milter protocol."}, []string{"listener"}),
-		missing: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "postern_milter_missing_actions",
-			Help: "1: the mail server that negotiated last withholds an operation that the active policy may use; 0: it does not."},
-			[]string{"listener", "operation"}),
-		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_milter_failures_total",
-			Help: "Decisions that could not be taken or carried out and became the failure verdict, by kind."}, []string{"listener", "kind"}),
-		limits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_milter_limit_hits_total",
-			Help: "Times that a limit was met, by the key of milter.limits that it has."}, []string{"listener", "limit"}),
+	var all []prometheus.Collector
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, append([]string{"listener"}, labels...))
+		all = append(all, c)
+		return c
 	}
-	memory := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "postern_milter_spool_memory_bytes",
-		Help: "Memory that header fields and bodies of messages under way take."}, func() float64 { return float64(p.InMemory.Used()) })
-	disk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "postern_milter_spool_disk_bytes",
-		Help: "Temporary files of bodies of messages under way."}, func() float64 { return float64(p.OnDisk.Used()) })
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, append([]string{"listener"}, labels...))
+		all = append(all, g)
+		return g
+	}
+	value := func(name, help string, f func() int64) {
+		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(f()) }))
+	}
+	m := &metrics{
+		connections:    gauge("postern_milter_connections", "Open connections from mail servers."),
+		accepted:       counter("postern_milter_connections_total", "Connections from mail servers since the start."),
+		protocolErrors: counter("postern_milter_protocol_errors_total", "Connections closed because the mail server broke the milter protocol."),
+		missing: gauge("postern_milter_missing_actions",
+			"1: the mail server that negotiated last does not allow an operation that the active policy may use; 0: it does.", "operation"),
+		failures: counter("postern_milter_failures_total",
+			"Decisions that could not be taken or carried out and became the failure verdict, by kind.", "kind"),
+		limits: counter("postern_milter_limit_hits_total", "Times that a limit was reached, by its key in milter.limits.", "limit"),
+	}
+	value("postern_milter_spool_memory_bytes", "Memory taken by header fields and bodies of messages that are being received.", p.InMemory.Used)
+	value("postern_milter_spool_disk_bytes", "Temporary files taken by bodies of messages that are being received.", p.OnDisk.Used)
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.connections, m.accepted, m.protocolErrors, m.missing, m.failures, m.limits, memory, disk} {
+	for _, c := range all {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -47,24 +55,12 @@ func newMetrics(reg prometheus.Registerer, p *message.Place) (*metrics, error) {
 	return m, nil
 }
 
-// listenerMetrics are the metrics of one listener.
-type listenerMetrics struct {
-	connections    prometheus.Gauge
-	accepted       prometheus.Counter
-	protocolErrors prometheus.Counter
-	missing        *prometheus.GaugeVec
-	failures       *prometheus.CounterVec
-	limits         *prometheus.CounterVec
-}
-
-func (m *metrics) of(name string) listenerMetrics {
-	l := prometheus.Labels{"listener": name}
-	limits := m.limits.MustCurryWith(l)
-	for _, name := range limitNames() { // from the start, so that the first one shows as an increase
-		limits.WithLabelValues(name)
-	}
-	return listenerMetrics{
-		connections: m.connections.With(l), accepted: m.accepted.With(l), protocolErrors: m.protocolErrors.With(l),
-		missing: m.missing.MustCurryWith(l), failures: m.failures.MustCurryWith(l), limits: limits,
+// begin sets the metrics of a listener to 0, so that the first event shows as an increase.
+func (m *metrics) begin(listener string) {
+	m.connections.WithLabelValues(listener)
+	m.accepted.WithLabelValues(listener)
+	m.protocolErrors.WithLabelValues(listener)
+	for _, name := range limitNames() {
+		m.limits.WithLabelValues(listener, name)
 	}
 }

@@ -1,62 +1,21 @@
 package milter
 
 import (
-	"encoding/binary"
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/milter/wire"
 )
 
-// operation is one change that the MTA is asked for (SMFIR_ADDHEADER and its kin).
-type operation struct {
-	code  byte
-	index int      // INSHEADER: position; CHGHEADER: which occurrence, from 1
-	text  []string // NUL-terminated parts
-}
-
-// String is for logs and errors.
-func (o operation) String() string {
-	name := map[byte]string{opAddHeader: "add_header", opInsertHead: "insert_header", opChangeHead: "change_header",
-		opChangeFrom: "change_sender", opAddRcpt: "add_recipient", opDeleteRcpt: "remove_recipient", opQuarantine: "quarantine"}[o.code]
-	return fmt.Sprintf("%s %q", name, o.text[0])
-}
-
-func (o operation) indexed() bool { return o.code == opInsertHead || o.code == opChangeHead }
-
-// size of the frame.
-func (o operation) size() int {
-	n := frameHeadSize + 1
-	if o.indexed() {
-		n += 4
-	}
-	for _, t := range o.text {
-		n += len(t) + 1
-	}
-	return n
-}
-
-func (o operation) appendTo(dst []byte) []byte {
-	dst = binary.BigEndian.AppendUint32(dst, uint32(o.size()-frameHeadSize))
-	dst = append(dst, o.code)
-	if o.indexed() {
-		dst = binary.BigEndian.AppendUint32(dst, uint32(o.index))
-	}
-	for _, t := range o.text {
-		dst = append(append(dst, t...), 0)
-	}
-	return dst
-}
-
 // envelopeOperations make after of before. raw are before's recipients as the MTA wrote them: it compares octets.
-func envelopeOperations(before *engine.Envelope, raw []string, after *engine.Envelope) []operation {
-	var ops []operation
+func envelopeOperations(before *engine.Envelope, raw []string, after *engine.Envelope) []wire.Operation {
+	var ops []wire.Operation
 	if before.From != after.From {
-		op := operation{code: opChangeFrom, text: []string{after.From.String()}}
+		op := wire.Operation{Op: wire.ChangeFrom, Text: []string{after.From.String()}}
 		if p := senderParameters(after.FromParams); p != "" {
-			op.text = append(op.text, p)
+			op.Text = append(op.Text, p)
 		}
 		ops = append(ops, op)
 	}
@@ -65,12 +24,12 @@ func envelopeOperations(before *engine.Envelope, raw []string, after *engine.Env
 	}
 	for i, r := range before.To {
 		if !has(after.To, r.Key()) {
-			ops = append(ops, operation{code: opDeleteRcpt, text: []string{raw[i]}})
+			ops = append(ops, wire.Operation{Op: wire.DeleteRcpt, Text: []string{raw[i]}})
 		}
 	}
 	for _, r := range after.To {
 		if !has(before.To, r.Key()) {
-			ops = append(ops, operation{code: opAddRcpt, text: []string{r.String()}})
+			ops = append(ops, wire.Operation{Op: wire.AddRcpt, Text: []string{r.String()}})
 		}
 	}
 	return ops
@@ -93,14 +52,14 @@ func senderParameters(p message.Params) string {
 // header in which nothing above has changed yet, and none is past the count; what goes behind the last field is added.
 //
 // Positions count from 1 here: INSHEADER 0 is above Postfix's own Received.
-func headerOperations(before, after *message.Header, d dialect) []operation {
+func headerOperations(before, after *message.Header, d dialect) []wire.Operation {
 	steps := compare(before, after)
 	occurrence := occurrences(before)
 	from := len(steps) // from here on, all is taken out and added anew
 	if d.sendmail {
 		from = firstInexact(steps, before, after)
 	}
-	var ops []operation
+	var ops []wire.Operation
 	var adds []message.Field
 	seen := namesOf(before)
 	behind := true // all that was visited, from the end, is gone or added
@@ -184,8 +143,8 @@ type dialect struct {
 	sendmail bool // see firstInexact
 }
 
-func (d dialect) remove(f message.Field, occurrence int) operation {
-	return operation{code: opChangeHead, index: occurrence, text: []string{f.Name(), ""}}
+func (d dialect) remove(f message.Field, occurrence int) wire.Operation {
+	return wire.Operation{Op: wire.ChangeHeader, Index: occurrence, Text: []string{f.Name(), ""}}
 }
 
 // atEnd is an insertion index past every count: the end of the header.
@@ -195,23 +154,23 @@ const atEnd = 1<<31 - 1
 // and that may be one that was taken out; an insertion with a large index comes last. Of the names that it has not seen it
 // may have defaults of its own, such as Date and Message-Id: those it must be told by an addition, which takes the
 // default's place, or there would be two.
-func (d dialect) add(f message.Field, seen bool) operation {
+func (d dialect) add(f message.Field, seen bool) wire.Operation {
 	if d.sendmail && seen {
 		return d.insert(f, atEnd)
 	}
-	return operation{code: opAddHeader, text: []string{f.Name(), fieldValue(f, d.leading)}}
+	return wire.Operation{Op: wire.AddHeader, Text: []string{f.Name(), fieldValue(f, d.leading)}}
 }
 
-func (d dialect) insert(f message.Field, position int) operation {
-	return operation{code: opInsertHead, index: position, text: []string{f.Name(), fieldValue(f, d.leading)}}
+func (d dialect) insert(f message.Field, position int) wire.Operation {
+	return wire.Operation{Op: wire.InsertHeader, Index: position, Text: []string{f.Name(), fieldValue(f, d.leading)}}
 }
 
 // replace changes a field in its place. An empty value would delete: delete then, and insert.
-func (d dialect) replace(old, f message.Field, occurrence, position int) []operation {
+func (d dialect) replace(old, f message.Field, occurrence, position int) []wire.Operation {
 	if v := fieldValue(f, d.leading); v != "" {
-		return []operation{{code: opChangeHead, index: occurrence, text: []string{f.Name(), v}}}
+		return []wire.Operation{{Op: wire.ChangeHeader, Index: occurrence, Text: []string{f.Name(), v}}}
 	}
-	return []operation{d.remove(old, occurrence), d.insert(f, position)}
+	return []wire.Operation{d.remove(old, occurrence), d.insert(f, position)}
 }
 
 // fieldValue is what stands behind the colon as a milter writes it: lines end in LF, the last one does not end, and the
@@ -235,4 +194,116 @@ func occurrences(h *message.Header) []int {
 		at[i] = count[k]
 	}
 	return at
+}
+
+type stepKind uint8
+
+const (
+	stepKeep stepKind = iota
+	stepReplace
+	stepRemove
+	stepInsert
+)
+
+// step is one line of the way from one header to another. before and after index their fields; an insertion comes ahead
+// of field before, a removal leaves after unused.
+type step struct {
+	kind          stepKind
+	before, after int
+}
+
+// compare finds the shortest way from before to after in which fields are kept, replaced by others of their name, removed
+// and inserted, top to bottom.
+func compare(before, after *message.Header) []step {
+	a, b := idsOf(before, after)
+	var steps []step
+	head := 0
+	for head < len(a) && head < len(b) && a[head] == b[head] {
+		steps = append(steps, step{stepKeep, head, head})
+		head++
+	}
+	tail := 0
+	for tail < len(a)-head && tail < len(b)-head && a[len(a)-1-tail] == b[len(b)-1-tail] {
+		tail++
+	}
+	steps = append(steps, align(a[head:len(a)-tail], b[head:len(b)-tail], head)...)
+	for i := tail; i > 0; i-- {
+		steps = append(steps, step{stepKeep, len(a) - i, len(b) - i})
+	}
+	return steps
+}
+
+// fieldID tells fields apart: raw octets and name, as small numbers.
+type fieldID struct{ raw, key int }
+
+func idsOf(before, after *message.Header) (a, b []fieldID) {
+	raws, keys := map[string]int{}, map[string]int{}
+	number := func(m map[string]int, s string) int {
+		n, ok := m[s]
+		if !ok {
+			n = len(m)
+			m[s] = n
+		}
+		return n
+	}
+	ids := func(h *message.Header) []fieldID {
+		list := make([]fieldID, h.Len())
+		for i := range list {
+			f := h.Field(i)
+			list[i] = fieldID{number(raws, string(f.Raw())), number(keys, f.Key())}
+		}
+		return list
+	}
+	return ids(before), ids(after)
+}
+
+// align is the edit distance between a and b; offset is added to the indexes. Its table is at most the square of
+// Limits.HeaderFields.
+func align(a, b []fieldID, offset int) []step {
+	width := len(b) + 1
+	cost := make([]int32, (len(a)+1)*width) // cost[i*width+j]: from a[i:] to b[j:]
+	for i := len(a); i >= 0; i-- {
+		for j := len(b); j >= 0; j-- {
+			switch {
+			case i == len(a):
+				cost[i*width+j] = int32(len(b) - j)
+			case j == len(b):
+				cost[i*width+j] = int32(len(a) - i)
+			default:
+				best := 1 + min(cost[(i+1)*width+j], cost[i*width+j+1])
+				if a[i].key == b[j].key {
+					best = min(best, cost[(i+1)*width+j+1]+differ(a[i], b[j]))
+				}
+				cost[i*width+j] = best
+			}
+		}
+	}
+	var steps []step
+	for i, j := 0, 0; i < len(a) || j < len(b); {
+		here := cost[i*width+j]
+		switch {
+		case i < len(a) && j < len(b) && a[i].key == b[j].key && here == cost[(i+1)*width+j+1]+differ(a[i], b[j]):
+			kind := stepReplace
+			if a[i] == b[j] {
+				kind = stepKeep
+			}
+			steps = append(steps, step{kind, offset + i, offset + j})
+			i, j = i+1, j+1
+		case i < len(a) && here == 1+cost[(i+1)*width+j]:
+			steps = append(steps, step{stepRemove, offset + i, -1})
+			i++
+		default:
+			steps = append(steps, step{stepInsert, offset + i, offset + j})
+			j++
+		}
+	}
+	return slices.Clip(steps)
+}
+
+// differ is what it costs to make b of a: nothing where they are the same.
+func differ(a, b fieldID) int32 {
+	if a == b {
+		return 0
+	}
+	return 1
 }

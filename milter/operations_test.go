@@ -10,6 +10,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/message"
 	"github.com/postern-mail/postern/internal/testmilter"
+	"github.com/postern-mail/postern/milter/wire"
 )
 
 // TestOperationsGiveTheSameBytes is the invariant of both doors: what the operations make of a message, one after the
@@ -61,8 +62,8 @@ func TestOperationsGiveTheSameBytes(t *testing.T) {
 			res := testmilter.NewResult([]byte(head.String()), leading, testmilter.AllActions)
 			ops := headerOperations(before, after, dialect{leading: leading})
 			for _, op := range ops {
-				b := op.appendTo(nil)
-				if err := res.Apply(b[frameHeadSize], b[frameHeadSize+1:]); err != nil {
+				b := op.AppendTo(nil)
+				if err := res.Apply(b[headSize], b[headSize+1:]); err != nil {
 					t.Fatalf("%d: %v: %v\n%s\n%v", n, op, err, head.String(), ops)
 				}
 			}
@@ -110,17 +111,17 @@ func sendmailList(h *message.Header, leading bool) []sendmailField {
 func valueOnWire(f message.Field) string { return fieldValue(f, true) }
 
 // sendmailApply does what Sendmail 8.17 was seen to do with one operation.
-func sendmailApply(list []sendmailField, op operation, leading bool) []sendmailField {
-	f := sendmailField{name: op.text[0], value: op.text[1]}
+func sendmailApply(list []sendmailField, op wire.Operation, leading bool) []sendmailField {
+	f := sendmailField{name: op.Text[0], value: op.Text[1]}
 	if !leading {
 		f.value = " " + f.value
 	}
 	same := func(x sendmailField) bool { return strings.EqualFold(x.name, f.name) }
-	switch op.code {
-	case opInsertHead:
-		at := min(op.index+1, len(list))
+	switch op.Op {
+	case wire.InsertHeader:
+		at := min(op.Index+1, len(list))
 		return slices.Insert(list, at, f)
-	case opAddHeader:
+	case wire.AddHeader:
 		if i := slices.IndexFunc(list, func(x sendmailField) bool { return same(x) && x.fallback }); i >= 0 {
 			list[i].value, list[i].gone, list[i].fallback = f.value, false, false
 			return list
@@ -130,11 +131,11 @@ func sendmailApply(list []sendmailField, op operation, leading bool) []sendmailF
 		}
 		return append(list, f)
 	}
-	left := op.index
+	left := op.Index
 	for i, x := range list {
 		if same(x) && !x.fallback && !x.trace {
 			if left--; left == 0 {
-				list[i].value, list[i].gone = f.value, op.text[1] == ""
+				list[i].value, list[i].gone = f.value, op.Text[1] == ""
 				return list
 			}
 		}

@@ -2,186 +2,220 @@ package milter
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base32"
-	"io"
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/milter/wire"
 )
 
-// transaction is one message: its facts, and what has been decided about it.
+// Replies of this package. They do not name the program.
+var (
+	replyPanic      = message.MustReply(421, "4.3.0", "Temporary failure, try again later")
+	replyDefer      = message.MustReply(451, "4.3.0", "Temporary failure, try again later")
+	replyReconnect  = message.MustReply(421, "4.3.0", "Temporary failure, try again later")
+	replyReject     = message.MustReply(554, "5.3.0", "Transaction failed")
+	replySender     = message.MustReply(553, "5.1.7", "Sender address is not valid")
+	replyRecipient  = message.MustReply(553, "5.1.3", "Recipient address is not valid")
+	replyRecipients = message.MustReply(452, "4.5.3", "Too many recipients")
+	replyStorage    = message.MustReply(452, "4.3.1", "Insufficient system storage, try again later")
+	replyHeaderSize = message.MustReply(552, "5.3.4", "Message header is too large")
+)
+
+// transaction is one message: its facts, its content and what has been decided about it.
 type transaction struct {
+	*connection
 	facts    engine.Transaction
-	needs    engine.Needs // of the snapshot
-	wants    engine.Needs // and of the candidate that only looks on
-	rawTo    []string     // accepted recipients as the MTA wrote them, which is how they are removed
-	refusal  message.Reply
+	needs    engine.Needs // of the pinned policy
+	allNeeds engine.Needs // of the pinned policy and the candidates beside it
+	paths    []string     // of accepted recipients as the mail server wrote them, which is how they are removed
+	content  content
+	refusal  message.Reply // holds for the rest of the transaction
 	header   *message.Header
 	decision *engine.Decision // of the message stage
 }
 
-// connect takes in who the client is.
-func (s *session) connect(ctx context.Context) verdict {
-	ev := &s.conn.event
-	if name := s.conn.macros.get("daemon_name"); name != "" {
-		s.conn.log = s.conn.listener.log.With("daemon", printable(name))
+// decide asks the engine and makes sure that a refusal has a reply.
+func (c *connection) decide(t *engine.Transaction) engine.Decision {
+	ctx, cancel := context.WithTimeout(c.ctx, c.limits.Callback)
+	defer cancel()
+	d := c.engine.Decide(ctx, t)
+	switch d.Verdict {
+	case engine.Accept, engine.Quarantine, engine.Discard:
+		d.Reply = message.Reply{}
+	case engine.Reject:
+		if d.Reply.IsZero() {
+			d.Reply = replyReject
+		}
+	default:
+		if d.Reply.IsZero() {
+			d.Reply = replyDefer
+		}
 	}
-	s.client = engine.Client{IP: ev.clientIP(), Port: ev.port, Name: s.clientName(ev.host)}
-	if s.simulated() {
-		return verdict{} // asked at end of message
+	if d.Err != nil {
+		c.log.Warn("no decision", "id", t.ID, "err", d.Err)
 	}
-	facts := engine.Transaction{ID: s.newID()}
-	s.refresh(&facts, engine.StageConnect)
-	facts.Policy = s.conn.server.Engine.Policy()
-	d := s.decide(ctx, &facts)
-	s.refused = d.Reply
-	return verdict{reply: d.Reply}
+	return d
 }
 
-// mail opens a transaction and pins the newest snapshot to it.
-func (s *session) mail(ctx context.Context) verdict {
-	policy := s.conn.server.Engine.Pin(s.identity())
-	tx := &transaction{needs: needsOf(policy), wants: needsOf(policy), refusal: s.refused}
-	if policy != nil {
-		tx.needs = policy.OwnNeeds()
+// decideMessage takes the decision of the message stage. whole says that the message has been received whole. The result
+// is zero unless the message is refused.
+func (tx *transaction) decideMessage(whole bool) message.Reply {
+	if r := tx.overLimit(); !r.IsZero() {
+		return r
 	}
-	s.tx = tx
-	tx.facts.Policy, tx.facts.ID, tx.facts.Memo = policy, s.newID(), &engine.Memo{}
-	args := s.conn.event.args
-	params := parameters(args[1:])
-	s.refresh(&tx.facts, engine.StageMail)
-	from, err := parsePath(args[0], s.utf8(params))
+	tx.setFacts(&tx.facts, engine.StageMessage)
+	if err := tx.setMessage(whole); err != nil {
+		return tx.fail("message", err, false)
+	}
+	if fact := tx.missingFact(); fact != "" {
+		err := fmt.Errorf("policy reads %s, but the mail server was not asked for it when this connection began; its next connection will send it", fact)
+		return tx.fail("missing-fact", err, true)
+	}
+	d := tx.decide(&tx.facts)
+	tx.decision = &d
+	return d.Reply
+}
+
+// overLimit is the refusal of a message that was not kept whole because it exceeds a limit.
+func (tx *transaction) overLimit() message.Reply {
+	var value any
+	reply := replyHeaderSize
+	switch over := tx.content.over; over {
+	case "":
+		return message.Reply{}
+	case limitMemory:
+		value, reply = tx.limits.Memory, replyStorage
+	case limitDisk:
+		value, reply = tx.limits.Disk, replyStorage
+	case message.LimitFields:
+		value = tx.limits.HeaderFields
+	default:
+		value = tx.limits.HeaderBytes
+	}
+	tx.reporter.Met(tx.log, tx.content.over, value, "id", tx.facts.ID)
+	return reply
+}
+
+// setMessage sets the facts of the message from its content.
+func (tx *transaction) setMessage(whole bool) error {
+	terms := tx.wire.Terms()
+	limits := message.Limits{Bytes: tx.limits.HeaderBytes, Fields: tx.limits.HeaderFields, FieldBytes: tx.limits.HeaderBytes}
+	h, err := message.NewHeader(tx.content.fields, terms.LeadingSpace(), limits)
 	if err != nil {
-		s.conn.log.Info("sender refused: the address cannot be read", "id", tx.facts.ID, "err", err)
-		return s.refuse(replySender)
+		return err
 	}
-	tx.facts.Envelope = &engine.Envelope{From: from, FromParams: params}
-	if !tx.refusal.IsZero() {
-		return s.refuse(tx.refusal)
-	}
-	if s.simulated() {
-		return verdict{}
-	}
-	return s.refuse(s.decide(ctx, &tx.facts).Reply)
-}
-
-// identity is whose transaction it is, for what is tried on some before it comes to all.
-func (s *session) identity() string {
-	if a := s.auth(); a != nil {
-		return a.Login
-	}
-	return s.client.IP.String()
-}
-
-// rcpt asks about one recipient. A refusal that the MTA cannot be told now holds for the whole message.
-func (s *session) rcpt(ctx context.Context) verdict {
-	tx := s.tx
-	if !tx.refusal.IsZero() {
-		return s.refuse(tx.refusal)
-	}
-	args := s.conn.event.args
-	s.refresh(&tx.facts, engine.StageRcpt)
-	params := parameters(args[1:])
-	path, err := parsePath(args[0], s.utf8(tx.facts.Envelope.FromParams))
-	reply := replyRecipient
-	if err == nil && !path.Null {
-		reply = message.Reply{}
-		if len(tx.facts.Envelope.To) >= s.conn.server.limits().Recipients {
-			s.conn.met(limitRecipients, s.conn.server.limits().Recipients)
-			reply = replyRecipients
+	tx.header = h
+	now := tx.facts.Now
+	m := &engine.Message{Header: h, Size: -1, Generated: engine.Generated{
+		MessageID: message.NewMessageID(now, tx.facts.ID, tx.serverName()), Date: message.FormatDate(now),
+	}}
+	if !terms.NoBody() {
+		m.Body = tx.content.readBody
+		if whole && !terms.MaySkip() {
+			m.Size = int64(len(h.AppendTo(nil))) + tx.content.bodyBytes
 		}
 	}
-	if to := (engine.Recipient{Path: path, Params: params}); reply.IsZero() {
-		if !s.simulated() {
-			tx.facts.Recipient = &to
-			reply = s.decide(ctx, &tx.facts).Reply
-			tx.facts.Recipient = nil
-		}
-		if reply.IsZero() {
-			tx.facts.Envelope.To = append(tx.facts.Envelope.To, to)
-			tx.rawTo = append(tx.rawTo, args[0])
-			return verdict{}
-		}
-	}
-	if s.conn.due && !s.simulated() {
-		return verdict{reply: reply}
-	}
-	return s.refuse(reply)
+	tx.facts.Message = m
+	tx.facts.Unknown = tx.unknown(&tx.facts)
+	return nil
 }
 
-// endOfHeader decides where policy reads nothing that is still to come and the mail server waits for an answer, so that a
-// refusal spares the body.
-func (s *session) endOfHeader(ctx context.Context) verdict {
-	tx := s.tx
+// missingFact names a fact that the pinned policy reads and that was not negotiated for this connection; "" if there is none.
+func (tx *transaction) missingFact() string {
+	switch m := tx.facts.Message; {
+	case tx.needs.Body && m.Body == nil:
+		return "the body"
+	case tx.needs.Size && m.Size < 0:
+		return "the size"
+	}
+	return ""
+}
+
+// fail makes the failure verdict the decision, for a failure that the engine cannot see, and returns its reply. retry says
+// that the message would not have failed over a new connection.
+func (tx *transaction) fail(kind string, err error, retry bool) message.Reply {
+	tx.metrics.failures.WithLabelValues(tx.Name, kind).Inc()
+	tx.log.Error("a decision could not be taken or carried out", "id", tx.facts.ID, "kind", kind, "err", err)
+	d := engine.Decision{Verdict: tx.Failure, Err: err, Stage: engine.StageMessage, Reasons: []engine.Reason{{Set: "error", Rule: "error." + kind}}}
+	if p := tx.facts.Policy; p != nil {
+		d.Revision = p.Revision()
+	}
 	switch {
-	case !tx.refusal.IsZero():
-		return s.refuse(tx.refusal)
-	case tx.wants.Body && !s.conn.terms.noBody(), tx.wants.Size && !s.conn.terms.noBody(), tx.needs.Body, tx.needs.Size, s.simulated(), !s.conn.due:
-		return verdict{}
+	case d.Verdict == engine.Reject:
+		d.Reply = replyReject
+	case d.Verdict == engine.Accept:
+	case retry:
+		d.Reply = replyReconnect
+	default:
+		d.Reply = replyDefer
 	}
-	return s.refuse(s.decideMessage(ctx))
-}
-
-// endOfMessage decides, unless that was done, and carries the decision out.
-func (s *session) endOfMessage(ctx context.Context) verdict {
-	tx := s.tx
-	if tx.refusal.IsZero() && s.simulated() {
-		tx.refusal = s.askEarlierStages(ctx)
-	}
-	if tx.refusal.IsZero() && tx.decision == nil {
-		tx.refusal = s.decideMessage(ctx)
-	}
-	v := verdict{reply: tx.refusal}
-	if v.reply.IsZero() {
-		v = s.carryOut(ctx)
-	}
-	s.tx = nil
-	return v
-}
-
-// refuse remembers a refusal for the rest of the transaction, and says it where it may be said. Sessions that Postfix
-// only simulates are told at end of message.
-func (s *session) refuse(r message.Reply) verdict {
-	s.tx.refusal = r
-	if s.simulated() && s.conn.event.cmd != cmdEOM {
-		return verdict{}
-	}
-	return verdict{reply: r}
-}
-
-// askEarlierStages asks connect, mail and rcpt for a simulated session. It has no way to refuse one recipient of
-// several, so that one refusal refuses the message.
-func (s *session) askEarlierStages(ctx context.Context) message.Reply {
-	facts := s.tx.facts
-	envelope := *facts.Envelope
-	to := envelope.To
-	facts.Envelope = nil
-	s.refresh(&facts, engine.StageConnect)
-	if r := s.decide(ctx, &facts).Reply; !r.IsZero() {
-		return r
-	}
-	envelope.To, facts.Envelope = nil, &envelope
-	s.refresh(&facts, engine.StageMail)
-	if r := s.decide(ctx, &facts).Reply; !r.IsZero() {
-		return r
-	}
-	for i := range to {
-		s.refresh(&facts, engine.StageRcpt)
-		envelope.To, facts.Recipient = to[:i], &to[i]
-		if r := s.decide(ctx, &facts).Reply; !r.IsZero() {
-			return r
+	tx.decision = &d
+	if r := tx.engine.Recorder; r != nil {
+		// The engine's own record says what policy decided; this one says what happened to the message.
+		if err := r.Record(tx.ctx, engine.Record{Transaction: &tx.facts, Decision: &d, Input: (*engine.Input)(nil)}); err != nil {
+			tx.log.Error("the decision could not be recorded", "id", tx.facts.ID, "err", err)
 		}
 	}
-	return message.Reply{}
+	return d.Reply
 }
 
-// newID makes a transaction id for the time until the MTA tells its queue id.
-func (s *session) newID() string {
-	var b [10]byte
-	if _, err := io.ReadFull(s.conn.server.Rand, b[:]); err != nil {
-		_, _ = rand.Read(b[:]) // never fails
+// answer carries out an accepting decision: all of its operations, or the failure verdict.
+func (tx *transaction) answer() wire.Answer {
+	d := tx.decision
+	if d.Verdict == engine.Discard {
+		return wire.Answer{Discard: true}
 	}
-	return strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))
+	ops, err := tx.operations(d)
+	if err != nil {
+		return wire.Answer{Reply: tx.fail("edits", err, false)}
+	}
+	switch err := tx.wire.Terms().Check(ops); {
+	case errors.Is(err, wire.ErrWithheld):
+		return wire.Answer{Reply: tx.fail("missing-action", err, true)}
+	case err != nil:
+		return wire.Answer{Reply: tx.fail("edits", err, false)}
+	}
+	if len(ops) > 0 {
+		tx.log.Debug("edits", "id", tx.facts.ID, "operations", len(ops))
+	}
+	return wire.Answer{Operations: ops}
+}
+
+// operations are what the mail server has to do for d: envelope, header, quarantine.
+func (tx *transaction) operations(d *engine.Decision) ([]wire.Operation, error) {
+	var ops []wire.Operation
+	if d.Edits.Len() > 0 {
+		after, changed := tx.facts.Envelope.Apply(d.Edits)
+		if changed {
+			ops = envelopeOperations(tx.facts.Envelope, tx.paths, after)
+		}
+		edited, err := tx.header.Apply(d.Edits)
+		if err != nil {
+			return nil, err
+		}
+		ops = append(ops, headerOperations(tx.header, edited, dialect{leading: tx.wire.Terms().LeadingSpace(), sendmail: !tx.postfix()})...)
+	}
+	if d.Verdict == engine.Quarantine {
+		ops = append(ops, wire.Operation{Op: wire.Quarantine, Text: []string{quarantineReason(d)}})
+	}
+	return ops, nil
+}
+
+// quarantineReason names the rules, for the postmaster who reads the queue.
+func quarantineReason(d *engine.Decision) string {
+	var rules []string
+	for _, r := range d.Reasons {
+		if r.Set == "quarantine" {
+			rules = append(rules, printable(r.Rule))
+		}
+	}
+	const most = 200
+	reason := strings.Join(rules, "; ")
+	if reason == "" {
+		reason = "held by policy"
+	}
+	return reason[:min(len(reason), most)]
 }

@@ -1,4 +1,4 @@
-package milter
+package wire
 
 import (
 	"bufio"
@@ -28,13 +28,13 @@ func (a *again) Read(p []byte) (int, error) {
 func BenchmarkReadFrame(b *testing.B) {
 	for _, n := range []int{30, 1000, 65535} {
 		b.Run(fmt.Sprintf("octets=%d", n), func(b *testing.B) {
-			frame := appendFrame(nil, byte(cmdHeader), strings.Repeat("x", n))
+			frame := appendFrame(nil, byte(verbHeader), strings.Repeat("x", n))
 			r := bufio.NewReaderSize(&again{text: frame}, 8<<10)
 			var buf []byte
 			b.SetBytes(int64(len(frame)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if cmd, data, err := readFrame(r, &buf); err != nil || cmd != cmdHeader || len(data) != n {
+				if cmd, data, err := readFrame(r, &buf); err != nil || cmd != verbHeader || len(data) != n {
 					b.Fatal(cmd, len(data), err)
 				}
 			}
@@ -47,7 +47,7 @@ func BenchmarkAppendFrame(b *testing.B) {
 	var out []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		out = appendFrame(out[:0], opAddHeader, "Sender", "\x00", "Alice <alice@example.com>", "\x00")
+		out = appendFrame(out[:0], byte(AddHeader), "Sender", "\x00", "Alice <alice@example.com>", "\x00")
 	}
 	if !bytes.HasSuffix(out, []byte("Sender\x00Alice <alice@example.com>\x00")) {
 		b.Fatalf("%q", out)
