@@ -1,25 +1,29 @@
-# Postern: the commands that people and CI run. `make test` is the gate's own command.
+# The commands that people and CI run. `.ci/test` installs what `make test` needs on Debian and then calls it.
 GO ?= go
 FUZZ ?= Fuzz.*
 FUZZTIME ?= 30s
 SOAK ?= 10m
 
-.PHONY: build test rego vuln fuzz bench bench-once bench-peers soak golden clean
+.PHONY: build test lint rego vuln fuzz bench bench-once bench-peers soak golden clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/postern ./cmd/postern
 
-test: rego ## everything, with the race detector, nothing skipped
-	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'gofmt would change these files'; exit 1; }
-	$(GO) vet ./...
+test: lint rego ## everything, with the race detector, nothing skipped; needs root
 	$(GO) test -race -timeout 15m ./...
+
+lint: ## gofmt, vet, staticcheck, and functions that nothing calls
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "$$unformatted"; echo 'gofmt would change these files'; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@unused=$$($(GO) tool deadcode -test ./...) || exit 1; test -z "$$unused" || { echo "$$unused"; echo 'nothing calls these functions: delete them'; exit 1; }
 
 rego: ## the default bundle with stock OPA alone
 	$(GO) tool opa fmt --fail --list policies
 	$(GO) tool opa check --strict --schema policies/schemas/input.json policies
 	$(GO) tool opa test policies
 
-vuln: ## known vulnerabilities in what the program calls
+vuln: ## known vulnerabilities in what the program calls; ends with 4 where no database could be asked
 	.ci/vuln
 
 golden: ## rewrite the wanted results of the golden transactions; review the diff like code
@@ -45,7 +49,7 @@ bench-peers: ## install what bench is measured beside: Debian packages, Haraka f
 	$(GO) run ./internal/tools/bench -install-peers
 
 bench-once: ## every Go benchmark once, so that none rots; no time is judged
-	$(GO) test -short -run '^$$' -bench . -benchtime 1x ./...
+	$(GO) test -short -run '^$$' -bench . -benchtime 1x $$(git grep -l '^func Benchmark' -- '*_test.go' | xargs -n 1 dirname | sort -u | sed 's|^|./|')
 
 soak: build ## load, reloads, faults and bad clients for SOAK; fails where something is lost or grows
 	$(GO) run ./internal/tools/soak -postern bin/postern -for $(SOAK) $(SOAKFLAGS)
