@@ -18,6 +18,8 @@ import (
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"github.com/postern-mail/postern/internal/netaddr"
 )
 
 // image is a bundle in a registry, pushed as OPA's tools expect it: the tarball is the manifest's layer of type
@@ -110,7 +112,7 @@ func (i *image) repository() (*remote.Repository, error) {
 	here := (&url.URL{Host: host}).Hostname()
 	return &remote.Repository{
 		Reference: i.reference,
-		PlainHTTP: i.remote.Insecure || i.remote.CA == "" && loopback(here),
+		PlainHTTP: i.remote.Insecure || i.remote.CA == "" && netaddr.IsLoopback(here),
 		Client: &auth.Client{Client: client, Header: http.Header{"User-Agent": {userAgent}}, Cache: auth.NewCache(),
 			Credential: auth.StaticCredential(host, login)},
 		MaxMetadataBytes: maxManifest,

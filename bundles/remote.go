@@ -10,12 +10,12 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"time"
 	"unicode"
 
+	"github.com/postern-mail/postern/internal/netaddr"
 	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/internal/tlsprofile"
 )
@@ -81,16 +81,10 @@ func (r Remote) checkAddress(address *url.URL) error {
 		return fault("", "the host is missing").hint("%s", remoteHint)
 	case address.Fragment != "":
 		return fault("", "an address takes no #").hint("%s", remoteHint)
-	case address.Scheme == "http" && !r.Insecure && !loopback(address.Hostname()):
+	case address.Scheme == "http" && !r.Insecure && !netaddr.IsLoopback(address.Hostname()):
 		return fault("", "whoever is on the way could change the policy").hint("use https://, or say insecure: true where the network is trusted")
 	}
 	return nil
-}
-
-// loopback reports whether a host is this machine by its name alone.
-func loopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.Unmap().IsLoopback()
 }
 
 // client is made for one download.
@@ -130,7 +124,7 @@ type guard struct {
 }
 
 func (g guard) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" && !g.insecure && !loopback(req.URL.Hostname()) {
+	if req.URL.Scheme != "https" && !g.insecure && !netaddr.IsLoopback(req.URL.Hostname()) {
 		return nil, fault("", "the server sends us to %s://%s, in the clear", req.URL.Scheme, req.URL.Host)
 	}
 	return g.next.RoundTrip(req)

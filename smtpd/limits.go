@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"cmp"
 	"net/netip"
 	"sync"
 	"time"
@@ -66,35 +67,28 @@ func limitNames() []string {
 	}
 }
 
-func or[T ~int | ~int64](v, def T) T {
-	if v == 0 {
-		return def
-	}
-	return v
-}
-
 // OrDefault fills in the defaults where a field is zero.
 func (l Limits) OrDefault() Limits {
-	l.MessageBytes = or(l.MessageBytes, 25<<20)
-	l.Recipients = or(l.Recipients, 100)
-	l.Connections = or(l.Connections, 1000)
-	l.ConnectionsPerIP = or(l.ConnectionsPerIP, 50)
-	l.Commands = or(l.Commands, 100)
-	l.Errors = or(l.Errors, 20)
-	l.Messages = or(l.Messages, 10_000)
-	l.AuthFailures = or(l.AuthFailures, 3)
-	l.AuthDelay = or(l.AuthDelay, time.Second)
-	l.CommandLine = or(l.CommandLine, 2048) // RFC 5321 §4.5.3.1.4 has 512; SMTPUTF8, DSN and long addresses add to it (RFC 6531 §3.4, RFC 3461)
-	l.Line = or(l.Line, 1<<20)
-	l.Chunks = or(l.Chunks, 1000)
-	l.Idle = or(l.Idle, 5*time.Minute)
-	l.Data = or(l.Data, 3*time.Minute)
-	l.Transaction = or(l.Transaction, 2*time.Hour)
-	l.Write = or(l.Write, time.Minute)
-	l.Handshake = or(l.Handshake, 30*time.Second)
-	l.SpoolMemory = or(l.SpoolMemory, 128<<10)
-	l.SpoolMemoryTotal = or(l.SpoolMemoryTotal, 16<<20)
-	l.SpoolDisk = or(l.SpoolDisk, 2<<30)
+	l.MessageBytes = cmp.Or(l.MessageBytes, 25<<20)
+	l.Recipients = cmp.Or(l.Recipients, 100)
+	l.Connections = cmp.Or(l.Connections, 1000)
+	l.ConnectionsPerIP = cmp.Or(l.ConnectionsPerIP, 50)
+	l.Commands = cmp.Or(l.Commands, 100)
+	l.Errors = cmp.Or(l.Errors, 20)
+	l.Messages = cmp.Or(l.Messages, 10_000)
+	l.AuthFailures = cmp.Or(l.AuthFailures, 3)
+	l.AuthDelay = cmp.Or(l.AuthDelay, time.Second)
+	l.CommandLine = cmp.Or(l.CommandLine, 2048) // RFC 5321 §4.5.3.1.4 has 512; SMTPUTF8, DSN and long addresses add to it (RFC 6531 §3.4, RFC 3461)
+	l.Line = cmp.Or(l.Line, 1<<20)
+	l.Chunks = cmp.Or(l.Chunks, 1000)
+	l.Idle = cmp.Or(l.Idle, 5*time.Minute)
+	l.Data = cmp.Or(l.Data, 3*time.Minute)
+	l.Transaction = cmp.Or(l.Transaction, 2*time.Hour)
+	l.Write = cmp.Or(l.Write, time.Minute)
+	l.Handshake = cmp.Or(l.Handshake, 30*time.Second)
+	l.SpoolMemory = cmp.Or(l.SpoolMemory, 128<<10)
+	l.SpoolMemoryTotal = cmp.Or(l.SpoolMemoryTotal, 16<<20)
+	l.SpoolDisk = cmp.Or(l.SpoolDisk, 2<<30)
 	l.Header = l.Header.OrDefault()
 	return l
 }
@@ -182,17 +176,4 @@ func (d *door) inside() []*session {
 		list = append(list, s)
 	}
 	return list
-}
-
-// network is what one client can be expected to have: an IPv4 address, or an IPv6 /64.
-func network(ip netip.Addr) netip.Prefix {
-	bits := 32
-	if ip = ip.Unmap().WithZone(""); ip.Is6() {
-		bits = 64
-	}
-	p, err := ip.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/netaddr"
 	"github.com/postern-mail/postern/smtpd/relay"
 )
 
@@ -63,7 +64,7 @@ func (s *session) begin() {
 		s.noHeader(err)
 		return
 	}
-	if !s.srv.door.count(s, network(s.client.IP), s.limits.ConnectionsPerIP) {
+	if !s.srv.door.count(s, netaddr.ClientNetwork(s.client.IP), s.limits.ConnectionsPerIP) {
 		s.srv.Metrics.connection("per-ip-limit")
 		s.met(limitConnectionsPerIP, s.limits.ConnectionsPerIP)
 		if s.ln.TLS {

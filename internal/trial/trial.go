@@ -6,6 +6,7 @@ package trial
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -193,18 +194,18 @@ func facts(tx Transaction) *engine.Transaction {
 	s := tx.Session
 	t := &engine.Transaction{
 		ID: tx.ID, Now: tx.Now,
-		Server:  engine.Server{Hostname: or(s.Hostname, "localhost"), Listener: or(s.Listener, "eval"), Door: or(s.Door, "submission")},
-		Client:  engine.Client{IP: s.Client, Port: s.ClientPort, Name: s.ClientName, EHLO: or(s.EHLO, "localhost")},
+		Server:  engine.Server{Hostname: cmp.Or(s.Hostname, "localhost"), Listener: cmp.Or(s.Listener, "eval"), Door: cmp.Or(s.Door, "submission")},
+		Client:  engine.Client{IP: s.Client, Port: s.ClientPort, Name: s.ClientName, EHLO: cmp.Or(s.EHLO, "localhost")},
 		Unknown: s.Unknown, Failure: s.Failure,
 	}
 	if !s.Client.IsValid() {
 		t.Client.IP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
 	if s.TLS != "" {
-		t.TLS = &engine.TLS{Version: s.TLS, Cipher: or(s.Cipher, "TLS_AES_128_GCM_SHA256"), SNI: s.SNI, Client: s.Certificate}
+		t.TLS = &engine.TLS{Version: s.TLS, Cipher: cmp.Or(s.Cipher, "TLS_AES_128_GCM_SHA256"), SNI: s.SNI, Client: s.Certificate}
 	}
 	if s.Login != "" {
-		t.Auth = &engine.Auth{Login: s.Login, Mechanism: or(s.Mechanism, "PLAIN"), Backend: or(s.Backend, "file"), AuthzID: s.AuthzID,
+		t.Auth = &engine.Auth{Login: s.Login, Mechanism: cmp.Or(s.Mechanism, "PLAIN"), Backend: cmp.Or(s.Backend, "file"), AuthzID: s.AuthzID,
 			Groups: s.Groups, Attributes: s.Attributes}
 	}
 	for _, u := range s.Unknown {
@@ -241,13 +242,6 @@ func forget(t *engine.Transaction, fact string) {
 	case "server.listener":
 		t.Server.Listener = ""
 	}
-}
-
-func or(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // Author is the first author that the message names, for an envelope sender that nobody gave.

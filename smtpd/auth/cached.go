@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"time"
@@ -23,7 +24,7 @@ type CacheOptions struct {
 }
 
 func (o CacheOptions) withDefaults() CacheOptions {
-	o.Life, o.Size = or(o.Life, defaultCacheLife), or(o.Size, defaultCacheSize)
+	o.Life, o.Size = cmp.Or(o.Life, defaultCacheLife), cmp.Or(o.Size, defaultCacheSize)
 	if o.Now == nil {
 		o.Now = time.Now
 	}

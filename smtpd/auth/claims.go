@@ -2,6 +2,7 @@ package auth
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -57,7 +58,7 @@ func (c *Claims) identity(set claimSet, backend string, now time.Time, expires b
 	if c.Scope != "" && !set.hasScope(c.Scope) {
 		return Identity{}, ErrScope
 	}
-	name := or(c.Login, defaultLogin)
+	name := cmp.Or(c.Login, defaultLogin)
 	text, _ := set[name].(string)
 	login, ok := Login(text)
 	if !ok {
@@ -86,7 +87,7 @@ func (c *Claims) identity(set claimSet, backend string, now time.Time, expires b
 
 // times are exp, nbf and iat (RFC 7519 §4.1).
 func (c *Claims) times(set claimSet, now time.Time, expires bool) error {
-	leeway := or(c.Leeway, defaultLeeway)
+	leeway := cmp.Or(c.Leeway, defaultLeeway)
 	exp, there, ok := set.time("exp")
 	switch {
 	case !ok || expires && !there:

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -58,7 +59,7 @@ func NewDovecot(o DovecotOptions) (*Dovecot, error) {
 	if o.Address == "" {
 		return nil, errors.New("dovecot: no address")
 	}
-	o.Service, o.Timeout, o.Conns = or(o.Service, "smtp"), or(o.Timeout, 30*time.Second), or(o.Conns, 8)
+	o.Service, o.Timeout, o.Conns = cmp.Or(o.Service, "smtp"), cmp.Or(o.Timeout, 30*time.Second), cmp.Or(o.Conns, 8)
 	return &Dovecot{o: o, slots: make(slots, o.Conns)}, nil
 }
 

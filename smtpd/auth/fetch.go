@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"time"
 
+	"github.com/postern-mail/postern/internal/netaddr"
 	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
@@ -79,7 +79,7 @@ func CheckProviderURL(text string) error {
 	case u.Scheme != "http":
 		return fmt.Errorf("%s:// is not read; write https://", u.Scheme)
 	}
-	if addr, err := netip.ParseAddr(u.Hostname()); u.Hostname() == "localhost" || err == nil && addr.IsLoopback() {
+	if netaddr.IsLoopback(u.Hostname()) {
 		return nil
 	}
 	return errors.New("http:// is for this machine alone: whoever is on the way could make keys up; write https://")

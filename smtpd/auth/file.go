@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -79,8 +80,8 @@ func OpenFile(path string, o FileOptions) (*File, error) {
 	if o.Parallel <= 0 {
 		o.Parallel = max(1, runtime.GOMAXPROCS(0)/2)
 	}
-	o.Queue = or(o.Queue, 256)
-	o.Wait = or(o.Wait, 10*time.Second)
+	o.Queue = cmp.Or(o.Queue, 256)
+	o.Wait = cmp.Or(o.Wait, 10*time.Second)
 	if o.MaxHashMemory == 0 {
 		o.MaxHashMemory = 1 << 20
 	}

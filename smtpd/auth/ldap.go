@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
+
+	"github.com/postern-mail/postern/internal/netaddr"
 )
 
 // LDAPOptions configure an LDAP backend: either DN, or Base and Filter. Zero fields mean the defaults.
@@ -81,8 +84,8 @@ var errServer = errors.New("LDAP server failed")
 
 // NewLDAP checks the options. It does not connect.
 func NewLDAP(o LDAPOptions) (*LDAP, error) {
-	o.Timeout, o.Conns, o.Cache = or(o.Timeout, 5*time.Second), or(o.Conns, 8), o.Cache.withDefaults()
-	o.Groups.Name = or(o.Groups.Name, "cn")
+	o.Timeout, o.Conns, o.Cache = cmp.Or(o.Timeout, 5*time.Second), cmp.Or(o.Conns, 8), o.Cache.withDefaults()
+	o.Groups.Name = cmp.Or(o.Groups.Name, "cn")
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -278,9 +281,9 @@ func newLDAPServer(l *LDAP, raw string) (*ldapServer, error) {
 	case s.host == "" || u.Path != "" && u.Path != "/":
 		return nil, fmt.Errorf("%q: %s:// takes a host and a port, no path", s.name, u.Scheme)
 	default:
-		s.network, s.address = "tcp", net.JoinHostPort(s.host, or(u.Port(), ports[u.Scheme]))
+		s.network, s.address = "tcp", net.JoinHostPort(s.host, cmp.Or(u.Port(), ports[u.Scheme]))
 	}
-	if u.Scheme == "ldap" && !l.o.StartTLS && !loopbackHost(s.host) {
+	if u.Scheme == "ldap" && !l.o.StartTLS && !netaddr.IsLoopback(s.host) {
 		return nil, fmt.Errorf("%s: passwords would go over the network in the clear: write ldaps://, or set StartTLS", s.name)
 	}
 	if u.Scheme != "ldap" && l.o.StartTLS {
@@ -294,9 +297,4 @@ func redacted(u *url.URL) string {
 		return "this"
 	}
 	return u.Redacted()
-}
-
-func loopbackHost(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

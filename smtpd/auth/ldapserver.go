@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -142,7 +143,7 @@ func (s *ldapServer) dial(ctx context.Context) (*ldapConn, error) {
 	if s.l.o.TLS != nil {
 		config = s.l.o.TLS.Clone()
 	}
-	config.ServerName = or(config.ServerName, s.host)
+	config.ServerName = cmp.Or(config.ServerName, s.host)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	if s.scheme == "ldaps" {

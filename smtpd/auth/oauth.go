@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -83,7 +84,7 @@ func OpenOAuth(o OAuthOptions) (*OAuth, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &OAuth{options: o, fetch: newFetcher(or(o.Timeout, 5*time.Second), o.Roots), slots: make(chan struct{}, 32)}
+	a := &OAuth{options: o, fetch: newFetcher(cmp.Or(o.Timeout, 5*time.Second), o.Roots), slots: make(chan struct{}, 32)}
 	if o.Keys != "" {
 		a.keys = &keySet{source: o.Keys, now: o.Now}
 		if remote(o.Keys) {

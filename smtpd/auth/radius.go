@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/md5"
@@ -73,7 +74,7 @@ const maxRADIUSPassword = 128
 
 // NewRADIUS checks the options. It does not connect.
 func NewRADIUS(o RADIUSOptions) (*RADIUS, error) {
-	o.NASIdentifier, o.Timeout, o.Tries, o.Conns = or(o.NASIdentifier, "postern"), or(o.Timeout, 2*time.Second), or(o.Tries, 3), or(o.Conns, 64)
+	o.NASIdentifier, o.Timeout, o.Tries, o.Conns = cmp.Or(o.NASIdentifier, "postern"), cmp.Or(o.Timeout, 2*time.Second), cmp.Or(o.Tries, 3), cmp.Or(o.Conns, 64)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

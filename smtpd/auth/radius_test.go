@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/md5"
@@ -42,7 +43,7 @@ asked Auth-Type := Reject
 
 func newRADIUS(t testing.TB, o RADIUSOptions) *RADIUS {
 	t.Helper()
-	o.Secret = or(o.Secret, radiusSecret)
+	o.Secret = cmp.Or(o.Secret, radiusSecret)
 	r, err := NewRADIUS(o)
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,7 +52,7 @@ func (r *RecentLogins) Add(addr netip.Addr, login string) error {
 	if r.last == nil {
 		r.last = map[netip.Addr]recentLogin{}
 	}
-	if _, there := r.last[addr]; !there && len(r.last) >= or(r.Entries, 1<<16) {
+	if _, there := r.last[addr]; !there && len(r.last) >= cmp.Or(r.Entries, 1<<16) {
 		r.makeRoom(now)
 	}
 	r.last[addr] = recentLogin{login, now}
@@ -64,7 +65,7 @@ func (r *RecentLogins) Last(addr netip.Addr) (login string, age time.Duration, o
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l, ok := r.last[addr]
-	if age = max(0, r.now().Sub(l.at)); !ok || age >= or(r.Life, 10*time.Minute) {
+	if age = max(0, r.now().Sub(l.at)); !ok || age >= cmp.Or(r.Life, 10*time.Minute) {
 		return "", 0, false
 	}
 	return l.login, age, true
@@ -75,7 +76,7 @@ func (r *RecentLogins) makeRoom(now time.Time) {
 	var victim netip.Addr
 	seen := 0
 	for addr, l := range r.last {
-		if now.Sub(l.at) >= or(r.Life, 10*time.Minute) {
+		if now.Sub(l.at) >= cmp.Or(r.Life, 10*time.Minute) {
 			delete(r.last, addr)
 		} else {
 			victim = addr
@@ -84,7 +85,7 @@ func (r *RecentLogins) makeRoom(now time.Time) {
 			break
 		}
 	}
-	if len(r.last) >= or(r.Entries, 1<<16) {
+	if len(r.last) >= cmp.Or(r.Entries, 1<<16) {
 		delete(r.last, victim)
 	}
 }

@@ -1,11 +1,14 @@
 package auth
 
 import (
+	"cmp"
 	"hash/maphash"
 	"math"
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/postern-mail/postern/internal/netaddr"
 )
 
 // Throttle counts failed logins by client address (IPv6: by /64) and by login, and says how long the next try must wait and
@@ -66,11 +69,11 @@ func (t *Throttle) Delay(addr netip.Addr, login string) time.Duration {
 	if k, ok := t.addr(addr); ok {
 		score = max(score, t.score(k, now))
 	}
-	over := score - float64(or(t.Free, 2))
+	over := score - float64(cmp.Or(t.Free, 2))
 	if over <= 0 {
 		return 0
 	}
-	longest := or(t.MaxDelay, 8*time.Second)
+	longest := cmp.Or(t.MaxDelay, 8*time.Second)
 	return min(longest, time.Duration(float64(longest)/16*math.Exp2(min(over-1, 8))))
 }
 
@@ -83,7 +86,7 @@ func (t *Throttle) Refused(addr netip.Addr, login string) bool {
 	defer t.mu.Unlock()
 	now := t.now()
 	k, ok := t.addr(addr)
-	return ok && t.score(k, now) >= float64(or(t.Refuse, 30)) && !t.trusts(addr, login, now)
+	return ok && t.score(k, now) >= float64(cmp.Or(t.Refuse, 30)) && !t.trusts(addr, login, now)
 }
 
 // Hold counts a try of login from addr among those under way, until release is called. Not ok: there are as many as may be. An
@@ -99,7 +102,7 @@ func (t *Throttle) Hold(addr netip.Addr, login string) (release func(), ok bool)
 	if !counted || t.trusts(addr, login, now) {
 		return func() {}, true
 	}
-	if t.held[k] >= or(t.Waiting, 4) && t.score(k, now) > float64(or(t.Free, 2)) {
+	if t.held[k] >= cmp.Or(t.Waiting, 4) && t.score(k, now) > float64(cmp.Or(t.Free, 2)) {
 		return nil, false
 	}
 	if t.held == nil {
@@ -183,7 +186,7 @@ func (t *Throttle) Proved(login string) bool {
 }
 
 func (t *Throttle) prove(k key, now time.Time) {
-	if _, there := t.proved[k]; !there && len(t.proved) >= 2*or(t.Entries, 1<<16) {
+	if _, there := t.proved[k]; !there && len(t.proved) >= 2*cmp.Or(t.Entries, 1<<16) {
 		for victim := range t.proved { // any
 			delete(t.proved, victim)
 			break
@@ -203,18 +206,18 @@ func (t *Throttle) score(k key, now time.Time) float64 {
 	if !ok {
 		return 0
 	}
-	return c.score * math.Exp2(-float64(max(0, now.Sub(c.at)))/float64(or(t.HalfLife, 5*time.Minute)))
+	return c.score * math.Exp2(-float64(max(0, now.Sub(c.at)))/float64(cmp.Or(t.HalfLife, 5*time.Minute)))
 }
 
 func (t *Throttle) add(k key, now time.Time) {
 	if t.counts == nil {
 		t.counts = map[key]count{}
 	}
-	if _, there := t.counts[k]; !there && len(t.counts) >= 2*or(t.Entries, 1<<16) {
+	if _, there := t.counts[k]; !there && len(t.counts) >= 2*cmp.Or(t.Entries, 1<<16) {
 		t.makeRoom(now)
 	}
 	// Beyond any threshold a higher count only lasts longer; bounded, it is forgiven within hours.
-	t.counts[k] = count{min(t.score(k, now)+1, 4*float64(or(t.Refuse, 30))), now}
+	t.counts[k] = count{min(t.score(k, now)+1, 4*float64(cmp.Or(t.Refuse, 30))), now}
 }
 
 // makeRoom drops the lowest of a few counts: who floods the table with new names drives out the new names.
@@ -233,7 +236,7 @@ func (t *Throttle) makeRoom(now time.Time) {
 			break
 		}
 	}
-	if len(t.counts) >= 2*or(t.Entries, 1<<16) {
+	if len(t.counts) >= 2*cmp.Or(t.Entries, 1<<16) {
 		delete(t.counts, victim)
 	}
 }
@@ -258,24 +261,14 @@ func (t *Throttle) addr(a netip.Addr) (key, bool) {
 			return 0, false
 		}
 	}
-	return t.hash("addr\x00" + network(a)), true
+	return t.hash("addr\x00" + netaddr.ClientNetwork(a).String()), true
 }
 
 func (t *Throttle) pair(a netip.Addr, login string) key {
 	if canonical, ok := Login(login); ok {
 		login = canonical
 	}
-	return t.hash("pair\x00" + network(a.Unmap()) + "\x00" + login)
-}
-
-// network is what one party can be expected to hold: an IPv4 address, an IPv6 /64.
-func network(a netip.Addr) string {
-	if a.Is6() {
-		if p, err := a.WithZone("").Prefix(64); err == nil {
-			return p.String()
-		}
-	}
-	return a.String()
+	return t.hash("pair\x00" + netaddr.ClientNetwork(a).String() + "\x00" + login)
 }
 
 func (t *Throttle) hash(s string) key {
@@ -290,13 +283,4 @@ func (t *Throttle) now() time.Time {
 		return t.Now()
 	}
 	return time.Now()
-}
-
-// or is v, or def where v is zero.
-func or[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
 }

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strings"
+
+	"github.com/postern-mail/postern/internal/netaddr"
 )
 
 // Open makes the Hop for the targets; several are a Failover in that order. Forms:
@@ -109,8 +112,8 @@ func open(target string, o Options) (Hop, error) {
 
 // checkAuth finds a password that could never be sent already when the program starts.
 func (h *SMTP) checkAuth() error {
-	ip := net.ParseIP(h.host)
-	if h.o.Login != "" && !h.implicitTLS && h.o.StartTLS == StartTLSOff && ip != nil && !ip.IsLoopback() {
+	_, err := netip.ParseAddr(h.host)
+	if h.o.Login != "" && !h.implicitTLS && h.o.StartTLS == StartTLSOff && err == nil && !netaddr.IsLoopback(h.host) {
 		return errors.New("a login needs TLS to this address: use smtps:// or do not set starttls to off")
 	}
 	return nil

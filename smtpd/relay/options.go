@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"log/slog"
@@ -97,24 +98,17 @@ type Pool struct {
 	MaxUses int           // messages on one connection [1000]
 }
 
-func or[T int | time.Duration](v, def T) T {
-	if v == 0 {
-		return def
-	}
-	return v
-}
-
 func (o Options) withDefaults() Options {
 	t := &o.Timeouts
-	t.Connect = or(t.Connect, 15*time.Second)
-	t.Greeting = or(t.Greeting, time.Minute)
-	t.Command = or(t.Command, 2*time.Minute)
-	t.Block = or(t.Block, 2*time.Minute)
-	t.Final = or(t.Final, 5*time.Minute)
-	o.Connections = or(o.Connections, 500)
-	o.Pool.MaxIdle = or(o.Pool.MaxIdle, 32)
-	o.Pool.Idle = or(o.Pool.Idle, 30*time.Second)
-	o.Pool.MaxUses = or(o.Pool.MaxUses, 1000)
+	t.Connect = cmp.Or(t.Connect, 15*time.Second)
+	t.Greeting = cmp.Or(t.Greeting, time.Minute)
+	t.Command = cmp.Or(t.Command, 2*time.Minute)
+	t.Block = cmp.Or(t.Block, 2*time.Minute)
+	t.Final = cmp.Or(t.Final, 5*time.Minute)
+	o.Connections = cmp.Or(o.Connections, 500)
+	o.Pool.MaxIdle = cmp.Or(o.Pool.MaxIdle, 32)
+	o.Pool.Idle = cmp.Or(o.Pool.Idle, 30*time.Second)
+	o.Pool.MaxUses = cmp.Or(o.Pool.MaxUses, 1000)
 	if o.Hello == "" {
 		o.Hello = "localhost"
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postern-mail/postern/internal/netaddr"
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
@@ -342,13 +343,10 @@ func (r *reader) verdict(n yamldoc.Node, to *string) {
 
 func (r *reader) prefixes(n yamldoc.Node, to *[]netip.Prefix, everybody string) {
 	r.list(n, func(n yamldoc.Node, s string) {
-		p, err := netip.ParsePrefix(s)
-		if addr, aerr := netip.ParseAddr(s); err != nil && aerr == nil && addr.Zone() == "" {
-			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
-		}
+		p, err := netaddr.ParseNetwork(s)
 		switch {
 		case err != nil:
-			n.Fail(fmt.Sprintf("%q is no network", s), "write an address or a network: 192.0.2.7, 10.0.0.0/8, 2001:db8::/32")
+			n.Fail(fmt.Sprintf("%q is not a network", s), "write an address or a network: 192.0.2.7, 10.0.0.0/8, 2001:db8::/32")
 		case p.Bits() == 0:
 			n.Fail(fmt.Sprintf("%s is everybody", s), everybody)
 		case p.Masked() != p:

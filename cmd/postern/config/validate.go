@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"net/url"
 	"os"
 	"os/user"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/cmd/postern/systemd"
+	"github.com/postern-mail/postern/internal/netaddr"
 	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/internal/yamldoc"
 	"github.com/postern-mail/postern/smtpd/auth"
@@ -149,7 +149,7 @@ func network(address string) string {
 // MayListen says whether the admin server may be at host:port.
 func (a Admin) MayListen(address string) bool {
 	host, _, err := net.SplitHostPort(address)
-	return a.Public || err == nil && loopback(host)
+	return a.Public || err == nil && netaddr.IsLoopback(host)
 }
 
 // Systemd are the names of the sockets that systemd is to open.
@@ -164,11 +164,6 @@ func (c *Config) Systemd() (names []string) {
 		}
 	}
 	return names
-}
-
-func loopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.Unmap().IsLoopback()
 }
 
 func (v *validator) tls() {
@@ -248,7 +243,7 @@ func (v *validator) relay() {
 		if u.Scheme == "smtps" && t.StartTLS != "auto" {
 			v.add(key+".starttls", "smtps:// is TLS from the start", "take starttls: out, or write smtp://")
 		}
-		if t.Username != "" && t.StartTLS == "off" && u.Scheme != "smtps" && u.Scheme != "lmtp+unix" && !loopback(u.Hostname()) {
+		if t.Username != "" && t.StartTLS == "off" && u.Scheme != "smtps" && u.Scheme != "lmtp+unix" && !netaddr.IsLoopback(u.Hostname()) {
 			v.add(key+".starttls", "the password would go over the network in the clear", "write starttls: required")
 		}
 		if t.CA != "" && v.file(key+".ca", t.CA) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/engine/decisionlog"
+	"github.com/postern-mail/postern/internal/netaddr"
 )
 
 func (v *validator) decisionLog() {
@@ -44,7 +45,7 @@ func (v *validator) decisionLog() {
 
 func (v *validator) upload(d DecisionUpload) {
 	const key = "decision_log.upload"
-	if u, err := url.Parse(d.URL); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
+	if u, err := url.Parse(d.URL); err == nil && u.Scheme == "http" && !netaddr.IsLoopback(u.Hostname()) {
 		if d.TokenFile != "" {
 			v.add(key+".url", "the token would go over the network in the clear", "write https://")
 		} else {

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/postern-mail/postern/internal/netaddr"
 )
 
 // Beside is the milter that is to stand beside the Postfix.
@@ -105,7 +107,7 @@ func (c *checker) logins(svc Service, where string) {
 		if c.setup.value(svc, "smtpd_tls_security_level") != "encrypt" && c.setup.value(svc, "smtpd_tls_wrappermode") != "yes" {
 			c.add(Warning, where, "set smtpd_tls_security_level=encrypt", "clients may submit, and send passwords, in the clear")
 		}
-	case filter != "" && loopback(host(svc.Name)):
+	case filter != "" && netaddr.IsLoopback(host(svc.Name)):
 		c.add(Warning, where, "set smtpd_milters= and receive_override_options=no_milters for it",
 			"mail that comes back from content_filter %s passes the milter a second time, without its login", filter)
 	case c.beside.NeedsLogin && (!sasl || port25(svc.Name)):

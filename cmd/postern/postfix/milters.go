@@ -1,11 +1,12 @@
 package postfix
 
 import (
-	"net"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/postern-mail/postern/internal/netaddr"
 )
 
 // milter is an element of smtpd_milters.
@@ -93,7 +94,7 @@ func (c *checker) matches(theirs string, ours Listener, chroot bool) (same, hidd
 	}
 	h, own := host(addr), host(ours.Address)
 	every := slices.Contains([]string{"", "0.0.0.0", "::"}, own)
-	return endpoint(addr) == endpoint(ours.Address) && (h == own || every || loopback(h) && loopback(own)), false
+	return endpoint(addr) == endpoint(ours.Address) && (h == own || every || netaddr.IsLoopback(h) && netaddr.IsLoopback(own)), false
 }
 
 // host is what stands before the port, without brackets; "" where nothing does.
@@ -101,11 +102,6 @@ func host(addr string) string {
 	addr, _, _ = strings.Cut(addr, "/")
 	i := strings.LastIndexByte(addr, ':')
 	return strings.ToLower(strings.Trim(addr[:max(i, 0)], "[]"))
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // postfixAddress is our first socket as Postfix writes it, relative to the queue directory where it lies there.
