@@ -19,7 +19,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/tools/txtar"
 
+	"github.com/postern-mail/postern/cmd/postern/check"
 	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/cmd/postern/feed"
+	"github.com/postern-mail/postern/cmd/postern/gate"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/contract"
 )
@@ -109,7 +113,7 @@ func TestBroken(t *testing.T) {
 				args = append(args, "--door", c.door)
 			}
 			code, out, stderr := call("", args...)
-			var r checkReport
+			var r check.Report
 			if err := json.Unmarshal([]byte(out), &r); err != nil {
 				t.Fatalf("%v: %s%s", err, out, stderr)
 			}
@@ -132,11 +136,11 @@ func TestBroken(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
 			}
 			warns := strings.HasPrefix(c.name, "warn-")
-			if warns && (faults > 0 || len(got) == 0 || code != exitOK) || !warns && (faults == 0 || code != exitFailed) {
+			if warns && (faults > 0 || len(got) == 0 || code != exitcode.OK) || !warns && (faults == 0 || code != exitcode.Failed) {
 				t.Errorf("exit code %d with %d faults in %d findings", code, faults, len(got))
 			}
 			if warns {
-				if code, _, _ := call("", append(args, "--strict")...); code != exitFailed {
+				if code, _, _ := call("", append(args, "--strict")...); code != exitcode.Failed {
 					t.Errorf("exit code %d with --strict", code)
 				}
 			}
@@ -153,11 +157,11 @@ func (c *brokenCase) gate(t *testing.T) (*engine.Engine, error) {
 		cfg.Milter.Listen = []config.MilterListener{{Name: "m", Network: "tcp", Address: "127.0.0.1:0"}}
 	}
 	var eng engine.Engine
-	feed, err := newPolicyFeed(cfg.Policy, compileOptions(cfg), "", &eng, slog.New(slog.NewTextHandler(io.Discard, nil)), prometheus.NewRegistry())
+	f, err := feed.New(cfg.Policy, gate.Options(cfg), "", &eng, slog.New(slog.NewTextHandler(io.Discard, nil)), prometheus.NewRegistry())
 	if err != nil {
 		return &eng, err
 	}
-	return &eng, feed.watcher.Start(context.Background())
+	return &eng, f.Watcher.Start(context.Background())
 }
 
 // refused says that the gate refuses it.
@@ -241,7 +245,7 @@ func TestBrokenArchives(t *testing.T) {
 				t.Fatal(err)
 			}
 			code, _, stderr := call("", "check", bundle)
-			if code != exitFailed || !strings.Contains(stderr, c.want) || !strings.Contains(stderr, "[load]") && !strings.Contains(stderr, "[rego_parse_error]") {
+			if code != exitcode.Failed || !strings.Contains(stderr, c.want) || !strings.Contains(stderr, "[load]") && !strings.Contains(stderr, "[rego_parse_error]") {
 				t.Errorf("exit code %d\n%s\nwant %q", code, stderr, c.want)
 			}
 			broken := &brokenCase{dir: bundle}

@@ -2,34 +2,18 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
+
+	"github.com/postern-mail/postern/cmd/postern/autoconfig"
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
 )
-
-// srvRecord is one SRV record (RFC 2782) that the domain should have.
-type srvRecord struct {
-	Name     string   `json:"name"`
-	Priority uint16   `json:"priority"`
-	Weight   uint16   `json:"weight"`
-	Port     uint16   `json:"port"`
-	Target   string   `json:"target"`          // ".": the service is not offered
-	State    string   `json:"state,omitempty"` // with --check: "ok", "missing", "differs", "failed"
-	Problem  string   `json:"problem,omitempty"`
-	Found    []string `json:"found,omitempty"`
-}
-
-func (r srvRecord) String() string {
-	return fmt.Sprintf("%s 3600 IN SRV %d %d %d %s", r.Name, r.Priority, r.Weight, r.Port, r.Target)
-}
 
 // dnsOptions are the flags of postern dns.
 type dnsOptions struct {
@@ -83,34 +67,34 @@ func (p *program) dns(cmd *cobra.Command, domain string, o dnsOptions) error {
 	if err != nil {
 		return err
 	}
-	setup := newClientSetup(cfg, cfg.Submission.Listen, cfg.Submission.ListenTLS)
+	setup := autoconfig.New(cfg, cfg.Submission.Listen, cfg.Submission.ListenTLS)
 	setup.Domain, setup.Host = domain, cmp.Or(o.host, setup.Host)
 	setup.IMAP, setup.POP3 = cmp.Or(o.imap, setup.IMAP), cmp.Or(o.pop3, setup.POP3)
 	setup.StartTLS, setup.ImplicitTLS = cmp.Or(o.starttlsPort, setup.StartTLS), cmp.Or(o.tlsPort, setup.ImplicitTLS)
 	for _, name := range []string{domain, setup.Host, setup.IMAP, setup.POP3} {
-		if name != "" && !isHostName(name) {
-			return usageError(fmt.Errorf("%q is no domain: write letters, digits and hyphens between dots, as in example.com", name))
+		if name != "" && !autoconfig.IsHostName(name) {
+			return exitcode.UsageError(fmt.Errorf("%q is no domain: write letters, digits and hyphens between dots, as in example.com", name))
 		}
 	}
 	if setup.StartTLS > 65535 || setup.ImplicitTLS > 65535 || setup.StartTLS < -1 || setup.ImplicitTLS < -1 {
-		return usageError(errors.New("a port is a number from 1 to 65535, or -1 for none"))
+		return exitcode.UsageError(errors.New("a port is a number from 1 to 65535, or -1 for none"))
 	}
-	records := setup.records()
+	records := setup.Records()
 	if !o.check {
 		return p.printRecords(domain, records, false)
 	}
-	c, err := newChecker(o)
+	c, err := autoconfig.NewChecker(o.resolver, o.timeout)
 	if err != nil {
-		return usageError(err)
+		return exitcode.UsageError(err)
 	}
 	for i := range records {
-		c.check(cmd.Context(), &records[i])
+		c.Check(cmd.Context(), &records[i])
 	}
 	return p.printRecords(domain, records, true)
 }
 
-func (p *program) printRecords(domain string, records []srvRecord, checked bool) error {
-	bad := slices.ContainsFunc(records, func(r srvRecord) bool { return checked && r.State != "ok" })
+func (p *program) printRecords(domain string, records []autoconfig.Record, checked bool) error {
+	bad := slices.ContainsFunc(records, func(r autoconfig.Record) bool { return checked && r.State != "ok" })
 	if p.json {
 		enc := json.NewEncoder(p.stdout)
 		enc.SetIndent("", "  ")
@@ -133,154 +117,7 @@ func (p *program) printRecords(domain string, records []srvRecord, checked bool)
 		}
 	}
 	if bad {
-		return refused()
+		return exitcode.Refused()
 	}
 	return nil
-}
-
-// isHostName says whether s is a name of letters, digits and hyphens.
-func isHostName(s string) bool {
-	if len(s) > 253 {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		rest := strings.Trim(strings.ToLower(label), "abcdefghijklmnopqrstuvwxyz0123456789-")
-		if label == "" || len(label) > 63 || rest != "" || label[0] == '-' || label[len(label)-1] == '-' {
-			return false
-		}
-	}
-	return true
-}
-
-// records are those of RFC 6186 §3 and RFC 8314 §5.1. The clear-text ports of IMAP and POP3 are said not to be there.
-func (c *clientSetup) records() []srvRecord {
-	var all []srvRecord
-	add := func(service, host string, port int) {
-		r := srvRecord{Name: "_" + service + "._tcp." + c.Domain + ".", Target: "."}
-		if port > 0 && host != "" {
-			r.Weight, r.Port, r.Target = 1, uint16(port), host+"."
-		}
-		all = append(all, r)
-	}
-	add("submissions", c.Host, c.ImplicitTLS)
-	add("submission", c.Host, c.StartTLS)
-	if c.IMAP != "" {
-		add("imaps", c.IMAP, 993)
-		add("imap", "", 0)
-	}
-	if c.POP3 != "" {
-		add("pop3s", c.POP3, 995)
-		add("pop3", "", 0)
-	}
-	return all
-}
-
-// checker asks one resolver after another.
-type checker struct {
-	servers []string
-	timeout time.Duration
-}
-
-func newChecker(o dnsOptions) (*checker, error) {
-	c := &checker{timeout: o.timeout}
-	if o.resolver != "" {
-		if _, _, err := net.SplitHostPort(o.resolver); err != nil {
-			o.resolver = net.JoinHostPort(strings.Trim(o.resolver, "[]"), "53")
-		}
-		if host, _, err := net.SplitHostPort(o.resolver); err != nil || net.ParseIP(host) == nil {
-			return nil, fmt.Errorf("--resolver %s is no address: write 192.0.2.53, or 127.0.0.1:5353", o.resolver)
-		}
-		c.servers = []string{o.resolver}
-		return c, nil
-	}
-	system, err := dns.ClientConfigFromFile("/etc/resolv.conf")
-	if err != nil || len(system.Servers) == 0 {
-		return nil, fmt.Errorf("the system names no resolver (%v): give --resolver", err)
-	}
-	for _, s := range system.Servers {
-		c.servers = append(c.servers, net.JoinHostPort(s, system.Port))
-	}
-	return c, nil
-}
-
-// ask gives the records of one name, and whether the name is an alias (RFC 2782 forbids that for targets).
-func (c *checker) ask(ctx context.Context, name string, kind uint16) (answers []dns.RR, alias bool, err error) {
-	m := new(dns.Msg).SetQuestion(name, kind)
-	m.SetEdns0(1232, false)
-	var failed error
-	for _, server := range c.servers {
-		r, _, err := (&dns.Client{Net: "udp", Timeout: c.timeout}).ExchangeContext(ctx, m, server)
-		if err == nil && r.Truncated {
-			r, _, err = (&dns.Client{Net: "tcp", Timeout: c.timeout}).ExchangeContext(ctx, m, server)
-		}
-		switch {
-		case err != nil:
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", server, err))
-			continue
-		case r.Rcode != dns.RcodeSuccess && r.Rcode != dns.RcodeNameError:
-			failed = errors.Join(failed, fmt.Errorf("%s answers %s", server, dns.RcodeToString[r.Rcode]))
-			continue
-		}
-		for _, rr := range r.Answer {
-			alias = alias || rr.Header().Rrtype == dns.TypeCNAME && strings.EqualFold(rr.Header().Name, name)
-			if rr.Header().Rrtype == kind {
-				answers = append(answers, rr)
-			}
-		}
-		return answers, alias, nil
-	}
-	return nil, false, failed
-}
-
-// check looks one record up.
-func (c *checker) check(ctx context.Context, want *srvRecord) {
-	answers, _, err := c.ask(ctx, want.Name, dns.TypeSRV)
-	if err != nil {
-		want.State, want.Problem = "failed", err.Error()
-		return
-	}
-	right := false
-	for _, rr := range answers {
-		s := rr.(*dns.SRV)
-		same := s.Port == want.Port && strings.EqualFold(s.Target, want.Target)
-		right = right || same
-		if !same {
-			want.Found = append(want.Found, fmt.Sprintf("%d %d %d %s", s.Priority, s.Weight, s.Port, s.Target))
-		}
-	}
-	switch {
-	case len(answers) == 0 && want.Target == ".":
-		want.State, want.Problem = "ok", "there is none; the record would spare programs the guess"
-	case len(answers) == 0:
-		want.State, want.Problem = "missing", "add it to the zone"
-	case !right:
-		want.State, want.Problem = "differs", "programs are sent elsewhere: replace what was found"
-	case len(want.Found) > 0:
-		want.State, want.Problem = "differs", "it is there, but others beside it may be taken instead"
-	default:
-		want.State = "ok"
-	}
-	if want.State == "ok" && want.Target != "." {
-		c.target(ctx, want)
-	}
-}
-
-// target looks for the addresses of a right record's target.
-func (c *checker) target(ctx context.Context, want *srvRecord) {
-	found := false
-	for _, kind := range []uint16{dns.TypeA, dns.TypeAAAA} {
-		answers, alias, err := c.ask(ctx, want.Target, kind)
-		switch {
-		case err != nil:
-			want.State, want.Problem = "failed", fmt.Sprintf("address of %s: %v", want.Target, err)
-			return
-		case alias:
-			want.State, want.Problem = "differs", want.Target+" is an alias (CNAME), which a target must not be (RFC 2782)"
-			return
-		}
-		found = found || len(answers) > 0
-	}
-	if !found {
-		want.State, want.Problem = "missing", want.Target+" has no address: add an A or AAAA record"
-	}
 }

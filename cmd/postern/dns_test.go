@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/postern-mail/postern/cmd/postern/autoconfig"
 )
 
 // zone is an authoritative DNS server on loopback, over UDP and TCP.
@@ -67,8 +69,7 @@ func zone(t *testing.T, text string) string {
 func runDNS(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	p := &program{stdin: strings.NewReader(""), stdout: &out, stderr: &errs}
-	code = p.execute(newRootCmd(p), append([]string{"dns", "--dir", t.TempDir()}, args...))
+	code = run(append([]string{"dns", "--dir", t.TempDir()}, args...), strings.NewReader(""), &out, &errs)
 	return out.String(), errs.String(), code
 }
 
@@ -131,7 +132,7 @@ _submission._tcp.big.example. 60 SRV 0 1 587 mail.right.example.
 		out, errs, code := runDNS(t, append(args, "--json")...)
 		var got struct {
 			OK      bool
-			Records []srvRecord
+			Records []autoconfig.Record
 		}
 		if err := json.Unmarshal([]byte(out), &got); err != nil || len(got.Records) != 2 {
 			t.Fatalf("%s: %v\n%s%s", domain, err, out, errs)

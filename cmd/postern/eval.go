@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/cmd/postern/eval"
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/cmd/postern/gate"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/trial"
 )
@@ -77,55 +79,37 @@ func (f *evalFlags) run(cmd *cobra.Command, p *program, file string) error {
 	}
 	tx, err := f.transaction(cmd.InOrStdin(), cfg, file)
 	if err != nil {
-		return usageError(err)
+		return exitcode.UsageError(err)
 	}
-	eng, err := evalEngine(cmd.Context(), cfg, f.bundle, f.data)
+	policy, err := gate.TrialPolicy(cmd.Context(), cfg, f.bundle, f.data)
 	if err != nil {
-		return usageError(err)
+		return exitcode.UsageError(err)
 	}
-	var asked questions
+	eng := &engine.Engine{}
+	eng.Swap(policy)
+	var asked eval.Questions
 	if f.explain {
 		eng.Recorder = &asked
 	}
 	result, err := trial.Run(cmd.Context(), eng, tx)
 	if err != nil {
-		return usageError(fmt.Errorf("%s: %w", file, err))
+		return exitcode.UsageError(fmt.Errorf("%s: %w", file, err))
 	}
-	r := report(result)
-	if r.all = f.all; f.explain {
-		if err := asked.explain(cmd.Context(), eng.Policy(), r.Steps); err != nil {
+	r := eval.NewReport(result)
+	if f.explain {
+		if err := asked.Explain(cmd.Context(), policy, r.Steps); err != nil {
 			return err
 		}
 	}
 	if p.json {
 		err = writeJSON(cmd.OutOrStdout(), r)
 	} else {
-		r.print(cmd.OutOrStdout())
+		r.Print(cmd.OutOrStdout(), f.all)
 	}
 	if err == nil && result.Final.Verdict != engine.Accept {
-		return refused()
+		return exitcode.Refused()
 	}
 	return err
-}
-
-// evalEngine has the bundle that the flags or the configuration name.
-func evalEngine(ctx context.Context, cfg *config.Config, bundle string, data []string) (*engine.Engine, error) {
-	from := cfg.Policy
-	if bundle != "" {
-		from.Bundle = bundle
-		from.Verify = config.Verify{} // a trial is not the place to be refused
-	}
-	c, err := loadCandidate(ctx, from, data...)
-	if err != nil {
-		return nil, err
-	}
-	policy, err := compile(ctx, c, compileOptions(cfg))
-	if err != nil {
-		return nil, err
-	}
-	eng := &engine.Engine{}
-	eng.Swap(policy)
-	return eng, nil
 }
 
 func (f *evalFlags) transaction(stdin io.Reader, cfg *config.Config, file string) (tx trial.Transaction, err error) {

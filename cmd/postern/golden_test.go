@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/bundles"
+	"github.com/postern-mail/postern/cmd/postern/gate"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/trial"
 	"github.com/postern-mail/postern/policies"
@@ -63,7 +64,7 @@ func goldenEngine(t *testing.T, c *trial.Case) *engine.Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := compile(context.Background(), candidate, engine.Options{Timeout: 10 * time.Second}) // a busy machine decides the same
+	p, err := gate.Compile(context.Background(), candidate, engine.Options{Timeout: 10 * time.Second}) // a busy machine decides the same
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,8 +35,7 @@ weird!#%&'*=?^` + "`" + `{|}~@example.com bob
 // runImport gives what postern import postfix-map prints, and its exit code.
 func runImport(args ...string) (stdout, stderr string, code int) {
 	var out, errs bytes.Buffer
-	p := &program{stdin: strings.NewReader(""), stdout: &out, stderr: &errs}
-	code = p.execute(newRootCmd(p), append([]string{"import", "postfix-map"}, args...))
+	code = run(append([]string{"import", "postfix-map"}, args...), strings.NewReader(""), &out, &errs)
 	return out.String(), errs.String(), code
 }
 
@@ -111,8 +110,7 @@ func runCheck(t *testing.T, dir string) (stdout, stderr string, code int) {
 	t.Helper()
 	put(t, filepath.Join(dir, "postern.yaml"), "milter: {listen: 'tcp:127.0.0.1:8891'}\npolicy: {data: [senders.yaml], timeout: 5s}\n")
 	var out, errs bytes.Buffer
-	p := &program{stdin: strings.NewReader(""), stdout: &out, stderr: &errs}
-	code = p.execute(newRootCmd(p), []string{"check", "--config", filepath.Join(dir, "postern.yaml")})
+	code = run([]string{"check", "--config", filepath.Join(dir, "postern.yaml")}, strings.NewReader(""), &out, &errs)
 	return out.String(), out.String() + errs.String(), code
 }
 

@@ -1,44 +1,37 @@
-// Command postern is a mail submission filter whose rules are code: a submission server and a milter that put every message
-// before Rego policies.
+// Command postern is a mail submission filter whose rules are code. It is a submission server and a milter that ask Rego policies about
+// every message, then accept, repair, hold or refuse it.
 //
-// This file is the table of contents: each command has a file of its own. Configuration is in package config, the TLS
-// certificate in package certs.
+// This file is the table of contents: each command has a file of its own, which reads its flags and prints its results. The work is done
+// in the packages below: daemon runs the servers, config reads the configuration, gate loads and compiles policies.
 //
-// What it does when things fail: a command prints what is wrong, where and how to mend it on standard error, and ends with 1
-// (refused or failed) or 2 (wrong usage or configuration).
+// When a command fails it prints on standard error what is wrong, where, and how to mend it. It ends with the exit code 1 if it failed
+// or if the answer is no, and with 2 if the command line or the configuration is wrong.
 package main
 
 import (
 	"io"
 	"os"
-
-	"github.com/spf13/cobra"
 )
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is main without the process: it returns the exit code.
+// run is main without the process. It returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	p := &program{stdin: stdin, stdout: stdout, stderr: stderr}
-	return p.execute(newRootCmd(p), args)
-}
-
-// commands are the verbs of the program, in the order of its help.
-func commands(p *program) []*cobra.Command {
-	return []*cobra.Command{
-		newServeCmd(p),       // the servers
-		newCheckCmd(p),       // configuration and policy, for CI
-		newTestCmd(p),        // a policy's own tests, Rego and messages
-		newEvalCmd(p),        // what would happen to a message, and why
-		newExplainCmd(p),     // why a logged decision came out as it did
-		newReplayCmd(p),      // what another policy would have decided
-		newInitCmd(p),        // a policy repository to start from
-		newPasswdCmd(p),      // a line for the users file
-		newImportCmd(p),      // tables of other servers
-		newDNSCmd(p),         // by which mail programs find us
-		newNotifyLoginCmd(p), // what POP and IMAP servers know
-		newVersionCmd(p),     // what this is made of
-	}
+	return p.execute(args,
+		newServeCmd(p),       // run the servers
+		newCheckCmd(p),       // check a configuration and a policy, for CI
+		newTestCmd(p),        // run the tests of a policy
+		newEvalCmd(p),        // show what policy does with a message, and why
+		newExplainCmd(p),     // explain a logged decision
+		newReplayCmd(p),      // show what another policy would have decided
+		newInitCmd(p),        // make a policy repository
+		newPasswdCmd(p),      // make a line for the users file
+		newImportCmd(p),      // convert tables of other servers
+		newDNSCmd(p),         // print or check DNS records for mail programs
+		newNotifyLoginCmd(p), // report a login at a POP or IMAP server
+		newVersionCmd(p),     // print the version
+	)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
@@ -42,10 +43,10 @@ Exit codes: 0 told; 1 nobody listens there; 2 wrong usage.`,
 
 func notifyLogin(socket, addr, login string) error {
 	if _, err := netip.ParseAddr(addr); err != nil {
-		return usageError(fmt.Errorf("%q is no address", addr))
+		return exitcode.UsageError(fmt.Errorf("%q is no address", addr))
 	}
 	if _, ok := auth.Login(login); !ok {
-		return usageError(fmt.Errorf("%q cannot be a login", login))
+		return exitcode.UsageError(fmt.Errorf("%q cannot be a login", login))
 	}
 	c, err := net.Dial("unixgram", socket)
 	if err != nil {

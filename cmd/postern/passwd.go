@@ -16,6 +16,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/cmd/postern/terminal"
 	"github.com/postern-mail/postern/cmd/postern/usersfile"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
@@ -58,7 +60,7 @@ func newPasswdCmd(p *program) *cobra.Command {
 func passwd(p *program, name, file string, scram bool) error {
 	login, ok := auth.Login(name)
 	if !ok {
-		return usageError(fmt.Errorf("%q cannot be a login: 1 to %d octets without spaces or control characters", name, auth.MaxLogin))
+		return exitcode.UsageError(fmt.Errorf("%q cannot be a login: 1 to %d octets without spaces or control characters", name, auth.MaxLogin))
 	}
 	password, err := readPassword(p, login)
 	if err != nil {
@@ -70,7 +72,7 @@ func passwd(p *program, name, file string, scram bool) error {
 	}
 	hash, err := make(rand.Reader, password)
 	if err != nil {
-		return usageError(err)
+		return exitcode.UsageError(err)
 	}
 	if file != "" {
 		added, err := usersfile.SetPassword(file, login, hash)
@@ -96,7 +98,7 @@ func passwd(p *program, name, file string, scram bool) error {
 
 // readPassword asks twice on a terminal, and otherwise takes the first line.
 func readPassword(p *program, login string) (string, error) {
-	if !isTerminal(p.stdin) {
+	if !terminal.Is(p.stdin) {
 		return readLine(p.stdin)
 	}
 	first, err := ask(p, "Password for "+login+": ")
@@ -120,7 +122,7 @@ func readLine(r io.Reader) (string, error) {
 	}
 	password := string(bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r")))
 	if password == "" {
-		return "", usageError(errors.New("no password on standard input; write one line there"))
+		return "", exitcode.UsageError(errors.New("no password on standard input; write one line there"))
 	}
 	return password, nil
 }
@@ -153,7 +155,7 @@ func ask(p *program, prompt string) (string, error) {
 		return "", fmt.Errorf("no password read: %w", err)
 	}
 	if strings.TrimSpace(string(password)) == "" {
-		return "", usageError(errors.New("an empty password; nothing was done"))
+		return "", exitcode.UsageError(errors.New("an empty password; nothing was done"))
 	}
 	return string(password), nil
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
 )
 
 // openTerminal gives both ends of a pseudo-terminal (pty(7)).
@@ -41,8 +43,8 @@ func TestPasswdTerminal(t *testing.T) {
 		code   int
 		want   string
 	}{
-		"the same":  {"hunter2", exitOK, `  alice: "$argon2id$`},
-		"different": {"hunter3", exitFailed, "the two passwords differ"},
+		"the same":  {"hunter2", exitcode.OK, `  alice: "$argon2id$`},
+		"different": {"hunter3", exitcode.Failed, "the two passwords differ"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			person, terminal := openTerminal(t)

@@ -13,13 +13,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/cmd/postern/gate"
 	"github.com/postern-mail/postern/cmd/postern/replay"
-	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/cmd/postern/terminal"
 )
-
-// offlineTimeout bounds an evaluation outside the server: nobody waits for it, and a busy machine must not change what comes
-// out.
-const offlineTimeout = 10 * time.Second
 
 type replayFlags struct {
 	bundle, against         string
@@ -87,32 +85,32 @@ func (f *replayFlags) run(cmd *cobra.Command, p *program, args []string) error {
 	}
 	o, err := f.options(cmd.Context(), cfg)
 	if err != nil {
-		return usageError(err)
+		return exitcode.UsageError(err)
 	}
 	if len(args) == 0 {
 		if args, err = configuredLog(cfg); err != nil {
-			return usageError(err)
+			return exitcode.UsageError(err)
 		}
 	}
-	total, err := totalSize(args)
+	total, err := terminal.TotalSize(args)
 	if err != nil {
-		return usageError(err)
+		return exitcode.UsageError(err)
 	}
-	bar := startProgress(cmd.ErrOrStderr(), total)
-	o.Records = &bar.records
+	bar := terminal.StartProgress(cmd.ErrOrStderr(), total)
+	o.Records = &bar.Records
 	var logs []replay.Log
 	for _, name := range args {
 		shown := name
 		if name == "-" {
 			shown = "<stdin>"
 		}
-		logs = append(logs, replay.Log{Name: shown, Open: func() (io.ReadCloser, error) { return bar.open(name, cmd.InOrStdin()) }})
+		logs = append(logs, replay.Log{Name: shown, Open: func() (io.ReadCloser, error) { return bar.Open(name, cmd.InOrStdin()) }})
 	}
 	begun := time.Now()
 	s, err := f.replay(cmd.Context(), logs, o)
-	bar.stop()
+	bar.Stop()
 	if err != nil {
-		return usageError(err)
+		return exitcode.UsageError(err)
 	}
 	if err := f.write(s); err != nil {
 		return err
@@ -120,13 +118,13 @@ func (f *replayFlags) run(cmd *cobra.Command, p *program, args []string) error {
 	if p.json {
 		err = writeJSON(cmd.OutOrStdout(), s)
 	} else {
-		printReplay(cmd.OutOrStdout(), s, f.skipBad)
-		if took := time.Since(begun); isTerminal(cmd.ErrOrStderr()) {
-			fmt.Fprintf(cmd.ErrOrStderr(), "took %v: %s decisions a second\n", took.Round(time.Millisecond), thousands(int64(float64(s.Replayed)/took.Seconds())))
+		s.Print(cmd.OutOrStdout(), f.skipBad)
+		if took := time.Since(begun); terminal.Is(cmd.ErrOrStderr()) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "took %v: %s decisions a second\n", took.Round(time.Millisecond), terminal.Thousands(int64(float64(s.Replayed)/took.Seconds())))
 		}
 	}
 	if err == nil && (s.Unapproved > 0 || s.BadLines > 0 && !f.skipBad) {
-		return refused()
+		return exitcode.Refused()
 	}
 	return err
 }
@@ -154,11 +152,11 @@ func (f *replayFlags) options(ctx context.Context, cfg *config.Config) (o replay
 			return o, err
 		}
 	}
-	if o.New, err = offlinePolicy(ctx, cfg, f.bundle, f.data); err != nil {
+	if o.New, err = gate.OfflinePolicy(ctx, cfg, f.bundle, f.data); err != nil {
 		return o, err
 	}
 	if f.against != "" {
-		if o.Old, err = offlinePolicy(ctx, cfg, f.against, f.againstData); err != nil {
+		if o.Old, err = gate.OfflinePolicy(ctx, cfg, f.against, f.againstData); err != nil {
 			return o, fmt.Errorf("--against: %w", err)
 		}
 	}
@@ -204,23 +202,4 @@ func moment(flag, s string) (time.Time, error) {
 		}
 	}
 	return time.Time{}, fmt.Errorf("%s %s is no time; write it like 2026-06-01 or 2026-06-01T12:00:00Z", flag, s)
-}
-
-// configuredLog is the decision log of the configuration.
-func configuredLog(cfg *config.Config) ([]string, error) {
-	if cfg.DecisionLog.File == "" {
-		return nil, errors.New("no decision log is named, neither here nor in the configuration (decision_log.file)")
-	}
-	return []string{cfg.DecisionLog.File}, nil
-}
-
-// offlinePolicy is the bundle of that name, or the configured one, with time enough for each evaluation.
-func offlinePolicy(ctx context.Context, cfg *config.Config, bundle string, data []string) (*engine.Policy, error) {
-	patient := *cfg
-	patient.Policy.Timeout = offlineTimeout
-	eng, err := evalEngine(ctx, &patient, bundle, data)
-	if err != nil {
-		return nil, err
-	}
-	return eng.Policy(), nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,17 +12,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/cmd/postern/terminal"
+	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
-// The exit codes, for scripts and CI.
-const (
-	exitOK     = 0
-	exitFailed = 1 // the command did its work and the answer is no, or it could not finish
-	exitUsage  = 2 // the command line, the configuration or a file that it names is wrong; nothing was done
-)
-
-// program is what every command shares: its streams and the flags of the root.
+// program holds what the commands share: the streams, and the flags of the root command.
 type program struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -31,29 +29,8 @@ type program struct {
 	json       bool   // --json
 	logLevel   string // --log-level
 
-	begun bool // cobra has accepted the command line
+	begun bool // the command line was accepted
 }
-
-// codeError is an error that ends the program with a certain code. With a nil cause, all has been said.
-type codeError struct {
-	code  int
-	cause error
-}
-
-func (e *codeError) Error() string {
-	if e.cause == nil {
-		return "refused"
-	}
-	return e.cause.Error()
-}
-
-func (e *codeError) Unwrap() error { return e.cause }
-
-// usageError is err as a mistake on the command line or in the configuration.
-func usageError(err error) error { return &codeError{exitUsage, err} }
-
-// refused ends a command whose answer is no and which has printed it.
-func refused() error { return &codeError{code: exitFailed} }
 
 const rootLong = `Postern is a mail submission filter whose rules are code: a submission server (RFC 6409)
 and a milter that put every message before Rego policies, and accept, repair, hold or
@@ -67,8 +44,8 @@ const rootExample = `  postern serve                              try it in an e
   postern replay --bundle ./candidate        what another policy would have decided
   postern passwd alice --file users.yaml     add a user, or change a password`
 
-// newRootCmd builds the whole tree of commands.
-func newRootCmd(p *program) *cobra.Command {
+// newRootCmd returns the program's command with the given commands below it.
+func newRootCmd(p *program, commands []*cobra.Command) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "postern",
 		Short:         "Mail submission filter with policies in Rego",
@@ -88,29 +65,30 @@ func newRootCmd(p *program) *cobra.Command {
 	root.MarkPersistentFlagFilename("config", "yaml", "yml")
 	root.MarkPersistentFlagDirname("dir")
 	root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
-	root.AddCommand(commands(p)...)
+	root.AddCommand(commands...)
 	return root
 }
 
-// execute runs the command line and turns its error into text and an exit code.
-func (p *program) execute(root *cobra.Command, args []string) int {
+// execute runs a command line. It prints the error and returns the exit code.
+func (p *program) execute(args []string, commands ...*cobra.Command) int {
+	root := newRootCmd(p, commands)
 	root.SetArgs(args)
 	root.SetIn(p.stdin)
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	err := root.Execute()
 	if err == nil {
-		return exitOK
+		return exitcode.OK
 	}
-	var coded *codeError
-	code := exitFailed
+	var coded *exitcode.Error
+	code := exitcode.Failed
 	switch {
 	case errors.As(err, &coded):
-		code = coded.code
+		code = coded.Code
 	case !p.begun || errors.As(err, new(yamldoc.Findings)):
-		code = exitUsage
+		code = exitcode.Usage
 	}
-	if coded == nil || coded.cause != nil {
+	if coded == nil || coded.Cause != nil {
 		p.complain(err)
 	}
 	if !p.begun {
@@ -119,7 +97,7 @@ func (p *program) execute(root *cobra.Command, args []string) int {
 	return code
 }
 
-// complain prints an error: findings each with the line in question.
+// complain prints an error. It prints findings with the lines that they are about.
 func (p *program) complain(err error) {
 	var found yamldoc.Findings
 	if !errors.As(err, &found) {
@@ -131,13 +109,14 @@ func (p *program) complain(err error) {
 	}
 }
 
-// loadConfig reads and checks the configuration, or makes the one without a file. Findings beside a nil error are warnings.
+// loadConfig reads and checks the configuration, or returns the default one where --config names no file. Findings with a nil error are
+// warnings.
 func (p *program) loadConfig() (*config.Config, yamldoc.Findings, error) {
 	dir := p.dir
 	if dir != "" {
 		abs, err := filepath.Abs(dir)
 		if err != nil {
-			return nil, nil, usageError(err)
+			return nil, nil, exitcode.UsageError(err)
 		}
 		dir = abs
 	}
@@ -145,7 +124,7 @@ func (p *program) loadConfig() (*config.Config, yamldoc.Findings, error) {
 		if dir == "" {
 			wd, err := os.Getwd()
 			if err != nil {
-				return nil, nil, usageError(err)
+				return nil, nil, exitcode.UsageError(err)
 			}
 			dir = wd
 		}
@@ -161,13 +140,41 @@ func (p *program) loadConfig() (*config.Config, yamldoc.Findings, error) {
 	return c, found, found.Err()
 }
 
-// logger is the program's own, on standard error. --log-level comes before the configuration.
+// logger returns a logger on standard error. --log-level has precedence over the configuration.
 func (p *program) logger(c config.Log) (*slog.Logger, error) {
 	level := c.Level
 	if p.logLevel != "" {
 		if err := level.UnmarshalText([]byte(p.logLevel)); err != nil {
-			return nil, usageError(fmt.Errorf("--log-level %s is no level; write debug, info, warn or error", p.logLevel))
+			return nil, exitcode.UsageError(fmt.Errorf("--log-level %s is not a level; write debug, info, warn or error", p.logLevel))
 		}
 	}
-	return newLogger(p.stderr, c.Format, level), nil
+	return terminal.NewLogger(p.stderr, c.Format, level), nil
+}
+
+// writeJSON prints v as indented JSON.
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// configuredLog returns the name of the configuration's decision log.
+func configuredLog(cfg *config.Config) ([]string, error) {
+	if cfg.DecisionLog.File == "" {
+		return nil, errors.New("no decision log is named; name one on the command line, or as decision_log.file in the configuration")
+	}
+	return []string{cfg.DecisionLog.File}, nil
+}
+
+// stageFlags reads the values of --stage.
+func stageFlags(names []string) (out []engine.Stage, err error) {
+	for _, name := range names {
+		s := contract.ParseStage(name)
+		if s == 0 {
+			return nil, fmt.Errorf("--stage %s is not a stage; write connect, mail, rcpt or message", name)
+		}
+		out = append(out, s)
+	}
+	return out, nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -11,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/cmd/postern/version"
 )
 
 func TestUsage(t *testing.T) {
@@ -19,21 +20,21 @@ func TestUsage(t *testing.T) {
 		code int
 		want string
 	}{
-		"nothing":         {nil, exitOK, "Exit codes:"},
-		"help":            {[]string{"--help"}, exitOK, "postern serve --config"},
-		"help of a verb":  {[]string{"passwd", "--help"}, exitOK, "without echo"},
-		"unknown verb":    {[]string{"pasword"}, exitUsage, "unknown command"},
-		"unknown flag":    {[]string{"version", "--jason"}, exitUsage, "unknown flag: --jason"},
-		"needless word":   {[]string{"version", "now"}, exitUsage, "unknown command"},
-		"bash completion": {[]string{"completion", "bash"}, exitOK, "__start_postern"},
-		"fish completion": {[]string{"completion", "fish"}, exitOK, "complete -c postern"},
+		"nothing":         {nil, exitcode.OK, "Exit codes:"},
+		"help":            {[]string{"--help"}, exitcode.OK, "postern serve --config"},
+		"help of a verb":  {[]string{"passwd", "--help"}, exitcode.OK, "without echo"},
+		"unknown verb":    {[]string{"pasword"}, exitcode.Usage, "unknown command"},
+		"unknown flag":    {[]string{"version", "--jason"}, exitcode.Usage, "unknown flag: --jason"},
+		"needless word":   {[]string{"version", "now"}, exitcode.Usage, "unknown command"},
+		"bash completion": {[]string{"completion", "bash"}, exitcode.OK, "__start_postern"},
+		"fish completion": {[]string{"completion", "fish"}, exitcode.OK, "complete -c postern"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, out, stderr := call("", c.args...)
 			if code != c.code || !strings.Contains(out+stderr, c.want) {
 				t.Errorf("code %d, printed\n%s\n%s\nwant %d, %s", code, out, stderr, c.code, c.want)
 			}
-			if c.code != exitOK && out != "" {
+			if c.code != exitcode.OK && out != "" {
 				t.Errorf("an error on standard output: %s", out)
 			}
 		})
@@ -42,15 +43,15 @@ func TestUsage(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	code, out, _ := call("", "version")
-	if code != exitOK || !strings.HasPrefix(out, "postern ") || !strings.Contains(out, "go1.") {
+	if code != exitcode.OK || !strings.HasPrefix(out, "postern ") || !strings.Contains(out, "go1.") {
 		t.Errorf("code %d: %s", code, out)
 	}
-	var r versionReport
+	var r version.Report
 	code, out, _ = call("", "version", "--json")
-	if code != exitOK || json.Unmarshal([]byte(out), &r) != nil || r.Go == "" {
+	if code != exitcode.OK || json.Unmarshal([]byte(out), &r) != nil || r.Go == "" {
 		t.Errorf("code %d: %s", code, out)
 	}
-	r = reportVersion(&debug.BuildInfo{
+	r = version.Read(&debug.BuildInfo{
 		Main:     debug.Module{Version: "v1.2.3"},
 		Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"}},
 		Deps: []*debug.Module{
@@ -62,23 +63,12 @@ func TestVersion(t *testing.T) {
 	if r.Version != "v1.2.3" || r.Revision != "abc" || !r.Modified || len(r.Modules) != 2 || r.Modules["opa"] != "v1.22.2" || !strings.Contains(r.Modules["go-smtp"], "replaced by ../fork") {
 		t.Errorf("%+v", r)
 	}
-	if r := reportVersion(nil); r.Version == "" || r.Go == "" {
+	if r := version.Read(nil); r.Version == "" || r.Go == "" {
 		t.Errorf("%+v", r)
 	}
 }
 
-func TestLogger(t *testing.T) {
-	for _, c := range []struct {
-		format, want string
-	}{{"json", `"msg":"hello"`}, {"auto", `"msg":"hello"`}, {"text", "INF hello n=1"}} {
-		var b bytes.Buffer
-		log := newLogger(&b, c.format, slog.LevelInfo)
-		log.Debug("quiet")
-		log.Info("hello", "n", 1)
-		if !strings.Contains(b.String(), c.want) || strings.Contains(b.String(), "quiet") || strings.Contains(b.String(), "\x1b") {
-			t.Errorf("%s: %q", c.format, b.String())
-		}
-	}
+func TestLogLevel(t *testing.T) {
 	p := &program{stderr: &bytes.Buffer{}, logLevel: "loud"}
 	if _, err := p.logger(config.Log{}); err == nil || !strings.Contains(err.Error(), "--log-level loud") {
 		t.Error(err)

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
 )
 
 // What must never come out again, by what it is. Each is unlike anything else.
@@ -152,7 +154,7 @@ log: {level: debug, format: json}
 	fmt.Fprintln(said, submitAs(t, relaying.tls, siteLogin, sitePassword, siteAddress))
 	put(t, filepath.Join(dir, "wrong.yaml"), "relay: {to: {url: 'smtp://127.0.0.1:25', username: x, password: "+secrets["a key in postern.yaml by mistake"]+"}}\nadmin:\n  token: "+secrets["a key in postern.yaml by mistake"]+"\n")
 	var out, errs bytes.Buffer
-	if code := run([]string{"check", "--config", filepath.Join(dir, "wrong.yaml")}, strings.NewReader(""), &out, &errs); code == exitOK {
+	if code := run([]string{"check", "--config", filepath.Join(dir, "wrong.yaml")}, strings.NewReader(""), &out, &errs); code == exitcode.OK {
 		t.Error("a password in the configuration is accepted")
 	}
 	fmt.Fprintln(said, out.String(), errs.String())

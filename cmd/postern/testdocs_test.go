@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
 )
 
 // TestTestingPage runs the example of docs/how-to/test-policies.md as it stands there: it passes, and fails where what it wants is changed.
@@ -41,7 +43,7 @@ func TestTestingPage(t *testing.T) {
 		code := run([]string{"test", dir}, nil, &out, &out)
 		return code, out.String()
 	}
-	if code, out := test(); code != exitOK || !strings.Contains(out, "ok: 1 passed") {
+	if code, out := test(); code != exitcode.OK || !strings.Contains(out, "ok: 1 passed") {
 		t.Errorf("code %d\n%s", code, out)
 	}
 	for name, text := range cases {
@@ -52,7 +54,7 @@ func TestTestingPage(t *testing.T) {
 			if key == "verdict" {
 				write(name, strings.Replace(text, line, "verdict: defer\n", 1))
 			}
-			if code, out := test(); code != exitFailed || !strings.Contains(out, "fail: ") {
+			if code, out := test(); code != exitcode.Failed || !strings.Contains(out, "fail: ") {
 				t.Errorf("without %q: code %d\n%s", line, code, out)
 			}
 		}

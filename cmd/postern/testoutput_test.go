@@ -8,43 +8,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/cmd/postern/policytest"
+	"github.com/postern-mail/postern/cmd/postern/terminal"
 )
-
-func TestVisible(t *testing.T) {
-	for _, c := range []struct {
-		text string
-		eml  bool
-		want string
-	}{
-		{"plain\n", false, "plain\n"},
-		{"a\r\nb\r\n", true, "a\nb\n"},
-		{"a\nb\r\n", true, "a\\n\nb\n"},
-		{"a\r\n", false, "a\\r\n"},
-		{"a\rb\r\n", true, "a\\rb\n"},
-		{"a\tb \t\r\n", true, "a\\tb\\x20\\t\n"},
-		{" \n", false, "\\x20\n"},
-		{"a\u00a0b\u200bc\u202ed\n", false, "a\\u00a0b\\u200bc\\u202ed\n"},
-		{"gr\u00fc\u00df \u4e16\n", false, "gr\u00fc\u00df \u4e16\n"},
-		{"\xff\ufffd\x1b[31m\n", false, "\\xff\ufffd\\x1b[31m\n"},
-		{"no end", true, "no end"},
-		{"", true, ""},
-	} {
-		if got := visible(c.text, c.eml); got != c.want {
-			t.Errorf("%q: %q, want %q", c.text, got, c.want)
-		}
-	}
-}
-
-func TestUnified(t *testing.T) {
-	want := "--- a\n+++ b\n@@ -1,2 +1,2 @@\n same\n-one\n+one\\x20"
-	if got := unified("a", "b", []byte("same\r\none\r\n"), []byte("same\r\none \r\n"), true); got != want {
-		t.Errorf("got\n%s", got)
-	}
-	// What is shown for something that cannot be seen, and that text itself, differ all the same.
-	if got := unified("a", "b", []byte("x\\t\n"), []byte("x\t\n"), false); !strings.Contains(got, `-"x\\t\n"`) || !strings.Contains(got, `+"x\t\n"`) {
-		t.Errorf("got\n%s", got)
-	}
-}
 
 // failing is a bundle with a message test that fails and a test rule that holds, and where it is.
 func failing(t *testing.T) string {
@@ -76,44 +44,23 @@ func TestTestColours(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("NO_COLOR", c.noColor)
 			t.Setenv("TERM", "xterm")
-			person, terminal := openTerminal(t)
+			person, tty := openTerminal(t)
 			code := make(chan int, 1)
-			go func() { code <- run([]string{"test", dir}, terminal, terminal, terminal) }()
+			go func() { code <- run([]string{"test", dir}, tty, tty, tty) }()
 			seen := until(t, person, "revision")
 			select {
 			case got := <-code:
-				if got != exitFailed {
+				if got != exitcode.Failed {
 					t.Errorf("code %d", got)
 				}
 			case <-time.After(30 * time.Second):
 				t.Fatal("it does not end")
 			}
-			if strings.Contains(seen, red+"-verdict: accept"+plain) != c.coloured || strings.Contains(seen, green+"+verdict: reject"+plain) != c.coloured ||
+			if strings.Contains(seen, terminal.Red+"-verdict: accept\x1b[0m") != c.coloured || strings.Contains(seen, terminal.Green+"+verdict: reject\x1b[0m") != c.coloured ||
 				strings.Contains(seen, "\x1b[3") != c.coloured {
 				t.Errorf("seen: %q", seen)
 			}
 		})
-	}
-}
-
-// TestTestProgress: what takes long counts on a terminal, and the count is gone at the end.
-func TestTestProgress(t *testing.T) {
-	var b bytes.Buffer
-	p := &testProgress{w: &b, all: 3}
-	p.done()
-	p.end()
-	if got := b.String(); got != "\r\x1b[K1 of 3 tests\r\x1b[K" {
-		t.Errorf("%q", got)
-	}
-	b.Reset()
-	p = &testProgress{w: &b, all: 3, next: time.Now().Add(time.Hour)}
-	p.done()
-	p.end()
-	if b.Len() > 0 {
-		t.Errorf("%q", b.String())
-	}
-	if p := (&testOutput{errs: &b}).progress(3); p.w != nil {
-		t.Error("it counts where no terminal is")
 	}
 }
 
@@ -122,14 +69,33 @@ func TestTestJUnit(t *testing.T) {
 	dir := failing(t)
 	file := filepath.Join(t.TempDir(), "report.xml")
 	var out, errs bytes.Buffer
-	if code := run([]string{"test", "--junit", file, dir}, nil, &out, &errs); code != exitFailed {
+	if code := run([]string{"test", "--junit", file, dir}, nil, &out, &errs); code != exitcode.Failed {
 		t.Fatalf("code %d: %s%s", code, out.String(), errs.String())
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var r junitSuites
+	type counts struct {
+		Tests    int `xml:"tests,attr"`
+		Failures int `xml:"failures,attr"`
+		Errors   int `xml:"errors,attr"`
+	}
+	var r struct {
+		XMLName xml.Name `xml:"testsuites"`
+		counts
+		Suites []struct {
+			counts
+			Stamp string `xml:"timestamp,attr"`
+			Time  string `xml:"time,attr"`
+			Cases []struct {
+				Failure *struct {
+					Text string `xml:",chardata"`
+				} `xml:"failure"`
+				Output string `xml:"system-out"`
+			} `xml:"testcase"`
+		} `xml:"testsuite"`
+	}
 	if err := xml.Unmarshal(text, &r); err != nil {
 		t.Fatalf("%v in\n%s", err, text)
 	}
@@ -162,7 +128,7 @@ func TestWriteFile(t *testing.T) {
 	if err := os.WriteFile(file, []byte("old"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeFile(file, (&testReport{Bundle: "b"}).junit); err != nil {
+	if err := writeFile(file, (&policytest.Report{Bundle: "b"}).WriteJUnit); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(file)
@@ -172,7 +138,7 @@ func TestWriteFile(t *testing.T) {
 	if text, _ := os.ReadFile(file); !bytes.Contains(text, []byte("<testsuites")) {
 		t.Errorf("%s", text)
 	}
-	if err := writeFile(filepath.Join(file, "no"), (&testReport{}).junit); err == nil {
+	if err := writeFile(filepath.Join(file, "no"), (&policytest.Report{}).WriteJUnit); err == nil {
 		t.Error("written into a file")
 	}
 }

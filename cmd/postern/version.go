@@ -3,29 +3,12 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/postern-mail/postern/cmd/postern/version"
 )
-
-// versionReport is what `postern version --json` prints.
-type versionReport struct {
-	Version  string            `json:"version"`
-	Revision string            `json:"revision,omitempty"` // of the source
-	Time     string            `json:"time,omitempty"`     // of that revision, RFC 3339
-	Modified bool              `json:"modified,omitempty"` // the source had changes beyond it
-	Go       string            `json:"go"`
-	Platform string            `json:"platform"`
-	Modules  map[string]string `json:"modules"`
-}
-
-// shownModules are those whose behaviour an operator may have to look up.
-var shownModules = []struct{ name, path string }{
-	{"opa", "github.com/open-policy-agent/opa"},
-	{"go-smtp", "github.com/emersion/go-smtp"},
-	{"go-milter", "github.com/emersion/go-milter"},
-}
 
 func newVersionCmd(p *program) *cobra.Command {
 	return &cobra.Command{
@@ -36,7 +19,7 @@ func newVersionCmd(p *program) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			info, _ := debug.ReadBuildInfo()
-			r := reportVersion(info)
+			r := version.Read(info)
 			if p.json {
 				return json.NewEncoder(p.stdout).Encode(r)
 			}
@@ -50,45 +33,12 @@ func newVersionCmd(p *program) *cobra.Command {
 					fmt.Fprintf(p.stdout, "%-10s %s\n", line[0], line[1])
 				}
 			}
-			for _, m := range shownModules {
-				if v := r.Modules[m.name]; v != "" {
-					fmt.Fprintf(p.stdout, "%-10s %s\n", m.name, v)
+			for _, m := range version.Modules {
+				if v := r.Modules[m.Name]; v != "" {
+					fmt.Fprintf(p.stdout, "%-10s %s\n", m.Name, v)
 				}
 			}
 			return nil
 		},
 	}
-}
-
-// reportVersion reads what the Go tool put into the binary; info may be nil.
-func reportVersion(info *debug.BuildInfo) versionReport {
-	r := versionReport{Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Modules: map[string]string{}}
-	if info == nil {
-		return r
-	}
-	if info.Main.Version != "" {
-		r.Version = info.Main.Version
-	}
-	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
-			r.Revision = s.Value
-		case "vcs.time":
-			r.Time = s.Value
-		case "vcs.modified":
-			r.Modified = s.Value == "true"
-		}
-	}
-	for _, m := range info.Deps {
-		for _, shown := range shownModules {
-			if m.Path != shown.path {
-				continue
-			}
-			r.Modules[shown.name] = m.Version
-			if m.Replace != nil {
-				r.Modules[shown.name] = m.Version + " replaced by " + m.Replace.Path + " " + m.Replace.Version
-			}
-		}
-	}
-	return r
 }

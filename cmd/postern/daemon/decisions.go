@@ -1,0 +1,74 @@
+package daemon
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+
+	"github.com/postern-mail/postern/cmd/postern/certs"
+	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/cmd/postern/version"
+	"github.com/postern-mail/postern/engine/decisionlog"
+)
+
+// openDecisions opens the decision log and lets the engine write to it.
+func (d *daemon) openDecisions() error {
+	c := d.cfg.DecisionLog
+	if c.File == "" && c.Upload.URL == "" {
+		return nil
+	}
+	o, err := decisionOptions(c)
+	if err != nil {
+		return exitcode.UsageError(err)
+	}
+	if c.File != "" {
+		if err := os.MkdirAll(filepath.Dir(c.File), 0o700); err != nil {
+			return err
+		}
+	}
+	o.Logger, o.Metrics = d.log, d.metrics
+	if d.decisions, err = decisionlog.Open(o); err != nil {
+		return err
+	}
+	d.engine.Recorder = d.decisions
+	return nil
+}
+
+// decisionOptions of a configuration that has been checked. A key for hashes is made where none is named and none is there.
+func decisionOptions(c config.DecisionLog) (decisionlog.Options, error) {
+	info, _ := debug.ReadBuildInfo()
+	release := version.Read(info).Version
+	o := decisionlog.Options{
+		File: c.File, Strict: c.Strict,
+		Sync:   map[string]decisionlog.Sync{"interval": decisionlog.SyncInterval, "each": decisionlog.SyncEach}[c.Sync],
+		Rotate: decisionlog.Rotate{Size: c.Rotate.Size, Keep: c.Rotate.Keep, Compress: c.Rotate.Compress},
+		Mask: decisionlog.Mask{
+			Addresses:    map[string]decisionlog.Addresses{"hash": decisionlog.HashedAddresses, "domain": decisionlog.DomainAddresses}[c.Mask.Addresses],
+			ClientIP:     map[string]decisionlog.ClientIP{"hash": decisionlog.HashedClientIP, "network": decisionlog.NetworkClientIP}[c.Mask.ClientIP],
+			EraseSubject: c.Mask.Subject == "erase",
+			EraseHeaders: c.Mask.EraseHeaders, KeepHeaders: c.Mask.KeepHeaders,
+		},
+		Labels: map[string]string{"version": release},
+	}
+	maps.Copy(o.Labels, c.Labels)
+	var err error
+	if c.Mask.Hashes() {
+		if o.Mask.Key, err = decisionlog.LoadKey(c.Mask.KeyFile, true); err != nil {
+			return o, err
+		}
+	}
+	if u := c.Upload; u.URL != "" {
+		o.Upload = &decisionlog.Upload{
+			URL: u.URL, TokenFile: u.TokenFile, UserAgent: "postern/" + release,
+			Batch: int(u.Batch), Buffer: int(u.Buffer), Interval: u.Interval, Timeout: u.Timeout,
+		}
+		if u.CA != "" {
+			if o.Upload.Roots, err = certs.LoadPool(u.CA); err != nil {
+				return o, err
+			}
+		}
+	}
+	return o, nil
+}

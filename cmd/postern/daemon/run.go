@@ -1,0 +1,184 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/cmd/postern/daemon/process"
+	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/cmd/postern/systemd"
+)
+
+// Options are what Run needs.
+type Options struct {
+	Config *config.Config // checked
+	Log    *slog.Logger
+	Notice io.Writer     // where a first start prints the password of its demo user
+	Grace  time.Duration // how long transactions may take to end after SIGTERM
+}
+
+// Run runs the servers of a configuration until a signal ends them, ctx ends, or one of them fails. Its errors may carry an exit code
+// (package exitcode).
+func Run(ctx context.Context, o Options) error {
+	if err := prepareProcess(o); err != nil {
+		return err
+	}
+	sockets := systemd.Inherit()
+	defer sockets.Close()
+	if err := sockets.Match(o.Config.Systemd()); err != nil {
+		return exitcode.UsageError(err)
+	}
+
+	signals := make(chan os.Signal, 4)
+	// There is no signal.Stop: a signal during the last log line must not make a clean end look like a kill.
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
+
+	d := &daemon{cfg: o.Config, log: o.Log, hup: make(chan struct{}, 1), inherited: sockets}
+	defer d.close()
+	process.ConfigureGC()
+	if err := d.build(ctx, o.Notice); err != nil {
+		return err
+	}
+	if err := d.bind(); err != nil {
+		return err
+	}
+	sockets.Close() // the listeners have copies of their own
+	ctx, cut := context.WithCancel(ctx)
+	defer cut()
+	group, ctx := errgroup.WithContext(ctx)
+	d.run(ctx, group)
+	o.Log.Info("ready", d.addresses()...)
+
+	ended := make(chan error, 1)
+	go func() { ended <- group.Wait() }()
+	return d.attend(cut, ended, signals, o.Grace)
+}
+
+// prepareProcess compares the limits of the configuration with those of the process, and keeps passwords out of core files.
+func prepareProcess(o Options) error {
+	warning, err := process.CheckDescriptors(o.Config, process.AllowedDescriptors())
+	if err != nil {
+		return exitcode.UsageError(err)
+	}
+	if warning != "" {
+		o.Log.Warn("file descriptors", "finding", warning)
+	}
+	if err := process.NoCore(); err != nil {
+		o.Log.Warn("a crash could leave passwords in a core file", "error", err)
+	}
+	return nil
+}
+
+// attend waits for signals and the end, and lets the service manager know how things are.
+func (d *daemon) attend(cut func(), ended <-chan error, signals <-chan os.Signal, grace time.Duration) error {
+	manager := systemd.Manager{Log: d.log}
+	var watchdog <-chan time.Time
+	if every := manager.Watchdog(); every > 0 {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		watchdog = ticker.C
+	}
+	manager.Ready("policy " + d.engine.Policy().Revision())
+	for {
+		select {
+		case err := <-ended:
+			return err // a listener failed: a server that cannot be reached must not look alive
+		case <-watchdog:
+			manager.Alive()
+		case s := <-signals:
+			if s == syscall.SIGHUP {
+				manager.Reloading()
+				d.reload()
+				manager.Ready("reload asked for; its outcome is in the log and in postern_policy_last_reload_successful")
+				continue
+			}
+			d.log.Info("stopping", "signal", s.String(), "grace", grace)
+			manager.Stopping()
+			return d.stop(cut, ended, signals, grace)
+		}
+	}
+}
+
+// stop ends gracefully, then not.
+func (d *daemon) stop(cut func(), ended <-chan error, again <-chan os.Signal, grace time.Duration) error {
+	bounded, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	drained := make(chan error, 1)
+	go func() { drained <- d.shutdown(bounded) }()
+	var err error
+	select {
+	case err = <-drained:
+	case <-again:
+		cancel()
+		err = <-drained
+	}
+	cut()
+	if serveErr := <-ended; serveErr != nil && !errors.Is(serveErr, context.Canceled) {
+		err = errors.Join(err, serveErr)
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		d.log.Warn("connections were cut: they did not end in time")
+		err = nil
+	}
+	d.log.Info("stopped")
+	return err
+}
+
+// addresses are the fields of the line that says we are ready.
+func (d *daemon) addresses() []any {
+	fields := []any{"policy", d.engine.Policy().Revision()}
+	if len(d.submission) > 0 {
+		var list []string
+		for _, l := range d.submission {
+			list = append(list, l.listener.Addr().String())
+		}
+		fields = append(fields, "submission", list)
+	}
+	if len(d.milters) > 0 {
+		var list []string
+		for _, l := range d.milters {
+			list = append(list, l.listener.Addr().Network()+":"+l.listener.Addr().String())
+		}
+		fields = append(fields, "milter", list)
+	}
+	if len(d.adminListeners) > 0 {
+		fields = append(fields, "admin", d.adminListeners[0].Addr().String())
+	}
+	return append(fields, "directory", d.cfg.StateDir)
+}
+
+// reload does what SIGHUP asks for.
+func (d *daemon) reload() {
+	d.log.Info("reloading")
+	d.feed.Watcher.Trigger()
+	d.candidates.Reload()
+	for _, f := range d.flushers {
+		f.Flush()
+	}
+	select {
+	case d.hup <- struct{}{}:
+	default: // one is under way
+	}
+	if d.decisions != nil {
+		if err := d.decisions.Reopen(); err != nil {
+			d.log.Error("decision log was not reopened", "error", err)
+		}
+	}
+}
+
+var errNothing = errors.New("nothing to serve: configure submission.listen, submission.listen_tls or milter.listen")
+
+// describe an error of binding.
+func bindError(what, addr string, err error) error {
+	return fmt.Errorf("%s %s: %w", what, addr, err)
+}

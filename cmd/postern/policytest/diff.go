@@ -1,0 +1,127 @@
+package policytest
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/rogpeppe/go-internal/diff"
+
+	"github.com/postern-mail/postern/internal/trial"
+)
+
+// difference is why a message test failed: one line, and all of it as unified diffs.
+func difference(c *trial.Case, r *trial.Result, differences []trial.Difference) (message, detail string) {
+	var sections, parts []string
+	for _, d := range differences {
+		sections = append(sections, d.Section)
+		eml := d.Section == "want.eml"
+		if eml && d.Got == nil {
+			parts = append(parts, "want.eml: no message leaves")
+			continue
+		}
+		parts = append(parts, unified(c.Name+" "+d.Section, d.Section+" as it came", d.Want, d.Got, eml))
+	}
+	message = "not as wanted: " + strings.Join(sections, " and ")
+	if v := r.Final.Verdict.String(); c.Verdict() != "" && c.Verdict() != v {
+		message = fmt.Sprintf("%s at stage %s, not %s", v, r.Final.Stage, c.Verdict())
+	}
+	if r.Final.Err != nil {
+		parts = append(parts, "policy failed: "+r.Final.Err.Error())
+	}
+	// What the want section does not name may be what explains the rest.
+	if all := r.Describe(); !bytes.Contains(differencesGot(differences), []byte(all)) {
+		parts = append(parts, "all that came of it:\n"+indent(visible(all, false), "    "))
+	}
+	return message, strings.Join(parts, "\n")
+}
+
+func differencesGot(differences []trial.Difference) []byte {
+	for _, d := range differences {
+		if d.Section == "want" {
+			return d.Got
+		}
+	}
+	return nil
+}
+
+// unified is a unified diff with what cannot be seen made visible. Lines of a message (eml) end in CRLF, and only other
+// ends are shown.
+func unified(oldName, newName string, want, got []byte, eml bool) string {
+	a, b := visible(string(want), eml), visible(string(got), eml)
+	if a == b { // what is shown for something invisible stands there itself
+		a, b = quotedLines(string(want)), quotedLines(string(got))
+	}
+	out := diff.Diff(oldName, []byte(a), newName, []byte(b))
+	_, out, _ = bytes.Cut(out, []byte("\n")) // "diff A B"
+	return strings.TrimRight(string(out), "\n")
+}
+
+// visible shows control and other invisible characters, octets that are not UTF-8, white space at the end of a line, and line
+// ends that are not those of the text, as Go writes them in strings.
+func visible(s string, eml bool) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		line, rest, ended := strings.Cut(s, "\n")
+		end := ""
+		if ended {
+			end = "\n"
+		}
+		if eml {
+			cut, crlf := strings.CutSuffix(line, "\r")
+			if crlf && ended {
+				line = cut
+			} else if ended {
+				end = `\n` + "\n"
+			}
+		}
+		b.WriteString(visibleLine(line) + end)
+		s = rest
+	}
+	return b.String()
+}
+
+func visibleLine(line string) string {
+	text := strings.TrimRight(line, " \t")
+	var b strings.Builder
+	for i, r := range text {
+		switch {
+		case r == utf8.RuneError && strings.HasPrefix(text[i:], "\uFFFD"):
+			b.WriteRune(r)
+		case r == utf8.RuneError:
+			fmt.Fprintf(&b, `\x%02x`, text[i])
+		case r == ' ' || unicode.IsGraphic(r) && !unicode.IsSpace(r):
+			b.WriteRune(r)
+		default: // spaces of other kinds, joiners, marks of direction
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+	}
+	for _, r := range line[len(text):] {
+		if r == ' ' {
+			b.WriteString(`\x20`)
+		} else {
+			b.WriteString(`\t`)
+		}
+	}
+	return b.String()
+}
+
+func quotedLines(s string) string {
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		b.WriteString(strconv.QuoteToASCII(line) + "\n")
+	}
+	return b.String()
+}
+
+func indent(s, by string) string {
+	return by + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n"+by)
+}
+
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(s, "\n")
+	return s
+}

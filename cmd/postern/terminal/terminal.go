@@ -1,0 +1,50 @@
+// Package terminal prints for people who look at a terminal: colours, text that cannot harm the terminal, progress, and logs.
+// Where the output is no terminal it leaves colours and progress out.
+//
+// Progress owns the only goroutine; it ends in Stop.
+package terminal
+
+import (
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/lmittmann/tint"
+	"golang.org/x/term"
+)
+
+// Is reports whether a stream is a terminal.
+func Is(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// NewLogger returns a logger that writes to w. format is "json", "text", or "auto" for text on a terminal and JSON elsewhere.
+func NewLogger(w io.Writer, format string, level slog.Level) *slog.Logger {
+	if format == "json" || format != "text" && !Is(w) {
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+	}
+	return slog.New(tint.NewTextHandler(w, &tint.Options{
+		Level:      level,
+		TimeFormat: time.TimeOnly,
+		NoColor:    !Is(w) || os.Getenv("NO_COLOR") != "", // https://no-color.org
+	}))
+}
+
+// Colours on a terminal (ECMA-48).
+const (
+	Red    = "\x1b[31m"
+	Green  = "\x1b[32m"
+	Yellow = "\x1b[33m"
+	Cyan   = "\x1b[36m"
+	reset  = "\x1b[0m"
+)
+
+// Paint returns text in a colour, or text itself where w is no terminal or the environment asks for no colours.
+func Paint(w io.Writer, colour, text string) string {
+	if !Is(w) || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return text
+	}
+	return colour + text + reset
+}

@@ -1,0 +1,73 @@
+package terminal
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestProgressLine(t *testing.T) {
+	p := &Progress{total: 2_000_000}
+	p.Bytes.Store(500_000)
+	p.Records.Store(12_345)
+	if got, want := p.line(10*time.Second), "[======                  ]  25%  12,345 records, 1,234/s, 30s left"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	p = &Progress{}
+	p.Bytes.Store(5_000_000)
+	if got, want := p.line(2*time.Second), "5 MB, 2 MB/s"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567", -1234: "-1,234"} {
+		if got := Thousands(n); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain": "plain", "a\nb\tc": "a b c", "\x1b[2Jx\u202ey\xff": "?[2Jx?y?", "grün": "grün", "0123456789x": "0123456789...",
+	} {
+		if got := Printable(in, 10); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestCounter: it counts on a terminal when it takes long, and the count is gone at the end.
+func TestCounter(t *testing.T) {
+	var b bytes.Buffer
+	p := &Counter{w: &b, what: "tests", all: 3}
+	p.Done()
+	p.End()
+	if got := b.String(); got != "\r\x1b[K1 of 3 tests\r\x1b[K" {
+		t.Errorf("%q", got)
+	}
+	b.Reset()
+	p = &Counter{w: &b, what: "tests", all: 3, next: time.Now().Add(time.Hour)}
+	p.Done()
+	p.End()
+	if b.Len() > 0 {
+		t.Errorf("%q", b.String())
+	}
+	if p := NewCounter(&b, 3, "tests"); p.w != nil {
+		t.Error("it counts where no terminal is")
+	}
+}
+
+func TestLogger(t *testing.T) {
+	for _, c := range []struct {
+		format, want string
+	}{{"json", `"msg":"hello"`}, {"auto", `"msg":"hello"`}, {"text", "INF hello n=1"}} {
+		var b bytes.Buffer
+		log := NewLogger(&b, c.format, slog.LevelInfo)
+		log.Debug("quiet")
+		log.Info("hello", "n", 1)
+		if !strings.Contains(b.String(), c.want) || strings.Contains(b.String(), "quiet") || strings.Contains(b.String(), "\x1b") {
+			t.Errorf("%s: %q", c.format, b.String())
+		}
+	}
+}
