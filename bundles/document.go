@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"path"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/postern-mail/postern/internal/table"
 )
@@ -41,149 +44,128 @@ func firstInvalid(content []byte) int {
 	return len(content)
 }
 
-// parseJSON is our own, because encoding/json lets the last of two equal keys win in silence, and because a large object goes
-// into its table entry by entry: at no time is there a map of a million users.
+// parseJSON reads one JSON value token by token: a large object goes into its table entry by entry, so that there never is a map
+// of a million users, and a key that comes twice is an error instead of silently replacing the first.
 func parseJSON(name string, content []byte, depth, large int) (any, error) {
-	if !json.Valid(content) {
-		var whole json.RawMessage
-		return nil, jsonFault(name, content, json.Unmarshal(content, &whole))
+	r := jsonReader{
+		// Half a surrogate pair becomes U+FFFD, as in OPA's own reader. Keys are compared in object.
+		dec:  jsontext.NewDecoder(bytes.NewBuffer(content), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)),
+		name: name, content: content, depth: depth, large: large,
 	}
-	r := jsonReader{name: name, content: content, depth: depth, large: large}
-	return r.value(0)
+	v, err := r.value(0)
+	if err != nil {
+		return nil, err
+	}
+	switch _, err := r.dec.ReadToken(); {
+	case errors.Is(err, io.EOF):
+		return v, nil
+	case err != nil:
+		return nil, r.syntax(err)
+	}
+	return nil, r.fault(r.offset()-1, "another value follows the first").hint("keep one value in a file")
 }
 
-func jsonFault(name string, content []byte, err error) *LoadError {
-	var syntax *json.SyntaxError
-	if !errors.As(err, &syntax) {
-		return fault(name, "%v", err).because(err)
-	}
-	f := fault(name, "%v", err).because(err).atOffset(content, int(syntax.Offset)-1)
-	if int(syntax.Offset) >= len(content) && strings.Contains(err.Error(), "unexpected end") {
-		f.Message = "the document ends too early"
-	}
-	return f
-}
-
-// jsonReader reads JSON that is known to be valid.
+// jsonReader makes Go values of the tokens of a document.
 type jsonReader struct {
+	dec          *jsontext.Decoder
 	name         string
 	content      []byte
-	at           int // offset of what comes next
 	depth, large int
-	inList       int // nesting of lists at the moment
+	inList       int // number of lists around the current value
 }
 
-// next passes over white space, and returns the octet after it.
-func (r *jsonReader) next() byte {
-	for {
-		switch c := r.content[r.at]; c {
-		case ' ', '\t', '\r', '\n':
-			r.at++
-		default:
-			return c
-		}
-	}
-}
+// offset is the position in content after the last token.
+func (r *jsonReader) offset() int { return int(r.dec.InputOffset()) }
 
 func (r *jsonReader) value(level int) (any, error) {
-	c := r.next()
-	if (c == '{' || c == '[') && level >= r.depth {
-		return nil, r.fault(r.at, "more than %d levels deep", r.depth)
+	t, err := r.dec.ReadToken()
+	if err != nil {
+		return nil, r.syntax(err)
 	}
-	switch c {
-	case '{':
-		return r.object(level)
-	case '[':
+	switch kind := t.Kind(); kind {
+	case jsontext.KindBeginObject, jsontext.KindBeginArray:
+		if level >= r.depth {
+			return nil, r.fault(r.offset()-1, "more than %d levels deep", r.depth)
+		}
+		if kind == jsontext.KindBeginObject {
+			return r.object(level)
+		}
 		return r.array(level)
-	case '"':
-		return r.text()
+	case jsontext.KindString:
+		return t.String(), nil
+	case jsontext.KindNumber:
+		return json.Number(t.String()), nil
+	case jsontext.KindTrue, jsontext.KindFalse:
+		return kind == jsontext.KindTrue, nil
 	}
-	start := r.at
-	for r.at < len(r.content) && bytes.IndexByte([]byte(" \t\r\n,]}"), r.content[r.at]) < 0 {
-		r.at++
-	}
-	switch word := string(r.content[start:r.at]); word {
-	case "null":
-		return nil, nil
-	case "true", "false":
-		return word == "true", nil
-	default:
-		return json.Number(word), nil
-	}
+	return nil, nil
 }
 
 func (r *jsonReader) array(level int) (any, error) {
 	r.inList++
 	defer func() { r.inList-- }()
 	list := []any{}
-	for r.more(']') {
+	for r.more(jsontext.KindEndArray) {
 		v, err := r.value(level + 1)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, v)
 	}
+	if _, err := r.dec.ReadToken(); err != nil {
+		return nil, r.syntax(err)
+	}
 	return list, nil
 }
 
 func (r *jsonReader) object(level int) (any, error) {
 	members := table.Members{Plain: r.inList > 0, Large: r.large}
-	for r.more('}') {
-		r.next()
-		start := r.at
-		key, err := r.text()
+	for r.more(jsontext.KindEndObject) {
+		before := r.offset()
+		t, err := r.dec.ReadToken()
 		if err != nil {
-			return nil, err
+			return nil, r.syntax(err)
 		}
-		r.next()
-		r.at++ // the colon
+		key := t.String()
 		v, err := r.value(level + 1)
 		if err != nil {
 			return nil, err
 		}
 		if err := members.Add(key, v); err != nil {
+			start := before + bytes.IndexByte(r.content[before:], '"') // only white space and a comma stand before the key
 			return nil, notAdded(r.fault(start, "%v", err), key, err)
 		}
+	}
+	if _, err := r.dec.ReadToken(); err != nil {
+		return nil, r.syntax(err)
 	}
 	return members.Object(), nil
 }
 
-// more passes over the bracket or comma before an element; false, and past it, at the closing bracket.
-func (r *jsonReader) more(closing byte) bool {
-	c := r.next()
-	r.at++
-	if c == closing {
-		return false
-	}
-	if c == ',' {
-		return true
-	}
-	if r.next() == closing { // after the opening bracket
-		r.at++
-		return false
-	}
-	return true
+// more reports whether a value, or something wrong, comes before the closing bracket.
+func (r *jsonReader) more(closing jsontext.Kind) bool {
+	kind := r.dec.PeekKind()
+	return kind != closing && kind != jsontext.KindInvalid
 }
 
-// text reads a string.
-func (r *jsonReader) text() (string, error) {
-	start := r.at
-	escaped := false
-	for r.at++; r.content[r.at] != '"'; r.at++ {
-		if r.content[r.at] == '\\' {
-			escaped = true
-			r.at++
+// syntax is a fault at the place of an error of the decoder.
+func (r *jsonReader) syntax(err error) *LoadError {
+	var syntax *jsontext.SyntacticError
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return r.fault(len(r.content)-1, "the document ends too early").because(err)
+	case errors.As(err, &syntax):
+		f := r.fault(int(syntax.ByteOffset), "%v", syntax.Err).because(err)
+		if at := int(syntax.ByteOffset); at < len(r.content) && r.content[at] == ',' {
+			f.hint("remove the comma, or write the value that should follow it")
 		}
+		return f
 	}
-	r.at++
-	if !escaped {
-		return string(r.content[start+1 : r.at-1]), nil
-	}
-	var s string
-	if err := json.Unmarshal(r.content[start:r.at], &s); err != nil {
-		return "", r.fault(start, "%v", err).because(err)
-	}
-	return s, nil
+	return r.fault(r.offset(), "%v", err).because(err)
+}
+
+func (r *jsonReader) fault(offset int, format string, args ...any) *LoadError {
+	return fault(r.name, format, args...).atOffset(r.content, offset)
 }
 
 // notAdded words why an object did not take a member.
@@ -193,10 +175,6 @@ func notAdded(f *LoadError, key string, err error) *LoadError {
 		return f.hint("remove one of them")
 	}
 	return f.because(err)
-}
-
-func (r *jsonReader) fault(offset int, format string, args ...any) *LoadError {
-	return fault(r.name, format, args...).atOffset(r.content, offset)
 }
 
 // quoted is a key as messages show it, cut to a sensible length.

@@ -142,7 +142,7 @@ func TestLoadErrors(t *testing.T) {
 		{"version 0", map[string]string{"x.rego": "package a\n\nx { true }\n"}, "x.rego:3:1: rego_parse_error: `if` keyword", "x { true }"},
 		{"empty module", map[string]string{"x.rego": ""}, "x.rego:1:1: is empty", ""},
 		{"no module", map[string]string{"data.json": "{}"}, ": no .rego file", ""},
-		{"JSON", map[string]string{"data.json": "{\n \"a\": 1,\n}"}, "data.json:3:1: ", "}"},
+		{"JSON", map[string]string{"data.json": "{\n \"a\": 1,\n}"}, "data.json:2:8: ", "\"a\": 1,"},
 		{"JSON cut", map[string]string{"data.json": `{"a": `}, "data.json:1:6: the document ends too early", ""},
 		{"JSON twice", map[string]string{"data.json": "{\"a\": 1,\n\"a\": 2}"}, `data.json:2:1: the key "a" is there twice`, ""},
 		{"YAML twice", map[string]string{"data.yaml": "a: 1\nb: 2\na: 3\n"}, `data.yaml:3:1: the key "a" is there twice`, "a: 3"},
