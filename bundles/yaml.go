@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"regexp"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/postern-mail/postern/internal/table"
+	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
 // maxYAML bounds a YAML document, whose reader takes twenty times its octets.
@@ -30,33 +31,26 @@ func parseYAML(name string, content []byte, depth, large int) (any, error) {
 	if len(content) > maxYAML {
 		return nil, fault(name, "%d octets of YAML; at most %d are read", len(content), maxYAML).hint("write it as JSON")
 	}
-	d := yaml.NewDecoder(bytes.NewReader(content))
-	var document, second yaml.Node
-	switch err := decodeNode(d, &document); {
+	documents := yaml.NewDecoder(bytes.NewReader(content))
+	document, err := yamldoc.Next(documents)
+	switch {
 	case errors.Is(err, io.EOF):
 		return nil, nil
 	case err != nil:
 		return nil, yamlFault(name, content, err)
 	}
-	switch err := decodeNode(d, &second); {
+	switch second, err := yamldoc.Next(documents); {
 	case err == nil:
-		return nil, fault(name, "a second document").at(content, second.Line, second.Column).
-			hint("put it into a file of its own")
+		return nil, fault(name, "a second document").at(content, second.Line, second.Column).hint("put it into a file of its own")
 	case !errors.Is(err, io.EOF):
 		return nil, yamlFault(name, content, err)
 	}
+	root := yamldoc.RootOf(document)
+	if root == nil {
+		return nil, nil
+	}
 	r := yamlReader{name: name, content: content, depth: depth, large: large}
-	return r.value(&document, 0)
-}
-
-// decodeNode keeps a panic of the YAML reader from taking the program along.
-func decodeNode(d *yaml.Decoder, n *yaml.Node) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("yaml: %v", r)
-		}
-	}()
-	return d.Decode(n)
+	return r.value(root, 0)
 }
 
 type yamlReader struct {
@@ -86,11 +80,6 @@ func (r *yamlReader) value(n *yaml.Node, level int) (any, error) {
 		}
 	}
 	switch n.Kind {
-	case yaml.DocumentNode:
-		if len(n.Content) != 1 {
-			return nil, nil
-		}
-		return r.value(n.Content[0], level)
 	case yaml.AliasNode:
 		r.inAlias++
 		defer func() { r.inAlias-- }()
@@ -229,19 +218,11 @@ func (r *yamlReader) decode(n *yaml.Node) (any, error) {
 	return v, nil
 }
 
-var yamlLine = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
-
-// yamlFault finds the line in an error of the YAML reader.
+// yamlFault is a fault at the line of an error of the YAML parser.
 func yamlFault(name string, content []byte, err error) *LoadError {
-	text := err.Error()
-	f := fault(name, "").because(err)
-	if m := yamlLine.FindStringSubmatch(text); m != nil {
-		line, _ := strconv.Atoi(m[1])
-		f.at(content, line, 0)
-		text = text[len(m[0]):]
-	}
-	f.Message = "not valid YAML: " + text
-	if bytes.Contains([]byte(f.Text), []byte("\t")) {
+	line, text := yamldoc.SyntaxError(err)
+	f := fault(name, "not valid YAML: %s", text).because(err).at(content, line, 0)
+	if strings.Contains(f.Text, "\t") {
 		f.hint("indent with spaces, not tabs")
 	}
 	return f

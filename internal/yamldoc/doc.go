@@ -1,9 +1,10 @@
-// Package yamldoc reads YAML documents that people write by hand, strictly: everything that is wrong is found in one go,
-// each finding with its place, what is wrong and how to mend it.
+// Package yamldoc reads YAML documents that people write by hand. It is strict and reports everything that is wrong with a
+// document at once; each finding says where, what and how to mend it.
 //
-// It wraps the parser of goccy/go-yaml for the syntax and leaves its decoder aside, because a decoder stops at its first
-// error and cannot say what to write instead. What a document may contain is a subset on purpose: one document, no
-// anchors, aliases, merge keys or tags, plain keys. Size and nesting are bounded. No goroutines.
+// The syntax is read by go.yaml.in/yaml/v3, as in data documents of bundles. Its own decoder is not used, because that stops
+// at the first error and cannot suggest what to write instead. A document is deliberately limited to a subset of YAML: one
+// document in a file, no anchors, aliases, merge keys or tags, plain keys. Size and nesting are bounded. The package starts no
+// goroutines.
 package yamldoc
 
 import (
@@ -13,31 +14,30 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
+	"go.yaml.in/yaml/v3"
 )
 
-// maxNesting bounds the depth of a document; the parser below recurses.
+// maxNesting bounds the depth of a document, because its readers recurse.
 const maxNesting = 64
 
-// secretKey is a key whose value nobody should see: "password", not "password_file".
+// secretKey finds a key whose value must not be shown, such as "password", but not "password_file".
 var secretKey = regexp.MustCompile(`(?i)(pass(word|wd|phrase)?|secret|token|private_?key)["']?\s*:`)
 
-// Doc is a document under reading: its root and what has been found wrong so far. One goroutine uses it.
+// Doc is a document that is being read: its root, and what was found wrong so far. One goroutine uses it.
 type Doc struct {
 	File string
 
-	secret   bool // keeps what stands in it out of findings
+	secret   bool // findings must not quote the document
 	lines    []string
-	root     ast.Node
+	root     *yaml.Node
 	findings Findings
 }
 
-// ReadFile reads at most max octets of the named file and parses them. The error is Findings.
+// ReadFile reads the named file, at most max bytes, and parses it. The error is of type Findings.
 func ReadFile(path string, max int) (*Doc, error) {
 	data, err := readAll(path, max)
 	if err != nil {
@@ -74,7 +74,7 @@ func readAll(path string, max int) ([]byte, error) {
 	if info.Size() > int64(max) {
 		return fail(fmt.Sprintf("has %d octets, at most %d are read", info.Size(), max), "split it or make it shorter")
 	}
-	// The file may grow while it is read; one octet too many is enough to notice.
+	// The file may grow while it is read; one byte too many is enough to notice.
 	data, err := io.ReadAll(io.LimitReader(f, int64(max)+1))
 	if err != nil {
 		return fail(reason(err), "")
@@ -85,45 +85,83 @@ func readAll(path string, max int) ([]byte, error) {
 	return data, nil
 }
 
-// Parse reads data; name stands for it in findings. The error is Findings; with it, Doc is nil.
+// Parse reads data. name is the file name in findings. The error is of type Findings, and Doc is nil then.
 func Parse(name string, data []byte) (*Doc, error) { return parse(name, data, false) }
 
 // ParseSecret is Parse for data that hold secrets: no finding quotes them.
 func ParseSecret(name string, data []byte) (*Doc, error) { return parse(name, data, true) }
 
-func parse(name string, data []byte, secret bool) (doc *Doc, err error) {
+func parse(name string, data []byte, secret bool) (*Doc, error) {
 	d := &Doc{File: name, secret: secret, lines: strings.Split(strings.ReplaceAll(string(data), "\r\n", "\n"), "\n")}
-	defer func() {
-		// The parser has panicked on odd input before; a file that makes it do so is a bad file, not a crash.
-		if p := recover(); p != nil {
-			doc, err = nil, Findings{{File: name, Problem: "cannot be read as YAML", Mend: "mend its syntax"}}
-		}
-	}()
 	if f, bad := d.precheck(); bad {
 		return nil, Findings{f}
 	}
-	// The parser counts a CRLF in a quoted text as two lines.
-	file, perr := parser.ParseBytes(bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n")), 0)
-	if perr != nil {
-		return nil, Findings{d.syntax(perr)}
-	}
-	for _, each := range file.Docs {
-		if each.Body == nil {
-			continue
+	documents := yaml.NewDecoder(bytes.NewReader(data))
+	for {
+		document, err := Next(documents)
+		switch {
+		case errors.Is(err, io.EOF):
+			if d.root != nil {
+				d.findDuplicates(d.root)
+			}
+			if found := d.Findings(); found != nil {
+				return nil, found
+			}
+			return d, nil
+		case err != nil:
+			return nil, Findings{d.syntax(err)}
+		case RootOf(document) == nil:
+		case d.root != nil:
+			return nil, Findings{d.Finding(posOf(RootOf(document)), "", "a second document begins here", "keep one document in a file: take out the line ---")}
+		default:
+			d.root = RootOf(document)
 		}
-		if d.root != nil {
-			f := d.Finding(posOf(each.Body), "", "a second document begins here", "keep one document in a file: take out the line ---")
-			return nil, Findings{f}
-		}
-		d.root = each.Body
 	}
-	return d, nil
 }
 
-// Root is the outermost node; of an empty document it is Empty.
+// Next returns the node of the next document, of kind yaml.DocumentNode. After the last document the error is io.EOF. A panic
+// of the parser is returned as an error, so that no file can end the program.
+func Next(d *yaml.Decoder) (document *yaml.Node, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			document, err = nil, fmt.Errorf("yaml: %v", p)
+		}
+	}()
+	document = new(yaml.Node)
+	if err := d.Decode(document); err != nil {
+		return nil, err
+	}
+	return document, nil
+}
+
+// RootOf returns the outermost value of a document; nil where the document is empty.
+func RootOf(document *yaml.Node) *yaml.Node {
+	if len(document.Content) != 1 {
+		return nil
+	}
+	root := document.Content[0]
+	if root.Kind == yaml.ScalarNode && root.Value == "" && root.Style == 0 && root.Anchor == "" {
+		return nil
+	}
+	return root
+}
+
+// SyntaxError splits an error of the YAML parser into its line, from 1, and its text.
+func SyntaxError(err error) (line int, text string) {
+	text = strings.TrimPrefix(err.Error(), "yaml: ")
+	if m := lineOfError.FindStringSubmatch(text); m != nil {
+		line, _ = strconv.Atoi(m[1])
+		return line, text[len(m[0]):]
+	}
+	return 1, text // the parser leaves out the first line's number
+}
+
+var lineOfError = regexp.MustCompile(`^line (\d+): `)
+
+// Root is the outermost node; it is Empty where the document is.
 func (d *Doc) Root() Node { return Node{doc: d, node: d.root} }
 
-// Findings of all reading so far, in the order of the document; nil when there is none.
+// Findings returns what was found so far, in the order of the document; nil where there is nothing.
 func (d *Doc) Findings() Findings {
 	if len(d.findings) == 0 {
 		return nil
@@ -131,8 +169,8 @@ func (d *Doc) Findings() Findings {
 	return d.findings.Sorted()
 }
 
-// precheck refuses what the parser should not see: text that is not UTF-8, control characters, tabs as indentation (whose
-// error nobody understands), nesting without bound.
+// precheck refuses what the parser should not see, or reports in words that nobody understands: text that is not UTF-8,
+// control characters, tabs as indentation, nesting without bound.
 func (d *Doc) precheck() (Finding, bool) {
 	depth := 0
 	for i, line := range d.lines {
@@ -145,7 +183,7 @@ func (d *Doc) precheck() (Finding, bool) {
 		if strings.HasPrefix(strings.TrimLeft(line, " "), "\t") && strings.TrimSpace(line) != "" {
 			return at(0, "the line begins with a tab", "indent with spaces")
 		}
-		// "- - - -" opens a list each.
+		// "- - - -" opens a list for each dash.
 		rest, dashes := strings.TrimLeft(line, " "), 0
 		for len(rest) > 1 && (rest[0] == '-' || rest[0] == '?' || rest[0] == ':') && rest[1] == ' ' {
 			rest = strings.TrimLeft(rest[1:], " ")
@@ -174,38 +212,46 @@ func (d *Doc) precheck() (Finding, bool) {
 	return Finding{}, false
 }
 
-// syntax turns an error of the parser into a finding.
-func (d *Doc) syntax(err error) Finding {
-	problem := func(what string) string {
-		if d.secret || mayHoldLogin(what) { // the parser quotes
-			return "cannot be read as YAML"
+// findDuplicates records each key that a mapping has twice.
+func (d *Doc) findDuplicates(n *yaml.Node) {
+	if n.Kind == yaml.MappingNode {
+		seen := make(map[string]bool, len(n.Content)/2)
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key := n.Content[i]
+			if key.Kind != yaml.ScalarNode {
+				continue
+			}
+			if seen[key.Value] {
+				d.Add(posOf(key), "", "this key stands here a second time", "keep one of the two")
+			}
+			seen[key.Value] = true
 		}
-		return "cannot be read as YAML: " + firstLine(what)
 	}
-	var located interface {
-		GetToken() *token.Token
-		GetMessage() string
+	for _, below := range n.Content {
+		d.findDuplicates(below)
 	}
-	if !errors.As(err, &located) {
-		return d.Finding(Pos{}, "", problem(err.Error()), "mend its syntax")
-	}
-	pos := Pos{}
-	if tk := located.GetToken(); tk != nil && tk.Position != nil {
-		pos = Pos{tk.Position.Line, tk.Position.Column}
-	}
-	message := located.GetMessage()
-	if strings.Contains(message, "already defined") {
-		return d.Finding(pos, "", "this key stands here a second time", "keep one of the two")
-	}
-	return d.Finding(pos, "", problem(message), "mend the syntax here or in the line before")
 }
 
-// Finding makes a finding about a place of the document without recording it.
+// syntax turns an error of the parser into a finding. The parser knows the line only; the column is that of the line's first
+// character.
+func (d *Doc) syntax(err error) Finding {
+	line, text := SyntaxError(err)
+	line = min(line, len(d.lines))
+	source := d.lines[line-1]
+	column := 1 + len(source) - len(strings.TrimLeft(source, " "))
+	problem := "cannot be read as YAML: " + firstLine(text)
+	if d.secret || mayHoldLogin(text) { // the parser quotes
+		problem = "cannot be read as YAML"
+	}
+	return d.Finding(Pos{line, column}, "", problem, "mend the syntax here or in the line before")
+}
+
+// Finding makes a finding about a place in the document without recording it.
 func (d *Doc) Finding(pos Pos, key, problem, mend string) Finding {
 	f := Finding{File: d.File, Line: pos.Line, Column: pos.Column, Key: key, Problem: problem, Mend: mend}
 	if !d.secret && pos.Line >= 1 && pos.Line <= len(d.lines) {
 		f.Source = clip(d.lines[pos.Line-1], 160)
-		// A URL may carry a password, and people write passwords where only the path of a file belongs.
+		// Some people write a password where the path of a file belongs.
 		if mayHoldLogin(f.Source) || secretKey.MatchString(f.Source) {
 			f.Source = ""
 		}
@@ -213,10 +259,10 @@ func (d *Doc) Finding(pos Pos, key, problem, mend string) Finding {
 	return f
 }
 
-// mayHoldLogin: a URL may carry a password.
+// mayHoldLogin reports whether s may be a URL with a password in it.
 func mayHoldLogin(s string) bool { return strings.Contains(s, "@") && strings.Contains(s, "://") }
 
-// Add records a finding at a place of the document.
+// Add records a finding about a place in the document.
 func (d *Doc) Add(pos Pos, key, problem, mend string) {
 	d.findings = append(d.findings, d.Finding(pos, key, problem, mend))
 }

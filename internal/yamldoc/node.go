@@ -9,14 +9,14 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/goccy/go-yaml/ast"
+	"go.yaml.in/yaml/v3"
 )
 
 // Node is one value in a Doc. Its readers record a finding and return false where the value is not what they read. The zero
 // value is an absent node.
 type Node struct {
 	doc  *Doc
-	node ast.Node
+	node *yaml.Node
 	key  string
 	pos  Pos // of the key, for an empty value
 }
@@ -29,10 +29,7 @@ func (n Node) Key() string { return n.key }
 
 // Pos is where n stands.
 func (n Node) Pos() Pos {
-	if n.node == nil {
-		return n.pos
-	}
-	if _, ok := n.node.(*ast.NullNode); ok && n.pos.Line > 0 {
+	if n.node == nil || n.Empty() && n.pos.Line > 0 {
 		return n.pos
 	}
 	return posOf(n.node)
@@ -43,18 +40,14 @@ func (n Node) KeyPos() Pos { return n.pos }
 
 // Empty says that there is no value: nothing written, or null.
 func (n Node) Empty() bool {
-	if n.node == nil {
-		return true
-	}
-	_, null := n.node.(*ast.NullNode)
-	return null
+	return n.node == nil || plain(n.node, yaml.ScalarNode) && n.node.ShortTag() == "!!null"
 }
 
 // IsList says that n is a sequence.
-func (n Node) IsList() bool { _, ok := n.node.(*ast.SequenceNode); return ok }
+func (n Node) IsList() bool { return plain(n.node, yaml.SequenceNode) }
 
 // IsMap says that n is a mapping.
-func (n Node) IsMap() bool { _, ok := mapping(n.node); return ok }
+func (n Node) IsMap() bool { return plain(n.node, yaml.MappingNode) }
 
 // Fail records that n is wrong.
 func (n Node) Fail(problem, mend string) {
@@ -82,19 +75,18 @@ func (n Node) Each(f func(name string, value Node)) bool {
 	if n.Empty() {
 		return true
 	}
-	values, ok := mapping(n.node)
-	if !ok {
+	if !n.IsMap() {
 		n.wrong("a mapping (key: value)")
 		return false
 	}
-	for _, v := range values {
-		name, plain := keyText(v.Key)
-		pos := posOf(v.Key)
-		if !plain {
+	for i := 0; i+1 < len(n.node.Content); i += 2 {
+		key, value := n.node.Content[i], n.node.Content[i+1]
+		pos := posOf(key)
+		if !isKey(key) {
 			n.doc.Add(pos, n.key, "this is no plain key", "write a plain word before the colon; anchors, merges and tags are not read")
 			continue
 		}
-		f(name, Node{doc: n.doc, node: v.Value, key: join(n.key, n.doc.shown(name)), pos: pos})
+		f(key.Value, Node{doc: n.doc, node: value, key: join(n.key, n.doc.shown(key.Value)), pos: pos})
 	}
 	return true
 }
@@ -105,8 +97,7 @@ func (n Node) List(single bool, f func(i int, value Node)) bool {
 	if n.Empty() {
 		return true
 	}
-	seq, ok := n.node.(*ast.SequenceNode)
-	if !ok {
+	if !n.IsList() {
 		if single {
 			f(0, n)
 			return true
@@ -114,7 +105,7 @@ func (n Node) List(single bool, f func(i int, value Node)) bool {
 		n.wrong("a list ([a, b] or lines that begin with -)")
 		return false
 	}
-	for i, v := range seq.Values {
+	for i, v := range n.node.Content {
 		f(i, Node{doc: n.doc, node: v, key: fmt.Sprintf("%s[%d]", n.key, i), pos: n.Pos()})
 	}
 	return true
@@ -157,8 +148,8 @@ func (n Node) Int(lo, hi int) (int, bool) {
 
 // Bool reads true or false.
 func (n Node) Bool() (value, ok bool) {
-	if b, is := n.node.(*ast.BoolNode); is {
-		return b.Value, true
+	if s, is := n.scalar(); is && n.node.ShortTag() == "!!bool" {
+		return strings.EqualFold(s, "true"), true
 	}
 	n.wrong("true or false")
 	return false, false
@@ -222,8 +213,7 @@ func (n Node) wrong(want string) {
 	case ok && !n.doc.secret:
 		have = quoted(s)
 	}
-	switch n.node.(type) {
-	case *ast.AnchorNode, *ast.AliasNode, *ast.TagNode:
+	if n.node != nil && !plain(n.node, n.node.Kind) {
 		n.Fail("anchors (&), aliases (*) and tags (!) are not read here", "write the value out, in quotes if it begins with such a character")
 		return
 	}
@@ -232,53 +222,30 @@ func (n Node) wrong(want string) {
 
 // scalar is the text of a scalar as it was written, unquoted.
 func (n Node) scalar() (string, bool) {
-	switch v := n.node.(type) {
-	case *ast.StringNode:
-		return v.Value, true
-	case *ast.LiteralNode:
-		return strings.TrimSuffix(v.Value.Value, "\n"), true
-	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
-		return v.GetToken().Value, true
+	switch {
+	case !plain(n.node, yaml.ScalarNode) || n.Empty():
+		return "", false
+	case n.node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
+		return strings.TrimSuffix(n.node.Value, "\n"), true
 	}
-	return "", false
+	return n.node.Value, true
 }
 
-// mapping gives the pairs of a mapping node; the parser hands out a lone pair without its mapping.
-func mapping(n ast.Node) ([]*ast.MappingValueNode, bool) {
-	switch v := n.(type) {
-	case *ast.MappingNode:
-		return v.Values, true
-	case *ast.MappingValueNode:
-		return []*ast.MappingValueNode{v}, true
-	}
-	return nil, false
+// plain reports whether n is a node of a kind, without an anchor or a tag. An alias is never plain.
+func plain(n *yaml.Node, kind yaml.Kind) bool {
+	return n != nil && n.Kind == kind && kind != yaml.AliasNode && n.Anchor == "" && n.Style&yaml.TaggedStyle == 0
 }
 
-func keyText(k ast.MapKeyNode) (string, bool) {
-	switch v := k.(type) {
-	case *ast.StringNode:
-		return v.Value, true
-	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
-		return v.GetToken().Value, true
+// isKey reports whether n may be the key of a mapping.
+func isKey(n *yaml.Node) bool {
+	if !plain(n, yaml.ScalarNode) {
+		return false
 	}
-	return "", false
+	tag := n.ShortTag()
+	return tag != "!!merge" && tag != "!!null"
 }
 
-// posOf is the place of a node's first token. A mapping's own token is its colon, so its first key is asked instead.
-func posOf(n ast.Node) Pos {
-	if values, ok := mapping(n); ok {
-		if m, is := n.(*ast.MappingNode); !is || !m.IsFlowStyle {
-			if len(values) > 0 {
-				return posOf(values[0].Key)
-			}
-		}
-	}
-	tk := n.GetToken()
-	if tk == nil || tk.Position == nil {
-		return Pos{}
-	}
-	return Pos{tk.Position.Line, tk.Position.Column}
-}
+func posOf(n *yaml.Node) Pos { return Pos{n.Line, n.Column} }
 
 // shown is a key as findings have it: on one line, cut, and nothing where it may be a piece of a secret. A hash that stands in a
 // flow mapping without quotes falls into keys at its commas.

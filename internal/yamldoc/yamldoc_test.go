@@ -179,7 +179,7 @@ func FuzzParse(f *testing.F) {
 			}
 			var theirs yaml.Node
 			if len(found) == 0 && yaml.Unmarshal([]byte(s), &theirs) == nil && len(theirs.Content) == 1 {
-				if a, b := plain(doc.Root()), plainly(theirs.Content[0]); a != b {
+				if a, b := asText(doc.Root()), plainly(theirs.Content[0]); a != b {
 					t.Fatalf("%q is read as\n%s\nby another reader as\n%s", s, a, b)
 				}
 			}
@@ -187,17 +187,17 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// plain is a node in a form to compare.
-func plain(n Node) string {
+// asText is a node in a form to compare.
+func asText(n Node) string {
 	var b strings.Builder
 	switch {
 	case n.Empty():
 		return "null"
 	case n.IsMap():
-		n.Each(func(name string, v Node) { fmt.Fprintf(&b, "%q: %s, ", name, plain(v)) })
+		n.Each(func(name string, v Node) { fmt.Fprintf(&b, "%q: %s, ", name, asText(v)) })
 		return "{" + b.String() + "}"
 	case n.IsList():
-		n.List(false, func(_ int, v Node) { b.WriteString(plain(v) + ", ") })
+		n.List(false, func(_ int, v Node) { b.WriteString(asText(v) + ", ") })
 		return "[" + b.String() + "]"
 	}
 	text, _ := n.scalar()
