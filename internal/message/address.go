@@ -17,8 +17,8 @@ const (
 	maxPath   = 256 // with the brackets
 )
 
-// Address is the mailbox as it is written in SMTP: local part quoted where it must be, "@", domain; just the local
-// part where it is unqualified.
+// Address returns the mailbox as it is written in SMTP: the local part, quoted where it must be, "@" and the domain. An
+// unqualified one is the local part only.
 func (m Mailbox) Address() string {
 	local := m.Local
 	if local != "" && !dotString(local) || local == "" && m.Domain != "" {
@@ -30,11 +30,11 @@ func (m Mailbox) Address() string {
 	return local + "@" + m.Domain
 }
 
-// Key is Address with every ASCII letter in lower case, for comparing.
+// Key returns Address with ASCII letters in lower case, for comparing.
 func (m Mailbox) Key() string { return lower(m.Address()) }
 
-// String is the path in angle brackets as it is written in SMTP: "<>" for the null path. The zero value, which is no path, is
-// "<?>", so that it cannot pass for the null one.
+// String returns the path as it is written in SMTP, in angle brackets; "<>" is the null path. The zero value is not a path and
+// gives "<?>", so that it is not taken for the null path.
 func (p Path) String() string {
 	if p.Null {
 		return "<>"
@@ -50,7 +50,7 @@ func (p Path) String() string {
 // allowed and has Domain "" (RFC 6409 §4.2; "<postmaster>" is one). 8-bit only with utf8. Bounds of RFC 5321 §4.5.3.1.
 func ParsePath(s string, utf8 bool) (p Path, rest string, err error) {
 	if !strings.HasPrefix(s, "<") {
-		return p, "", errors.New("an address stands in angle brackets")
+		return p, "", errors.New("an address must be written in angle brackets")
 	}
 	if strings.HasPrefix(s, "<>") {
 		return Path{Null: true}, s[2:], nil
@@ -136,7 +136,7 @@ func (r *addrReader) mailbox(unqualified bool) (m Mailbox, err error) {
 	}
 	if r.peek() != '@' {
 		if m.Local == "" {
-			return m, errors.New("an address that is empty between its quotes")
+			return m, errors.New("the local part is empty between its quotes")
 		}
 		if unqualified {
 			return m, nil
@@ -162,7 +162,7 @@ func (r *addrReader) local() (string, error) {
 			return "", r.unexpected("a local part")
 		}
 		if !dotString(local) {
-			return "", fmt.Errorf("the local part %q has a dot at its begin or end, or two together; quote it", clean(local, maxLocal))
+			return "", fmt.Errorf("the local part %q begins or ends with a dot, or has two dots together; quote it", clean(local, maxLocal))
 		}
 	}
 	switch {
@@ -184,7 +184,7 @@ func (r *addrReader) quoted() (string, error) {
 			return b.String(), nil
 		case c == '\\':
 			if r.at++; r.at >= len(r.s) || r.s[r.at] < ' ' || r.s[r.at] >= 0x7f {
-				return "", errors.New("a backslash that quotes nothing printable")
+				return "", errors.New("a backslash that is not followed by a printable character")
 			}
 			b.WriteByte(r.s[r.at])
 		case c < ' ' || c == 0x7f:
@@ -199,7 +199,7 @@ func (r *addrReader) quoted() (string, error) {
 	return "", errors.New("a quoted local part without its closing quote")
 }
 
-// domain reads a Domain or an address literal and gives it with ASCII letters in lower case.
+// domain reads a Domain or an address literal and returns it with ASCII letters in lower case.
 func (r *addrReader) domain() (string, error) {
 	if r.peek() == '[' {
 		return r.literal()
@@ -265,8 +265,8 @@ func (r *addrReader) check8bit(s, what string) error {
 			if !unicode.IsPrint(c) { // white space, controls, format characters, what is not assigned
 				return fmt.Errorf("the %s has the invisible character %U", what, c)
 			}
-			// A U-label is letters, marks and digits, in lower case (RFC 5890 §2.3.2.1): the Kelvin sign and the ideographic
-			// full stop are other ways to write "k" and "." to who maps before he looks up.
+			// A U-label has letters, marks and digits in lower case (RFC 5890 §2.3.2.1). Programs that map a domain before they
+			// look it up read the Kelvin sign as "k" and the ideographic full stop as ".".
 			if what == "domain" && c >= 0x80 && (!unicode.In(c, unicode.L, unicode.M, unicode.Nd) || unicode.ToLower(c) != c) {
 				return fmt.Errorf("%U cannot stand in a domain; write it in lower case or as xn--", c)
 			}
@@ -285,9 +285,9 @@ func letterDigit(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
-// dotString: atoms with single dots between them.
+// dotString reports whether s is atoms with single dots between them.
 func dotString(s string) bool {
-	dot := true // one may not follow
+	dot := true // a dot may not come next
 	for i := range len(s) {
 		switch {
 		case s[i] == '.' && dot:
@@ -300,7 +300,7 @@ func dotString(s string) bool {
 	return !dot
 }
 
-// quote is a Quoted-string for s.
+// quote returns s as a Quoted-string.
 func quote(s string) string {
 	b := append(make([]byte, 0, len(s)+2), '"')
 	for i := range len(s) {

@@ -12,8 +12,8 @@ const (
 	maxMailboxes    = 1000
 )
 
-// Addresses is what one address field holds (RFC 5322 §3.4), read strictly: comments and folding skipped, obsolete forms
-// that readers disagree on refused.
+// Addresses is the content of one address field (RFC 5322 §3.4), read strictly: comments and folding are skipped, and obsolete
+// forms that mail programs read differently are refused.
 type Addresses struct {
 	List  []Mailbox
 	Group bool // group syntax was used (its members are in List)
@@ -22,7 +22,7 @@ type Addresses struct {
 	Pieces []string
 }
 
-// AddressError says what cannot be read in an address field, and where.
+// AddressError says what in an address field cannot be read, and where.
 type AddressError struct {
 	Offset int // in octets, from 0, of the unfolded value
 	What   string
@@ -30,14 +30,14 @@ type AddressError struct {
 
 func (e *AddressError) Error() string { return fmt.Sprintf("%s at octet %d", e.What, e.Offset+1) }
 
-// ParseAddresses reads the value of an address field. Errors are *AddressError. It is linear in the length of value: nothing is
-// read twice, comments are counted and not recursed into.
+// ParseAddresses reads the value of an address field. Errors are *AddressError. It takes time linear in the length of value: it reads
+// nothing twice, and counts nested comments without recursion.
 func ParseAddresses(value string) (Addresses, error) {
 	a, _, err := parseAddresses(value)
 	return a, err
 }
 
-// parseAddresses gives the comments as well, without their outer brackets and otherwise as written.
+// parseAddresses also returns the comments, as written but without their outer brackets.
 func parseAddresses(value string) (Addresses, []string, error) {
 	l := listReader{s: value}
 	if len(value) > maxAddressField {
@@ -160,7 +160,7 @@ func (l *listReader) angle(name string) error {
 	return l.add(m)
 }
 
-// noSpace refuses white space and comments inside an address: obsolete, and read differently.
+// noSpace refuses white space and comments inside an address. They are obsolete, and programs read them differently.
 func (l *listReader) noSpace() error {
 	if c := l.peek(); wsp(c) || c == '(' {
 		return l.fail("white space or a comment inside an address")
@@ -168,7 +168,7 @@ func (l *listReader) noSpace() error {
 	return nil
 }
 
-// notEncoded refuses what a reader that decodes before it parses takes for an encoded word (RFC 2047 §5 (3)).
+// notEncoded refuses an encoded word in an address (RFC 2047 §5 (3)): some readers decode it before they parse.
 func (l *listReader) notEncoded(m Mailbox) error {
 	if strings.Contains(m.Local, "=?") {
 		return l.fail("an encoded word where an address should be")
@@ -200,7 +200,7 @@ func (l *listReader) bare(p phrase) error {
 	return l.add(m)
 }
 
-// unqualified takes the one word of p for an address without a domain.
+// unqualified makes the one word of p an address without a domain.
 func (l *listReader) unqualified(p phrase) error {
 	w := p.words[0]
 	r := addrReader{s: l.s[:w.end], at: w.start, utf8: true}

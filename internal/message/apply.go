@@ -1,7 +1,7 @@
 package message
 
-// Apply returns a new Header with the header edits done; envelope edits are passed over. Fields that no edit names
-// keep their bytes. h is not changed. Indexes are those of h, whatever other edits do to it.
+// Apply returns a new Header with the header edits applied; envelope edits are ignored. Fields that no edit names keep their
+// bytes. h is not changed. An edit's index counts in h as it was before all edits.
 func (h *Header) Apply(edits Edits) (*Header, error) {
 	a := applier{fields: make([]slot, len(h.fields))}
 	for i, f := range h.fields {
@@ -57,7 +57,7 @@ func (a *applier) edit(e Edit) error {
 	}
 	f, err := newField(string(e.appendField(nil)), 0)
 	if err != nil {
-		return err // cannot be: the edit was checked
+		return err // impossible: NewEdit has checked the edit
 	}
 	switch e.op {
 	case OpInsertHeader:
@@ -77,7 +77,8 @@ func (a *applier) edit(e Edit) error {
 	return nil
 }
 
-// each visits the fields that e names: all of its name, or the one with its index. An index past the last names none.
+// each calls its function for the fields that e names: all with its name, or the one with its index. An index beyond the last
+// field names none.
 func (a *applier) each(e Edit, visit func(*slot)) {
 	n, key := 0, lower(e.name)
 	for i := range a.fields {

@@ -2,13 +2,13 @@ package message
 
 import "sync/atomic"
 
-// Budget is an amount of something, in octets, that many share. Whoever takes of it gives it back. A nil Budget has no end.
+// Budget is a number of octets that many users share. What is taken from it must be given back. A nil Budget is unlimited.
 type Budget struct {
 	Max  int64
 	used atomic.Int64
 }
 
-// Take takes n, if that much is left.
+// Take takes n and reports whether that much was left; otherwise it takes nothing.
 func (b *Budget) Take(n int64) bool {
 	if b == nil {
 		return true
@@ -31,7 +31,7 @@ func (b *Budget) Give(n int64) {
 	}
 }
 
-// Used is how much is taken.
+// Used returns how much is taken.
 func (b *Budget) Used() int64 {
 	if b == nil {
 		return 0
@@ -39,7 +39,7 @@ func (b *Budget) Used() int64 {
 	return b.used.Load()
 }
 
-// Left is how much can still be taken; of a nil Budget, more than anybody could want.
+// Left returns how much can still be taken; for a nil Budget, the largest int64.
 func (b *Budget) Left() int64 {
 	if b == nil {
 		return 1<<63 - 1

@@ -6,10 +6,10 @@ import (
 	"unicode/utf8"
 )
 
-// Op is the kind of an Edit. The zero value is none.
+// Op is the kind of an Edit. The zero value is no operation.
 type Op uint8
 
-// The operations of the policy contract, in the order in which a plan does them.
+// The operations of the policy contract, in the order in which they are applied.
 const (
 	OpRemoveHeader Op = 1 + iota
 	OpReplaceHeader
@@ -22,7 +22,7 @@ const (
 
 var opNames = [...]string{"none", "remove_header", "replace_header", "insert_header", "add_header", "change_sender", "remove_recipient", "add_recipient"}
 
-// String is the operation's name in the policy contract.
+// String returns the operation's name in the policy contract.
 func (o Op) String() string {
 	if int(o) < len(opNames) {
 		return opNames[o]
@@ -37,7 +37,7 @@ const (
 	maxEditIndex = 10_000
 )
 
-// Edit is one checked change to a message. It can only be made by NewEdit and NewEnvelopeEdit, so that none exists unchecked.
+// Edit is one checked change to a message. Only NewEdit and NewEnvelopeEdit make one, so that no unchecked edit exists.
 type Edit struct {
 	op    Op
 	name  string
@@ -64,7 +64,7 @@ func (e Edit) String() string {
 	return fmt.Sprintf("%s %s[%d]: %s", e.op, e.name, e.index, clean(e.value, 80))
 }
 
-// EditError says why an edit cannot be.
+// EditError says why an edit is not possible.
 type EditError struct {
 	Op   Op
 	Name string
@@ -79,8 +79,8 @@ func (e *EditError) Error() string {
 // (replace: the first is replaced and the others removed; where there is none, the field is added).
 // insert_header: the position in the block, from 0 (top); beyond the end: the end. add_header takes 0: the end.
 // value: one line, no CR, LF or NUL, no control characters but HTAB, 8-bit only as valid UTF-8 and only if utf8.
-// White space around it is dropped; then it may not be empty, since to a milter an empty value removes the field.
-// An occurrence that a message does not have is left alone. Errors are *EditError.
+// White space around it is removed. The rest must not be empty, because in the milter protocol an empty value removes the field.
+// An edit of an occurrence that the message does not have changes nothing. Errors are *EditError.
 func NewEdit(op Op, name string, index int, value string, utf8 bool) (Edit, error) {
 	fail := func(format string, a ...any) (Edit, error) {
 		return Edit{}, &EditError{op, name, fmt.Sprintf(format, a...)}
@@ -159,8 +159,8 @@ func NewEnvelopeEdit(op Op, address string, utf8 bool) (Edit, error) {
 	return Edit{op: op, path: p}, nil
 }
 
-// FoldedValue is the value as it is written behind "Name: ", folded with nl and no white space added: lines have at most 78
-// octets where there is white space to fold at (RFC 5322 §2.1.1, §2.2.3).
+// FoldedValue returns the value as it is written after "Name: ". It is folded with nl, so that lines have at most 78 octets
+// where there is white space to fold at (RFC 5322 §2.1.1, §2.2.3). No white space is added.
 func (e Edit) FoldedValue(nl string) string { return fold(len(e.name)+len(": "), e.value, nl) }
 
 // appendField appends the whole field with CRLF line ends.
@@ -175,14 +175,14 @@ const (
 	maxLine  = 998
 )
 
-// fold puts nl before white space so that lines fit; used is what stands before the value on its first line. No line is
-// folded where only white space would follow or precede, so that unfolding (taking the nl out) gives the value back.
+// fold inserts nl before white space so that lines are short enough. used is the number of octets before the value on its
+// first line. Each folded line keeps something other than white space, so that unfolding (removing nl) gives the value back.
 func fold(used int, value, nl string) string {
 	if used+len(value) <= wishLine {
 		return value
 	}
 	var b strings.Builder
-	start, col := 0, used // of the line being filled
+	start, col := 0, used // of the current line
 	last := -1            // the last place to fold since start
 	for i := 0; i < len(value); i++ {
 		if wsp(value[i]) && (i == 0 || !wsp(value[i-1])) && i > start {
@@ -201,7 +201,7 @@ func fold(used int, value, nl string) string {
 
 func wsp(c byte) bool { return c == ' ' || c == '\t' }
 
-// fieldName: ftext of RFC 5322 §3.6.8.
+// fieldName reports whether s is a field name: ftext of RFC 5322 §3.6.8.
 func fieldName(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] >= 0x7f || s[i] == ':' {

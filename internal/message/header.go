@@ -6,17 +6,17 @@ import (
 	"strings"
 )
 
-// Limits bound a header block; zero fields mean DefaultLimits'.
+// Limits bound a header block. A field that is zero has the value of DefaultLimits.
 type Limits struct {
 	Bytes      int // whole block
 	Fields     int // number of fields
 	FieldBytes int // one field with its continuation lines
 }
 
-// DefaultLimits are generous for people and mean to machines that misbehave.
+// DefaultLimits are above what ordinary mail needs.
 var DefaultLimits = Limits{Bytes: 512 << 10, Fields: 1000, FieldBytes: 64 << 10}
 
-// OrDefault fills in DefaultLimits where a field is zero.
+// OrDefault returns l with zero fields replaced by those of DefaultLimits.
 func (l Limits) OrDefault() Limits {
 	if l.Bytes <= 0 {
 		l.Bytes = DefaultLimits.Bytes
@@ -30,10 +30,10 @@ func (l Limits) OrDefault() Limits {
 	return l
 }
 
-// Header is an ordered block of raw fields. Parsing and writing it is the identity.
+// Header is an ordered block of raw fields. Writing a parsed header gives the same bytes.
 type Header struct {
 	fields []Field
-	end    string // the empty line, or nothing where the message ends with its header
+	end    string // the empty line; "" where the message ends with its header
 }
 
 // Field is one header field.
@@ -61,7 +61,7 @@ type HeaderError struct {
 	Line int    // from 1
 	Text string // the line, cleaned and cut
 	What string // what is wrong with it
-	// Limit is the one that was passed, LimitBytes and its like; "" where the header is malformed.
+	// Limit is the limit that was exceeded, such as LimitBytes; "" where the header is malformed.
 	Limit string
 }
 
@@ -80,8 +80,8 @@ func (e *HeaderError) Error() string {
 	return s
 }
 
-// HeaderEnd finds the end of the header block at the start of b: n octets with the empty line. Where complete is false, the
-// empty line has not come (yet) and n is 0.
+// HeaderEnd finds the end of the header block at the start of b: n octets with the empty line. complete is false
+// and n is 0 where b has no empty line.
 func HeaderEnd(b []byte) (n int, complete bool) {
 	if bytes.HasPrefix(b, []byte("\r\n")) {
 		return 2, true
@@ -93,16 +93,16 @@ func HeaderEnd(b []byte) (n int, complete bool) {
 }
 
 // ParseHeader reads the header block at the start of a message that has CRLF line ends. block is everything up to and
-// including the empty line, or all of a message that has none. Errors are *HeaderError. Refused are: a line that is no field
-// and continues none, an empty name, white space before the colon (readers disagree about it), CR or LF apart, NUL, and
-// whatever exceeds l.
+// including the empty line, or all of a message that has none. Errors are *HeaderError. It refuses a line that is neither a
+// field nor a continuation, an empty name, white space before the colon (which programs read differently), a CR or LF by itself,
+// NUL, and what exceeds l.
 func ParseHeader(block []byte, l Limits) (*Header, error) {
 	l = l.OrDefault()
 	if len(block) > l.Bytes {
 		return nil, headerTooLong(l)
 	}
 	h := &Header{}
-	rest := string(block) // one copy, which every field is a slice of
+	rest := string(block) // one copy; every field is a slice of it
 	h.fields = make([]Field, 0, min(l.Fields, 8+len(rest)/40))
 	for line := 1; rest != ""; {
 		if strings.HasPrefix(rest, "\r\n") {
@@ -141,14 +141,14 @@ func fieldTooLong(line int, s string, max int) *HeaderError {
 	return &HeaderError{Line: line, Text: excerpt(s), What: fmt.Sprintf("a field of more than %d octets", max), Limit: LimitFieldBytes}
 }
 
-// HeaderWithin checks the block at the start of a message against l without reading its fields, for those who want none of
-// them. Errors are *HeaderError with a Limit.
+// HeaderWithin checks the block at the start of a message against l without parsing its fields. Errors are *HeaderError with a
+// Limit.
 func HeaderWithin(block []byte, l Limits) error {
 	l = l.OrDefault()
 	if len(block) > l.Bytes {
 		return headerTooLong(l)
 	}
-	fields, field := 0, 0 // so far; octets of the one under way
+	fields, field := 0, 0 // number so far; octets of the current one
 	for line := 1; len(block) > 0 && !bytes.HasPrefix(block, []byte("\r\n")); line++ {
 		n := bytes.IndexByte(block, '\n') + 1
 		if n == 0 {
@@ -168,7 +168,7 @@ func HeaderWithin(block []byte, l Limits) error {
 	return nil
 }
 
-// fieldEnd is the length of the field at the start of s, continuation lines included, and how many lines it has.
+// fieldEnd returns the length of the field at the start of s with its continuation lines, and the number of its lines.
 func fieldEnd(s string, line, max int) (n, lines int, err error) {
 	for {
 		i := strings.IndexByte(s[n:], '\n')
@@ -188,7 +188,7 @@ func fieldEnd(s string, line, max int) (n, lines int, err error) {
 	}
 }
 
-// newField reads a raw field.
+// newField splits a raw field into name and value.
 func newField(raw string, line int) (Field, error) {
 	colon := strings.IndexByte(raw, ':')
 	switch {
@@ -204,7 +204,7 @@ func newField(raw string, line int) (Field, error) {
 	return Field{raw: raw, name: colon, key: lower(raw[:colon]), value: strings.Trim(unfold(raw[colon+1:]), " \t")}, nil
 }
 
-// unfold takes the line ends out (RFC 5322 §2.2.3).
+// unfold removes the line ends (RFC 5322 §2.2.3).
 func unfold(s string) string {
 	s = strings.TrimSuffix(s, "\r\n")
 	if strings.IndexByte(s, '\n') < 0 {
@@ -213,9 +213,9 @@ func unfold(s string) string {
 	return strings.ReplaceAll(s, "\r\n", "")
 }
 
-// NewHeader builds a Header from fields as a milter gets them: name, and value with LF or CRLF line ends inside.
-// leading says whether values carry the white space after the colon (milter's leading-space option); where they do not, one
-// space is put there. Errors are *HeaderError.
+// NewHeader makes a Header of fields in the form that a milter receives: a name, and a value with LF or CRLF line ends inside.
+// leading says whether values include the white space after the colon (the milter protocol's leading-space option); otherwise
+// one space is added. Errors are *HeaderError.
 func NewHeader(fields [][2]string, leading bool, l Limits) (*Header, error) {
 	var b strings.Builder
 	for i, f := range fields {
@@ -237,13 +237,13 @@ func NewHeader(fields [][2]string, leading bool, l Limits) (*Header, error) {
 	return h, err
 }
 
-// Len is the number of fields.
+// Len returns the number of fields.
 func (h *Header) Len() int { return len(h.fields) }
 
-// Field i, from 0.
+// Field returns field i, from 0.
 func (h *Header) Field(i int) Field { return h.fields[i] }
 
-// Count of the fields whose Key is key.
+// Count returns the number of fields whose Key is key.
 func (h *Header) Count(key string) int {
 	n := 0
 	for i := range h.fields {
@@ -254,7 +254,7 @@ func (h *Header) Count(key string) int {
 	return n
 }
 
-// AppendTo appends the block as it is to be written, its empty line included where it has one.
+// AppendTo appends the block as it is written, with its empty line where it has one.
 func (h *Header) AppendTo(dst []byte) []byte {
 	for i := range h.fields {
 		dst = append(dst, h.fields[i].raw...)

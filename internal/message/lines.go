@@ -6,21 +6,21 @@ import (
 )
 
 // LineError says where a message breaks the rule that lines end in CRLF and CR, LF and NUL stand nowhere else
-// (RFC 5321 §2.3.8, §4.1.1.4). Repairing such a message instead of refusing it is what smuggling feeds on.
+// (RFC 5321 §2.3.8, §4.1.1.4). A server that repairs such a message instead of refusing it makes smuggling possible.
 type LineError struct {
-	Offset int64 // in octets from the begin of what was checked
+	Offset int64 // octets from the start of the stream
 	What   string
 }
 
 func (e *LineError) Error() string { return fmt.Sprintf("%s at octet %d", e.What, e.Offset) }
 
-// LineChecker checks a stream in blocks. Its zero value is ready.
+// LineChecker checks a stream block by block. Its zero value is ready to use.
 type LineChecker struct {
 	offset int64
 	cr     bool // the last octet was a CR
 }
 
-// Check takes the next block. After an error the stream is spoilt.
+// Check checks the next block. After an error the LineChecker must not be used any more.
 func (c *LineChecker) Check(b []byte) error {
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		return &LineError{c.offset + int64(i), "NUL"}
@@ -38,7 +38,7 @@ func (c *LineChecker) Check(b []byte) error {
 				return &LineError{c.offset + int64(end), "bare LF"}
 			}
 		}
-		// Within a line, a CR may only be its last octet; at the end of the block the next one tells.
+		// A CR must be followed by LF. Where it is the last octet of the block, the next block shows it.
 		if j := bytes.IndexByte(b[start:end], '\r'); j >= 0 && start+j != end-1 {
 			return &LineError{c.offset + int64(start+j), "bare CR"}
 		}
@@ -54,7 +54,7 @@ func (c *LineChecker) Check(b []byte) error {
 	return nil
 }
 
-// End tells whether the stream may end here.
+// End reports an error where the stream must not end here.
 func (c *LineChecker) End() error {
 	if c.cr {
 		return &LineError{c.offset - 1, "bare CR"}

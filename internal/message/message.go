@@ -1,11 +1,11 @@
-// Package message holds what both front ends and the engine agree on about a mail message: its ordered header
-// block, the edits a decision may make, strict addresses, SMTP replies, and the spooled body.
+// Package message has the types of a mail message that both front ends and the engine share: the ordered header block, the
+// edits of a decision, strict addresses, SMTP replies, and the spooled body.
 //
-// Everything here is strict, bounded and without goroutines: a value that exists has been checked where it was
-// constructed, and a header that nobody edited leaves byte for byte as it came.
+// Everything is strict and bounded. Values are checked where they are constructed, so that no unchecked value exists. A header
+// without edits is written byte for byte as it was read. The package starts no goroutines.
 package message
 
-// Mailbox is one address as RFC 5321 §4.1.2 and RFC 5322 §3.4 have it.
+// Mailbox is one address (RFC 5321 §4.1.2, RFC 5322 §3.4).
 // Domain is empty for an unqualified address (RFC 6409 §4.2), which only a submission may carry.
 type Mailbox struct {
 	Name   string // display name, decoded to UTF-8 (RFC 2047), cleaned of control characters; may be empty
@@ -19,5 +19,6 @@ type Path struct {
 	Null bool
 }
 
-// Params are ESMTP parameters: upper-case keyword to value as it came (xtext not decoded; "" where there was none).
+// Params are ESMTP parameters: the keyword in upper case, and the value as it was received (xtext is not decoded; "" where
+// there was none).
 type Params map[string]string

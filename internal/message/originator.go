@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// Ambiguity is one reason why two readers could take a header differently (CERT VU#517845).
+// Ambiguity is one reason why two mail programs could read a header differently (CERT VU#517845).
 type Ambiguity struct {
 	Kind  string // stable, greppable: "duplicate-from", "group-in-from", "several-authors-no-sender", "unparsable-from", ...
 	Field string // the field's key
 	Text  string // for people: what is wrong and how to mend it
 }
 
-// Facts are what policy may ask of a header.
+// Facts are what policy may know about a header.
 type Facts struct {
 	From, Sender, ReplyTo, To, Cc, Bcc []Mailbox
 	// Resent holds the originators of Resent- fields: Resent-From and Resent-Sender, in order.
@@ -28,11 +28,12 @@ type Unqualified struct {
 	Pieces []string // see Addresses.Pieces
 }
 
-// maxAlike bounds the ambiguities of one kind in one field: one is enough to refuse, a few help to mend. There is no bound
-// over all kinds: a heap of what a policy tolerates must not hide what it does not. Kinds and fields are few.
+// maxAlike bounds the ambiguities of one kind in one field: one is enough to refuse a message, and a few help its author to
+// mend it. There is no bound over all kinds, because many tolerated ambiguities must not hide one that is not tolerated. There
+// are few kinds and fields.
 const maxAlike = 3
 
-// maxBlankLines bounds in how many fields one kind is reported that may be in any field.
+// maxBlankLines bounds how many fields are reported for a kind that any field can have.
 const maxBlankLines = 16
 
 // ReadFacts reads the address fields of h.
@@ -78,7 +79,7 @@ func (r *factsReader) ambiguous(kind, field, format string, a ...any) {
 	}
 }
 
-// alike counts what is already known of a kind, in that field and in all.
+// alike counts the ambiguities of a kind that were found so far: in that field, and in all fields.
 func (r *factsReader) alike(kind, field string) (here, all int) {
 	for i := range r.facts.Ambiguous {
 		if a := &r.facts.Ambiguous[i]; a.Kind == kind {
@@ -91,7 +92,7 @@ func (r *factsReader) alike(kind, field string) (here, all int) {
 	return here, all
 }
 
-// read takes in one address field.
+// read reads one address field.
 func (r *factsReader) read(f *Field, into *[]Mailbox) {
 	if r.seen == nil {
 		r.seen = make(map[string]int, 8)
@@ -116,8 +117,8 @@ func (r *factsReader) read(f *Field, into *[]Mailbox) {
 	}
 }
 
-// blankLine looks for a continuation line of nothing but white space, at which some readers end the header
-// (RFC 5322 §3.2.2 forbids to make one)..
+// blankLine looks for a continuation line that consists of white space only. Some readers end the header there, and RFC 5322
+// §3.2.2 forbids to generate one.
 func (r *factsReader) blankLine(f *Field) {
 	if strings.IndexByte(f.raw, '\n') == len(f.raw)-1 {
 		return
@@ -127,7 +128,7 @@ func (r *factsReader) blankLine(f *Field) {
 		var line string
 		if line, rest, more = cutLine(rest); strings.Trim(line, " \t") == "" {
 			if here, all := r.alike("blank-line-in-header", f.key); here > 0 || all == maxBlankLines {
-				return // named already, or in more fields than a policy will except
+				return // already reported, or reported for enough fields
 			}
 			r.ambiguous("blank-line-in-header", f.key, "the %s field has a line of white space, at which some readers end the header; take the line out", f.Name())
 			return
@@ -135,7 +136,7 @@ func (r *factsReader) blankLine(f *Field) {
 	}
 }
 
-// originator looks harder at fields that say who somebody is.
+// originator makes further checks of a field that names an author or sender.
 func (r *factsReader) originator(f *Field, a Addresses, comments []string) {
 	if a.Group {
 		r.ambiguous("group-in-"+f.key, f.key, "the %s field holds a group; name one mailbox", f.Name())
@@ -164,7 +165,7 @@ func (r *factsReader) originator(f *Field, a Addresses, comments []string) {
 	if len(comments) == 0 {
 		return
 	}
-	// Some readers show a comment as the name.
+	// Some readers show a comment as the display name.
 	own := make(map[string]bool, len(a.List))
 	for _, m := range a.List {
 		own[m.Key()] = true
@@ -176,9 +177,9 @@ func (r *factsReader) originator(f *Field, a Addresses, comments []string) {
 	}
 }
 
-// foldedInside looks for a quoted string or comment that goes over a line end and holds what means something outside of it.
-// Python's email.utils, which is given fields with their line ends in them, ends both at a CR: it reads two addresses, ceo@x.y
-// the first, where the lines are `From: "Al` and ` ceo@x.y" <al@x.y>`. raw is a value that has been read.
+// foldedInside looks for a quoted string or comment that is folded and holds characters which have a meaning outside of it.
+// Python's email.utils gets fields with their line ends and ends both at a CR: of the lines `From: "Al` and
+// ` ceo@x.y" <al@x.y>` it reads two addresses, and ceo@x.y is the first. raw is a value that could be parsed.
 func foldedInside(raw string) string {
 	for i := 0; i < len(raw); i++ {
 		if raw[i] != '"' && raw[i] != '(' {
@@ -209,7 +210,7 @@ func foldedInside(raw string) string {
 	return ""
 }
 
-// once are the fields of which RFC 5322 §3.6 allows one, and those of MIME that say how a body is read (RFC 2045 §3).
+// once has the fields that RFC 5322 §3.6 allows one time only, and the MIME fields that say how to read a body (RFC 2045 §3).
 var once = []struct{ key, name string }{
 	{"from", "From"}, {"sender", "Sender"}, {"reply-to", "Reply-To"}, {"to", "To"}, {"cc", "Cc"}, {"date", "Date"},
 	{"message-id", "Message-ID"}, {"subject", "Subject"}, {"in-reply-to", "In-Reply-To"}, {"references", "References"},
@@ -230,7 +231,7 @@ func (r *factsReader) counts() {
 	}
 }
 
-// resent says whether an address field of a resent block is there.
+// resent reports whether the header has an address field of a resent block.
 func (r *factsReader) resent() bool {
 	for _, key := range [...]string{"resent-sender", "resent-to", "resent-cc", "resent-bcc", "resent-reply-to"} {
 		if r.seen[key] > 0 {
@@ -246,9 +247,9 @@ func (r *factsReader) authors() {
 	}
 }
 
-// otherAddress finds an address in a display name or comment whose key is not one's own: a word of atext and dots on both sides of an
-// @, with a dot in the domain. "" where there is none. Encoded words that a quoted string kept are looked into, since
-// readers differ in whether they decode them.
+// otherAddress returns the first address in a display name or comment that differs from the mailbox's own: a word of atext and
+// dots on both sides of an @, with a dot in the domain; "" where there is none. It also decodes encoded words inside a quoted
+// string, because some readers do.
 func otherAddress(text string, own func(key string) bool) string {
 	for _, s := range [...]string{text, decodeWords(text)} {
 		for from := 0; ; {
@@ -269,8 +270,8 @@ func otherAddress(text string, own func(key string) bool) string {
 	return ""
 }
 
-// addressAround is the address whose @ is s[at]. It looks no further than an address is long, so that a name of nothing but @
-// and letters takes linear time.
+// addressAround is the address whose @ is s[at]. It looks no further than the longest possible address,
+// so that a name of many @ and letters takes linear time.
 func addressAround(s string, at int) string {
 	start, end := at, at+1
 	for start > max(0, at-maxLocal) && (atext(s[start-1]) || s[start-1] == '.') && s[start-1] != '\'' {

@@ -6,7 +6,7 @@ import (
 	"unicode"
 )
 
-// maxComments is how deep comments may nest. Nobody writes more; whoever does is after a reader that recurses.
+// maxComments bounds the nesting of comments. Ordinary mail does not nest them; deep nesting is an attack on readers that recurse.
 const maxComments = 8
 
 // word of a phrase: an atom (dots allowed) or a quoted string.
@@ -33,7 +33,7 @@ func (p phrase) text() string {
 	return visible(decodeWords(b.String()))
 }
 
-// decodeWords decodes the encoded words of s (RFC 2047). What is in a character set that we do not know stays as it is.
+// decodeWords decodes the encoded words of s (RFC 2047). Words in an unknown character set stay as they are.
 func decodeWords(s string) string {
 	if !strings.Contains(s, "=?") {
 		return s
@@ -44,7 +44,7 @@ func decodeWords(s string) string {
 	return s
 }
 
-// visible takes control characters and what makes text run backwards out of a display name.
+// visible removes control characters and bidirectional controls from a display name.
 func visible(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
@@ -54,7 +54,7 @@ func visible(s string) string {
 	}, s)
 }
 
-// phrase reads words up to what ends them, white space and comments between them skipped.
+// phrase reads words up to the character that ends them. It skips white space and comments between them.
 func (l *listReader) phrase() (p phrase, err error) {
 	for {
 		if err := l.skip(); err != nil {
@@ -92,7 +92,7 @@ func (l *listReader) printable(start int) error {
 	return nil
 }
 
-// skip passes over white space and comments (RFC 5322 §3.2.2).
+// skip moves the cursor past white space and comments (RFC 5322 §3.2.2).
 func (l *listReader) skip() error {
 	depth, open := 0, 0
 	for ; l.at < len(l.s); l.at++ {
@@ -110,7 +110,7 @@ func (l *listReader) skip() error {
 			}
 		case depth > 0 && c == '\\':
 			if l.at++; l.at < len(l.s) && (l.s[l.at] < ' ' || l.s[l.at] == 0x7f) {
-				return l.fail("a backslash that quotes nothing printable")
+				return l.fail("a backslash that is not followed by a printable character")
 			}
 		case c < ' ' && c != '\t' || c == 0x7f:
 			return l.fail("the control character %#02x", c)
@@ -136,7 +136,7 @@ func (l *listReader) quoted() (string, error) {
 			return b.String(), nil
 		case c == '\\':
 			if l.at++; l.at >= len(l.s) || l.s[l.at] < ' ' || l.s[l.at] == 0x7f {
-				return "", l.fail("a backslash that quotes nothing printable")
+				return "", l.fail("a backslash that is not followed by a printable character")
 			}
 			b.WriteByte(l.s[l.at])
 		case c < ' ' && c != '\t' || c == 0x7f:

@@ -7,17 +7,17 @@ import (
 	"strings"
 )
 
-// maxEdits bounds a plan: more than this is a policy gone wild, not a repair.
+// maxEdits bounds a plan. More edits than this are a mistake in the policy.
 const maxEdits = 1000
 
-// Edits is a plan: in order (removals, replacements, insertions, additions, then by name, index and value), without
-// duplicates or contradictions. Only Plan makes one that is not empty.
+// Edits is a list of edits without duplicates and contradictions, ordered by operation (removals, replacements, insertions,
+// additions), then by name, index and value. Only Plan makes one that is not empty.
 type Edits struct{ list []Edit }
 
 // Len is the number of edits.
 func (e Edits) Len() int { return len(e.list) }
 
-// At is edit i, from 0.
+// At returns edit i, from 0.
 func (e Edits) At(i int) Edit { return e.list[i] }
 
 // ContradictionError names two edits that cannot both be done.
@@ -31,7 +31,7 @@ func (e *ContradictionError) Error() string {
 // one field, a removal and a replacement of one field, two senders, a recipient both added and removed.
 func Plan(edits []Edit) (Edits, error) {
 	if len(edits) > maxEdits {
-		return Edits{}, fmt.Errorf("%d edits; at most %d are done to one message", len(edits), maxEdits)
+		return Edits{}, fmt.Errorf("%d edits; at most %d are allowed for one message", len(edits), maxEdits)
 	}
 	if len(edits) == 0 {
 		return Edits{}, nil
@@ -42,7 +42,7 @@ func Plan(edits []Edit) (Edits, error) {
 	p := planner{seen: map[target]Edit{}, first: map[string]Edit{}}
 	for _, e := range list {
 		if e.op == 0 {
-			return Edits{}, fmt.Errorf("an edit that was never made")
+			return Edits{}, fmt.Errorf("an edit that was not made by NewEdit or NewEnvelopeEdit")
 		}
 		if err := p.add(e); err != nil {
 			return Edits{}, err
@@ -51,19 +51,19 @@ func Plan(edits []Edit) (Edits, error) {
 	return Edits{list}, nil
 }
 
-// compareEdits is the order of a plan. What only the case of letters tells apart comes last, so that of two edits that do the
-// same the same one stays, whatever the order they were given in.
+// compareEdits is the order of a plan. Differences in the case of letters come last, so that of two edits with the same effect
+// the same one stays, in whatever order they were given.
 func compareEdits(a, b Edit) int {
 	return cmp.Or(compareEffects(a, b), strings.Compare(a.name, b.name), strings.Compare(a.path.Address(), b.path.Address()))
 }
 
-// compareEffects is 0 for two edits that do the same.
+// compareEffects returns 0 for two edits with the same effect.
 func compareEffects(a, b Edit) int {
 	return cmp.Or(cmp.Compare(a.op, b.op), strings.Compare(lower(a.name), lower(b.name)), cmp.Compare(a.index, b.index),
 		strings.Compare(a.value, b.value), strings.Compare(a.path.Key(), b.path.Key()))
 }
 
-// target is what at most one edit may touch.
+// target is what at most one edit may change.
 type target struct {
 	kind  string // a field's key, "\x00sender", "\x00rcpt" and the address
 	index int    // occurrence; 0: all
@@ -74,8 +74,8 @@ type planner struct {
 	first map[string]Edit // the first edit of each target.kind
 }
 
-// add records what e touches. Plan's order brings, within one field, index 0 before the others of the same operation,
-// and removals before replacements; all-against-one is looked for in both directions.
+// add records what e changes. Within one field, Plan's order has index 0 before other indexes of the same operation, and
+// removals before replacements. An edit of all fields is compared with edits of one in both directions.
 func (p *planner) add(e Edit) error {
 	var t target
 	switch e.op {
@@ -86,7 +86,7 @@ func (p *planner) add(e Edit) error {
 	case OpAddRecipient, OpRemoveRecipient:
 		t = target{kind: "\x00rcpt" + e.path.Key()}
 	default:
-		return nil // insertions and additions do not touch what is there
+		return nil // insertions and additions change no existing field
 	}
 	if other, ok := p.seen[t]; ok && !p.compatible(other, e) {
 		return &ContradictionError{other, e}
@@ -107,10 +107,10 @@ func (p *planner) add(e Edit) error {
 	return nil
 }
 
-// compatible: removing all of a field and one of it come to the same; nothing else on one target does.
+// compatible reports whether two edits of one target can both be applied: only removals can.
 func (p *planner) compatible(a, b Edit) bool { return a.op == OpRemoveHeader && b.op == OpRemoveHeader }
 
-// lower is s with ASCII letters in lower case, without allocating where there are no capitals.
+// lower returns s with ASCII letters in lower case. It does not allocate where there are no capitals.
 func lower(s string) string {
 	for i := range len(s) {
 		if s[i] >= 'A' && s[i] <= 'Z' {

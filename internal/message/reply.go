@@ -13,7 +13,7 @@ const (
 )
 
 // Reply is an SMTP reply (RFC 5321 §4.2): code, enhanced status (RFC 3463) and cleaned text of one or more lines.
-// The zero value means "none given"; whoever writes one puts the failure reply 451 4.3.0 there.
+// The zero value means that no reply was given; a front end sends 451 4.3.0 instead.
 type Reply struct {
 	code   int
 	status string
@@ -25,7 +25,7 @@ func (r Reply) Code() int       { return r.code }
 func (r Reply) Status() string  { return r.status }
 func (r Reply) Lines() []string { return r.lines }
 
-// IsZero says that there is no reply.
+// IsZero reports whether no reply was given.
 func (r Reply) IsZero() bool { return r.code == 0 }
 
 // NewReply makes a reply that is safe to write: text is split at line ends; control and 8-bit characters are replaced by
@@ -51,7 +51,7 @@ func NewReply(code int, status, text string) (Reply, error) {
 		line, rest, more = cutLine(rest)
 		lines = append(lines, clean(line, room))
 	}
-	// A line end at the end of the text begins no line.
+	// A line end at the end of the text does not begin another line.
 	if n := len(lines); n > 1 && lines[n-1] == "" {
 		lines = lines[:n-1]
 	}
@@ -67,7 +67,7 @@ func MustReply(code int, status, text string) Reply {
 	return r
 }
 
-// AppendTo appends the reply as it goes over the wire: status on every line (RFC 2034 §4), CRLF.
+// AppendTo appends the reply in the form of the protocol, with the status on every line (RFC 2034 §4) and CRLF line ends.
 func (r Reply) AppendTo(dst []byte) []byte {
 	for i, line := range r.lines {
 		dst = strconv.AppendInt(dst, int64(r.code), 10)
@@ -131,7 +131,7 @@ func cutLine(s string) (line, rest string, more bool) {
 	return s[:i], rest, true
 }
 
-// clean replaces what is not printable ASCII by "?", one for a character, and cuts to max octets.
+// clean replaces each character that is not printable ASCII with "?", and cuts the result to max octets.
 func clean(s string, max int) string {
 	plain := len(s) <= max
 	for i := 0; plain && i < len(s); i++ {

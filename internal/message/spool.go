@@ -7,17 +7,18 @@ import (
 	"os"
 )
 
-// ErrTooLarge says that a message has outgrown its bound.
+// ErrTooLarge is the error of a message that is larger than its limit.
 var ErrTooLarge = errors.New("message too large")
 
-// ErrNoRoom says that a message would take more of the disk than there is for all of them.
+// ErrNoRoom is the error of a message for which the disk space of all messages together does not suffice.
 var ErrNoRoom = errors.New("no room for the message")
 
-// Place is where messages wait: in memory, and beyond that on disk. Its zero value is os.TempDir for all of it.
+// Place says where messages are stored: in memory up to a limit, and beyond it on disk. The zero value stores all of them in
+// os.TempDir.
 type Place struct {
-	Dir    string // of files; "": os.TempDir
+	Dir    string // directory of the files; "": os.TempDir
 	Memory int64  // octets of one message held in memory
-	// InMemory and OnDisk are for all messages together; nil: no end.
+	// InMemory and OnDisk limit all messages together; nil: no limit.
 	InMemory, OnDisk *Budget
 }
 
@@ -26,17 +27,17 @@ type Place struct {
 type Spool struct {
 	place *Place
 	max   int64
-	mem   [][]byte // all but the last are full
-	have  int64    // capacity of mem: what was taken of InMemory
+	mem   [][]byte // all blocks but the last are full
+	have  int64    // capacity of mem, and what was taken of InMemory
 	file  *os.File // nil while all is in mem
 	size  int64
 	disk  int64 // taken of OnDisk
-	short bool  // other messages have the memory that it could have had
+	short bool  // went to disk because other messages use the memory
 	err   error
 }
 
-// NewSpool makes room for a message of max octets: a Write beyond that fails with ErrTooLarge, one for which there is no room
-// with ErrNoRoom.
+// NewSpool returns a Spool for a message of at most max octets. A Write beyond that fails with ErrTooLarge, and one for which
+// there is no space with ErrNoRoom.
 func (p *Place) NewSpool(max int64) *Spool { return &Spool{place: p, max: max} }
 
 // Write appends. Errors are sticky.
@@ -69,14 +70,14 @@ func (s *Spool) Write(p []byte) (int, error) {
 	return n, s.err
 }
 
-// A message is kept in blocks, so that one that grows is never copied: each as large as all before it, up to a bound. They are
-// not used again for other messages: an evaluation that was left behind may still read this one.
+// A message is kept in blocks, so that it is not copied while it grows. Each block is as large as all before it, up to a bound.
+// Blocks are not reused for other messages, because an abandoned evaluation may still read this one.
 const (
 	firstBlock   = 4 << 10
 	largestBlock = 16 << 10
 )
 
-// grow makes room in mem for n octets in all, if that much may be in memory.
+// grow extends mem to n octets in all, if that much may be in memory.
 func (s *Spool) grow(n int64) bool {
 	if n <= s.have {
 		return true
@@ -101,10 +102,10 @@ func (s *Spool) grow(n int64) bool {
 	return true
 }
 
-// blockAfter is the size of the block that follows where there are have octets.
+// blockAfter returns the size of the next block where the blocks so far hold have octets.
 func blockAfter(have int64) int64 { return min(max(have, firstBlock), largestBlock) }
 
-// keep puts p behind what is in mem, where there is room for it.
+// keep appends p to mem, which has room for it.
 func (s *Spool) keep(p []byte) {
 	at := 0
 	for at < len(s.mem)-1 && len(s.mem[at]) == cap(s.mem[at]) {
@@ -118,7 +119,7 @@ func (s *Spool) keep(p []byte) {
 	}
 }
 
-// take takes n octets of the disk.
+// take reserves n octets on the disk.
 func (s *Spool) take(n int64) error {
 	if !s.place.OnDisk.Take(n) {
 		return ErrNoRoom
@@ -127,7 +128,7 @@ func (s *Spool) take(n int64) error {
 	return nil
 }
 
-// spill moves what is in memory to a file that has no name any more, so that nothing is left behind whatever happens.
+// spill moves the message to a file whose name is removed at once, so that no file can be left behind.
 func (s *Spool) spill() error {
 	if err := s.take(s.size); err != nil {
 		return err
@@ -149,7 +150,7 @@ func (s *Spool) spill() error {
 	return nil
 }
 
-// forget gives the memory back.
+// forget releases the memory.
 func (s *Spool) forget() {
 	s.place.InMemory.Give(s.have)
 	s.mem, s.have = nil, 0
@@ -169,10 +170,10 @@ func (s *Spool) Section(off int64) io.Reader {
 	return fileSection{io.NewSectionReader(s.file, off, s.size-off)}
 }
 
-// spoolBlock is how much of the file is read at once on the way to a next hop.
+// spoolBlock is how much of the file is read at a time for a next hop.
 const spoolBlock = 64 << 10
 
-// fileSection reads the file from its own offset, so that sections do not disturb each other.
+// fileSection reads the file from an offset of its own, so that several sections can be read at the same time.
 type fileSection struct{ *io.SectionReader }
 
 func (f fileSection) WriteTo(w io.Writer) (int64, error) {
@@ -180,13 +181,13 @@ func (f fileSection) WriteTo(w io.Writer) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{f.SectionReader}, make([]byte, min(spoolBlock, max(f.Size(), 1))))
 }
 
-// memorySection writes whole blocks, which spares a copy on the way to a next hop.
+// memorySection writes whole blocks, which saves a copy for a next hop.
 type memorySection struct {
 	rest [][]byte
 	at   int // of rest[0]
 }
 
-// skip goes n octets on, which are there.
+// skip moves n octets on; there are at least n.
 func (m *memorySection) skip(n int64) {
 	for len(m.rest) > 0 && n >= int64(len(m.rest[0])-m.at) {
 		n -= int64(len(m.rest[0]) - m.at)
@@ -224,7 +225,7 @@ func (m *memorySection) WriteTo(w io.Writer) (int64, error) {
 	return written, nil
 }
 
-// MemoryShort says that the message went to disk because others had the memory.
+// MemoryShort reports whether the message went to disk because other messages use the memory.
 func (s *Spool) MemoryShort() bool { return s.short }
 
 // Close frees the memory and the file. Closing twice is harmless.
