@@ -16,6 +16,7 @@ type transaction struct {
 	start  time.Time
 	until  time.Time      // by the system's clock: it must have come whole; see Limits.Transaction
 	policy *engine.Policy // every question of the transaction goes to one snapshot
+	memo   engine.Memo
 	from   message.Path
 	params message.Params
 	rcpts  []engine.Recipient
@@ -41,7 +42,7 @@ func (t *transaction) utf8() bool {
 
 func (t *transaction) facts(stage engine.Stage) *engine.Transaction {
 	return &engine.Transaction{
-		ID: t.id, Stage: stage, Policy: t.policy,
+		ID: t.id, Stage: stage, Policy: t.policy, Memo: &t.memo,
 		Envelope: &engine.Envelope{From: t.from, FromParams: t.params, To: t.rcpts},
 	}
 }
