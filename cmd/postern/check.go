@@ -28,18 +28,20 @@ func newCheckCmd(p *program) *cobra.Command {
 	f := &checkFlags{}
 	cmd := &cobra.Command{
 		Use:   "check [BUNDLE]",
-		Short: "Check the configuration, the policy, and a Postfix beside it",
-		Long: `Check the configuration and the policy that it names, or just BUNDLE (a directory, a .tar.gz, https:// or oci://), as
-strictly as the server does before it takes a policy in: everything that is wrong, with file, line and column, and how to
-mend it. docs/reference/check.md explains every finding by its code.
+		Short: "Find mistakes in the configuration, the policy, and a Postfix that uses it",
+		Long: `Check the configuration and its policy, or only BUNDLE (a directory, a .tar.gz, an https:// or
+oci:// address), as strictly as the server does before a policy becomes active. Print everything
+that is wrong, with file, line and column, and how to mend it. docs/reference/check.md explains
+every finding by its code.
 
-With BUNDLE and --config, BUNDLE is checked in place of the configuration's, and the configuration's keys verify its
-signature. The policy is checked for the front ends that the configuration opens; for BUNDLE alone, --door names them.
+With BUNDLE and --config, BUNDLE is checked instead of the configuration's bundle, and the keys of
+the configuration verify its signature. The policy is checked for the doors (submission, milter)
+that the configuration opens. For BUNDLE alone, --door names them.
 
-With --postfix, read a Postfix's configuration through postconf, too, and tell what in it will not do what the owner
-of a milter expects.
+With --postfix, also read the configuration of a Postfix with postconf, and find settings that do
+not work well with this milter.
 
-Exit codes: 0 nothing is wrong (warnings apart, unless --strict); 1 something is; 2 usage.`,
+Exit codes: 0 nothing is wrong; 1 there are errors, or warnings with --strict; 2 wrong usage.`,
 		Example: `  postern check --config postern.yaml
   postern check --strict --door both ./policies            for CI
   postern check --json ./policies | jq -r '.policy[] | "\(.file):\(.line): \(.message)"'
@@ -47,7 +49,7 @@ Exit codes: 0 nothing is wrong (warnings apart, unless --strict); 1 something is
   postern check --config postern.yaml bundle.tar.gz
   postern check --config postern.yaml --postfix --postfix-config /etc/postfix`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, p, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return f.execute(cmd, p, args) },
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
@@ -55,18 +57,18 @@ Exit codes: 0 nothing is wrong (warnings apart, unless --strict); 1 something is
 			return nil, cobra.ShellCompDirectiveDefault
 		},
 	}
-	cmd.Flags().StringSliceVar(&f.data, "data", nil, "extra data documents, merged over the bundle's data")
-	cmd.Flags().StringVar(&f.door, "door", "", "front ends to check the policy for: submission, milter or both (default: the configuration's)")
+	cmd.Flags().StringSliceVar(&f.data, "data", nil, "more data documents, merged over the data of the bundle")
+	cmd.Flags().StringVar(&f.door, "door", "", "check the policy for submission, milter or both (default: the doors of the configuration)")
 	cmd.Flags().StringVar(&f.format, "format", "text", "text, json or sarif (2.1.0)")
-	cmd.Flags().BoolVar(&f.strict, "strict", false, "fail on warnings, too")
-	cmd.Flags().BoolVar(&f.postfix, "postfix", false, "check the Postfix beside it")
-	cmd.Flags().StringVar(&f.postfixConfig, "postfix-config", "", "Postfix's configuration directory (default: its own)")
+	cmd.Flags().BoolVar(&f.strict, "strict", false, "let warnings fail, too")
+	cmd.Flags().BoolVar(&f.postfix, "postfix", false, "also check the Postfix on this machine")
+	cmd.Flags().StringVar(&f.postfixConfig, "postfix-config", "", "Postfix's configuration `directory` (default: its own)")
 	cmd.RegisterFlagCompletionFunc("door", cobra.FixedCompletions([]string{"submission", "milter", "both"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"text", "json", "sarif"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-func (f *checkFlags) run(cmd *cobra.Command, p *program, args []string) error {
+func (f *checkFlags) execute(cmd *cobra.Command, p *program, args []string) error {
 	options, err := f.options(p)
 	if err != nil {
 		return err
@@ -94,7 +96,8 @@ func (f *checkFlags) run(cmd *cobra.Command, p *program, args []string) error {
 	return f.print(cmd, r, cfg)
 }
 
-// options says how to compile: as the daemon would, tests included, for the front ends in use.
+// options returns how to compile for a configuration. The policy is compiled as the daemon does it, and its tests as well. bare says that
+// there is no configuration, only a bundle.
 func (f *checkFlags) options(p *program) (func(cfg *config.Config, bare bool) engine.Options, error) {
 	in, err := doorsNamed(f.door)
 	if err != nil {
@@ -127,7 +130,7 @@ func doorsNamed(name string) ([]lint.Door, error) {
 	return nil, exitcode.UsageError(fmt.Errorf("--door %s is not a front end; write submission, milter or both", name))
 }
 
-// print writes the report in its format. It returns what ends the program with the right code.
+// print writes the report in its format. Its error carries the exit code.
 func (f *checkFlags) print(cmd *cobra.Command, r *check.Report, cfg *config.Config) error {
 	var err error
 	switch f.format {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,14 +28,16 @@ func newDNSCmd(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dns DOMAIN",
 		Short: "Print or check the DNS records by which mail programs find this server",
-		Long: `Print the SRV records that tell mail programs where to submit mail of DOMAIN, the part behind the @
-of addresses (RFC 6186, RFC 8314), ready for a zone file. Host and ports are the configuration's. A service
-that is not offered gets a record with the target ".", which says so.
+		Long: `Print the SRV records that tell mail programs where to submit mail of DOMAIN, the part after the @
+of addresses (RFC 6186, RFC 8314), in the form of a zone file. Host and ports are those of the
+configuration. A service that is not offered gets a record with the target ".".
 
-With --check, ask a resolver whether the domain has just these records, and whether their targets have
-addresses. Programs that are strict want the answers signed (RFC 6186 section 6); that is not checked here.
+With --check, ask a resolver whether the domain has exactly these records, and whether their targets
+have addresses. Strict programs want the answers to be signed (RFC 6186 section 6). --check does not
+test that.
 
-Exit codes: 0 printed, or all is right; 1 a record is missing, differs or could not be looked up; 2 wrong usage.`,
+Exit codes: 0 printed, or all records are right; 1 a record is missing, differs or could not be
+looked up; 2 wrong usage.`,
 		Example: `  postern dns example.com --config postern.yaml >> example.com.zone
   postern dns example.com --config postern.yaml --imap imap.example.com
   postern dns example.com --host mail.example.com --starttls-port 587 --tls-port 465 --check
@@ -46,13 +47,13 @@ Exit codes: 0 printed, or all is right; 1 a record is missing, differs or could 
 		RunE:              func(cmd *cobra.Command, args []string) error { return p.dns(cmd, args[0], o) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.host, "host", "", "submission `host` (default: the configuration's hostname)")
-	f.IntVar(&o.starttlsPort, "starttls-port", 0, "`port` with STARTTLS (default: the configuration's; -1: none)")
-	f.IntVar(&o.tlsPort, "tls-port", 0, "`port` with implicit TLS (default: the configuration's; -1: none)")
-	f.StringVar(&o.imap, "imap", "", "`host` of IMAP with implicit TLS on 993 (default: admin.autoconfig.imap)")
-	f.StringVar(&o.pop3, "pop3", "", "`host` of POP3 with implicit TLS on 995 (default: admin.autoconfig.pop3)")
-	f.BoolVar(&o.check, "check", false, "ask a resolver whether the records are there")
-	f.StringVar(&o.resolver, "resolver", "", "`address` of the resolver to ask (default: the system's)")
+	f.StringVar(&o.host, "host", "", "submission `host` (default: hostname of the configuration)")
+	f.IntVar(&o.starttlsPort, "starttls-port", 0, "`port` with STARTTLS (default: that of the configuration; -1: none)")
+	f.IntVar(&o.tlsPort, "tls-port", 0, "`port` with implicit TLS (default: that of the configuration; -1: none)")
+	f.StringVar(&o.imap, "imap", "", "`host` of IMAP with implicit TLS on port 993 (default: admin.autoconfig.imap)")
+	f.StringVar(&o.pop3, "pop3", "", "`host` of POP3 with implicit TLS on port 995 (default: admin.autoconfig.pop3)")
+	f.BoolVar(&o.check, "check", false, "ask a resolver whether the records exist")
+	f.StringVar(&o.resolver, "resolver", "", "`address` of the resolver (default: that of the system)")
 	f.DurationVar(&o.timeout, "timeout", 5*time.Second, "how long to wait for each answer")
 	for _, name := range []string{"host", "starttls-port", "tls-port", "imap", "pop3", "resolver", "timeout"} {
 		cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
@@ -60,7 +61,7 @@ Exit codes: 0 printed, or all is right; 1 a record is missing, differs or could 
 	return cmd
 }
 
-// dns prints the records, checked or not.
+// dns prints the records, and checks them with --check.
 func (p *program) dns(cmd *cobra.Command, domain string, o dnsOptions) error {
 	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
 	cfg, _, err := p.loadConfig()
@@ -73,11 +74,11 @@ func (p *program) dns(cmd *cobra.Command, domain string, o dnsOptions) error {
 	setup.StartTLS, setup.ImplicitTLS = cmp.Or(o.starttlsPort, setup.StartTLS), cmp.Or(o.tlsPort, setup.ImplicitTLS)
 	for _, name := range []string{domain, setup.Host, setup.IMAP, setup.POP3} {
 		if name != "" && !autoconfig.IsHostName(name) {
-			return exitcode.UsageError(fmt.Errorf("%q is no domain: write letters, digits and hyphens between dots, as in example.com", name))
+			return exitcode.UsageError(fmt.Errorf("%q is not a domain; write letters, digits and hyphens between dots, as in example.com", name))
 		}
 	}
 	if setup.StartTLS > 65535 || setup.ImplicitTLS > 65535 || setup.StartTLS < -1 || setup.ImplicitTLS < -1 {
-		return exitcode.UsageError(errors.New("a port is a number from 1 to 65535, or -1 for none"))
+		return exitcode.UsageError(errors.New("a port is out of range; write a number from 1 to 65535, or -1 for none"))
 	}
 	records := setup.Records()
 	if !o.check {
@@ -96,9 +97,7 @@ func (p *program) dns(cmd *cobra.Command, domain string, o dnsOptions) error {
 func (p *program) printRecords(domain string, records []autoconfig.Record, checked bool) error {
 	bad := slices.ContainsFunc(records, func(r autoconfig.Record) bool { return checked && r.State != "ok" })
 	if p.json {
-		enc := json.NewEncoder(p.stdout)
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(map[string]any{"domain": domain, "ok": !bad, "records": records}); err != nil {
+		if err := writeJSON(p.stdout, map[string]any{"domain": domain, "ok": !bad, "records": records}); err != nil {
 			return err
 		}
 	} else {

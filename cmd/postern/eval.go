@@ -19,7 +19,7 @@ import (
 	"github.com/postern-mail/postern/internal/trial"
 )
 
-// maxEvalMessage bounds what eval reads.
+// maxEvalMessage bounds the size of a message, in bytes.
 const maxEvalMessage = 64 << 20
 
 type evalFlags struct {
@@ -41,38 +41,39 @@ func newEvalCmd(p *program) *cobra.Command {
 	f := &evalFlags{}
 	cmd := &cobra.Command{
 		Use:   "eval [flags] MESSAGE",
-		Short: "Say what policy would do with a message, and why",
-		Long: `Say what policy would do with a message, and why: each stage's verdict, the rules that fired, the reply, and the
-edits as a diff of the header. MESSAGE is a file, or - for standard input; LF line ends are read as CRLF.
+		Short: "Show what policy would do with a message, and why",
+		Long: `Show what policy would do with a message, and why: the verdict of each stage, the rules that fired,
+the reply, and the edits as a diff of the header. MESSAGE is a file, or - for standard input. Line
+ends may be LF or CRLF.
 
 Without --from, the envelope sender is the author in the message.
 
-Exit codes: 0 the message would be accepted; 1 it would not (rejected, deferred, quarantined or discarded); 2 usage,
-configuration or an unreadable message.`,
+Exit codes: 0 the message would be accepted; 1 it would be rejected, deferred, quarantined or
+discarded; 2 wrong usage or configuration, or the message cannot be read.`,
 		Example: `  postern eval --login alice --to bob@example.net message.eml
   postern eval --bundle ./policies --data senders.yaml --login alice --from sales@example.com --to bob@example.net - < message.eml
   postern eval --explain --login alice --from sales@example.com --to bob@example.net message.eml
   postern eval --config postern.yaml --json --login alice --to bob@example.net message.eml | jq .edits`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, p, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error { return f.execute(cmd, p, args[0]) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.bundle, "bundle", "", "directory or .tar.gz of the policy (default: the configuration's, or the built-in one)")
-	fl.StringSliceVar(&f.data, "data", nil, "extra data documents, merged over the bundle's data")
-	fl.StringVar(&f.login, "login", "", "authenticated login; none: not authenticated")
+	fl.StringVar(&f.bundle, "bundle", "", "directory or .tar.gz of the policy (default: the bundle of the configuration, or the default one)")
+	fl.StringSliceVar(&f.data, "data", nil, "more data documents, merged over the data of the bundle")
+	fl.StringVar(&f.login, "login", "", "login of the client; without it, the client is not authenticated")
 	fl.StringVar(&f.from, "from", "", "envelope sender; <> is the null sender")
 	fl.StringSliceVar(&f.to, "to", nil, "envelope recipients")
 	fl.StringVar(&f.client, "client", "127.0.0.1", "client address")
-	fl.StringVar(&f.ehlo, "ehlo", "localhost", "what the client says at EHLO")
+	fl.StringVar(&f.ehlo, "ehlo", "localhost", "name that the client gives in EHLO")
 	fl.StringVar(&f.tls, "tls", "1.3", "TLS version, or none")
 	fl.StringVar(&f.door, "door", "submission", "submission or milter")
 	fl.StringVar(&f.now, "now", "", "time of the decision (RFC 3339; default: now)")
-	fl.BoolVar(&f.explain, "explain", false, "say which rules fired, which nearly did, and on which expression they stopped")
-	fl.BoolVar(&f.all, "all", false, "with --explain: every rule that did not fire, not only the closest")
+	fl.BoolVar(&f.explain, "explain", false, "show which rules fired, which nearly fired, and on which expression they stopped")
+	fl.BoolVar(&f.all, "all", false, "with --explain, show every rule that did not fire, not only the closest")
 	return cmd
 }
 
-func (f *evalFlags) run(cmd *cobra.Command, p *program, file string) error {
+func (f *evalFlags) execute(cmd *cobra.Command, p *program, file string) error {
 	cfg, _, err := p.loadConfig()
 	if err != nil {
 		return err
@@ -149,7 +150,7 @@ func (f *evalFlags) envelope(tx *trial.Transaction) (err error) {
 	from := f.from
 	if from == "" {
 		if from, err = trial.Author(tx.Message); err != nil {
-			return fmt.Errorf("no --from, and %w", err)
+			return fmt.Errorf("there is no --from, and %w", err)
 		}
 	}
 	if tx.From, tx.Params, err = trial.ParsePath(from); err != nil {
@@ -163,7 +164,7 @@ func (f *evalFlags) envelope(tx *trial.Transaction) (err error) {
 		tx.To = append(tx.To, engine.Recipient{Path: p, Params: params})
 	}
 	if len(tx.To) == 0 {
-		return errors.New("no recipient: give --to ADDRESS")
+		return errors.New("there is no recipient; add --to ADDRESS")
 	}
 	return nil
 }

@@ -25,35 +25,35 @@ func newExplainCmd(p *program) *cobra.Command {
 	f := &explainFlags{}
 	cmd := &cobra.Command{
 		Use:   "explain ID",
-		Short: "Say why a logged decision came out as it did",
-		Long: `Find the decisions of a transaction (its id, as in the log and in replies) or a single one (its decision_id) in the
-decision log, and say which rules fired, which nearly did, and on which expression they stopped, with file, line and
-the values it had. The log is searched from its end.
+		Short: "Show why a logged decision came out as it did",
+		Long: `Find decisions in the decision log, by the id of their transaction (which is in the log and in
+replies) or by a decision_id. Show which rules fired, which nearly fired, and on which expression
+they stopped, with file, line and values. The log is searched from its end.
 
-The bundle must be the one that decided then, or the explanation is of what this one would have done: where the
-revisions differ, that is said. Give the old one with --bundle.
+The explanation is about the bundle that is given here. If its revision is not the one in the log,
+postern says so; name the old bundle with --bundle.
 
-Exit codes: 0 explained; 1 not found, or the log does not have what the explanation needs; 2 usage, configuration, or a
-bundle or log that cannot be read.`,
+Exit codes: 0 explained; 1 not found, or the log lacks facts that the explanation needs; 2 wrong
+usage or configuration, or a bundle or log cannot be read.`,
 		Example: `  postern explain --config postern.yaml 01M87JWV5SHM0AGF
   postern explain 4fX2kq1Hz2z5v --log decisions.jsonl.1.gz --log decisions.jsonl --stage message
   postern explain --bundle ./policies-before --all 01M87JWV5SHM0AGF
   postern explain --json 5fb68acd-02d7-4454-b163-f93d882df6ec | jq '.decisions[].explanation.near[0]'`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, p, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error { return f.execute(cmd, p, args[0]) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.bundle, "bundle", "", "directory or .tar.gz of the policy (default: the configuration's, or the built-in one)")
-	fl.StringSliceVar(&f.data, "data", nil, "extra data documents, after the configuration's")
-	fl.StringSliceVar(&f.logs, "log", nil, "decision `log`, plain or gzip-compressed, or -; several: all are searched (default: the configuration's)")
+	fl.StringVar(&f.bundle, "bundle", "", "directory or .tar.gz of the policy (default: the bundle of the configuration, or the default one)")
+	fl.StringSliceVar(&f.data, "data", nil, "more data documents, merged over those of the configuration")
+	fl.StringSliceVar(&f.logs, "log", nil, "decision `log`, plain or gzip-compressed, or - for standard input; may be repeated (default: that of the configuration)")
 	fl.StringSliceVar(&f.stages, "stage", nil, "only these stages: connect, mail, rcpt, message")
-	fl.BoolVar(&f.all, "all", false, "every rule that did not fire, not only the closest")
+	fl.BoolVar(&f.all, "all", false, "show every rule that did not fire, not only the closest")
 	cmd.MarkFlagFilename("log")
 	cmd.RegisterFlagCompletionFunc("stage", cobra.FixedCompletions([]string{"connect", "mail", "rcpt", "message"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-func (f *explainFlags) run(cmd *cobra.Command, p *program, id string) error {
+func (f *explainFlags) execute(cmd *cobra.Command, p *program, id string) error {
 	cfg, _, err := p.loadConfig()
 	if err != nil {
 		return err
@@ -86,7 +86,7 @@ func (f *explainFlags) run(cmd *cobra.Command, p *program, id string) error {
 		fmt.Fprintln(cmd.ErrOrStderr(), terminal.Printable(e.Error(), 400))
 	}
 	if s.Found() == 0 {
-		return fmt.Errorf("no decision of %s in %s", terminal.Printable(id, 80), strings.Join(f.logs, ", "))
+		return fmt.Errorf("there is no decision %s in %s", terminal.Printable(id, 80), strings.Join(f.logs, ", "))
 	}
 	r := s.Explain(cmd.Context(), policy)
 	if p.json {

@@ -23,9 +23,13 @@ import (
 func newImportCmd(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import",
-		Short: "Take over tables of other servers",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Short: "Convert tables of other mail servers",
+		Long: `Convert tables of other mail servers into data documents for the policy.
+
+Exit codes: 0 done; 1 the table has entries that cannot be converted; 2 wrong usage.`,
+		Example: "  postern import postfix-map /etc/postfix/sender_login",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newPostfixMapCmd(p))
 	return cmd
@@ -42,30 +46,33 @@ func newPostfixMapCmd(p *program) *cobra.Command {
 	o := mapOptions{}
 	cmd := &cobra.Command{
 		Use:   "postfix-map FILE",
-		Short: "Turn a table of smtpd_sender_login_maps into a senders document",
-		Long: `Turn the source of a table of smtpd_sender_login_maps (address or @domain, then logins) into a senders document
-for policy.data, which is watched and reloaded. FILE may have Postfix's prefix: hash:, texthash:, btree:, lmdb:,
-cdb:, dbm:. Tables of patterns (regexp:, pcre:) cannot be turned round and are refused, as is all that is not sure.
+		Short: "Convert a table of smtpd_sender_login_maps into a senders document",
+		Long: `Convert the source of a table of smtpd_sender_login_maps (an address or @domain, then logins) into a
+senders document for policy.data, which is watched and reloaded. FILE may have a prefix of Postfix:
+hash:, texthash:, btree:, lmdb:, cdb: or dbm:. Tables of patterns (regexp:, pcre:) and entries with
+more than one reading are refused.
 
-In Postfix the entry of an address hides that of its domain; here rights add up. Where that would let somebody
-send as more than he may now, nothing is written, unless --wider says that it is meant.
+In Postfix the entry of an address hides the entry of its domain, but in a senders document rights
+add up. If that would let a user send as more addresses than now, nothing is written unless --wider
+is given.
 
-Exit codes: 0 done; 1 the table has entries that cannot be taken over; 2 wrong usage, or no such file.`,
+Exit codes: 0 done; 1 the table has entries that cannot be converted; 2 wrong usage, or FILE cannot
+be read.`,
 		Example: `  postern import postfix-map /etc/postfix/sender_login
   postern import postfix-map hash:/etc/postfix/sender_login --domain example.com --output senders.yaml`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error { return p.importPostfixMap(args[0], o) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.output, "output", "", "`file` to write instead of standard output, as a whole or not at all")
-	f.StringSliceVar(&o.domains, "domain", nil, "`domain` of keys without one; may be repeated")
-	f.BoolVar(&o.wider, "wider", false, "let the owners of a domain have its addresses with entries of their own, too")
+	f.StringVar(&o.output, "output", "", "`file` to write, as a whole or not at all, instead of standard output")
+	f.StringSliceVar(&o.domains, "domain", nil, "`domain` to add to keys without one; may be repeated")
+	f.BoolVar(&o.wider, "wider", false, "let the owners of a domain also send as the addresses of the domain that have entries of their own")
 	cmd.MarkFlagFilename("output", "yaml", "yml")
 	cmd.RegisterFlagCompletionFunc("domain", cobra.NoFileCompletions)
 	return cmd
 }
 
-// mapKinds are Postfix's table types that have a source of the form that is read here.
+// mapKinds are the table types of Postfix whose source is a text file with a key and its value in each line.
 var mapKinds = []string{"hash", "texthash", "btree", "lmdb", "cdb", "dbm"}
 
 func (p *program) importPostfixMap(name string, o mapOptions) error {
@@ -74,15 +81,15 @@ func (p *program) importPostfixMap(name string, o mapOptions) error {
 	case !prefixed:
 		path = name
 	case kind == "regexp" || kind == "pcre":
-		return exitcode.UsageError(fmt.Errorf("%s: is a table of patterns, which cannot be turned round: list the addresses, or write @domain", kind))
+		return exitcode.UsageError(fmt.Errorf("%s: is a table of patterns, which cannot be converted; list the addresses, or write @domain", kind))
 	case kind == "ldap":
-		return exitcode.UsageError(errors.New("ldap: is no file: let the auth backend read the attribute, and name it in settings.sender_attributes"))
+		return exitcode.UsageError(errors.New("ldap: is not a file; let the auth backend read the attribute, and name it in settings.sender_attributes"))
 	case !slices.Contains(mapKinds, kind):
-		return exitcode.UsageError(fmt.Errorf("%s: is no table with a source file: give one of %s", kind, strings.Join(mapKinds, ", ")))
+		return exitcode.UsageError(fmt.Errorf("%s: is not a table with a source file; write one of %s", kind, strings.Join(mapKinds, ", ")))
 	}
 	for _, d := range o.domains {
 		if !autoconfig.IsHostName(d) {
-			return exitcode.UsageError(fmt.Errorf("--domain %q is no domain: write it as in example.com", d))
+			return exitcode.UsageError(fmt.Errorf("--domain %q is not a domain; write it like example.com", d))
 		}
 	}
 	data, err := os.ReadFile(path)
@@ -97,7 +104,7 @@ func (p *program) importPostfixMap(name string, o mapOptions) error {
 		fmt.Fprintln(p.stderr, w.Error())
 	}
 	if len(wider) > 0 && !o.wider {
-		return errors.New("nothing was written: these would be new rights; take out the domain's entry, or say --wider")
+		return errors.New("nothing was written, because these users would get new rights; remove the entry of the domain, or add --wider")
 	}
 	var text []byte
 	if p.json {
@@ -118,10 +125,10 @@ func (p *program) importPostfixMap(name string, o mapOptions) error {
 	})
 }
 
-// sendersYAML is the document, a login a block, in the order of logins.
+// sendersYAML returns the document, sorted by login.
 func sendersYAML(source string, senders postfix.Senders) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# Made by postern import postfix-map of %s. Make it again instead of changing it.\n", yamlText(source))
+	fmt.Fprintf(&b, "# Made by postern import postfix-map of %s. Run that again instead of editing this file.\n", yamlText(source))
 	if len(senders) == 0 {
 		b.WriteString("senders: {}\n")
 		return b.Bytes()
@@ -136,10 +143,10 @@ func sendersYAML(source string, senders postfix.Senders) []byte {
 	return b.Bytes()
 }
 
-// plainYAML is what no reader of YAML takes for anything but a text.
+// plainYAML matches text that every YAML reader reads as a string without quotes.
 var plainYAML = regexp.MustCompile(`^[A-Za-z0-9._+-]+@[A-Za-z0-9.-]+$`)
 
-// yamlText is s, quoted (JSON's quoting is YAML's) unless it is plainly a text.
+// yamlText returns s as a YAML string, in the quotes of JSON where it needs quotes.
 func yamlText(s string) string {
 	if plainYAML.MatchString(s) && s[0] != '-' {
 		return s

@@ -141,9 +141,9 @@ func TestImportPostfixMapRefuses(t *testing.T) {
 		{"regexp:", "", []string{"regexp:" + path}, "regexp: is a table of patterns", 2},
 		{"pcre:", "", []string{"pcre:" + path}, "pcre: is a table of patterns", 2},
 		{"ldap:", "", []string{"ldap:" + path}, "settings.sender_attributes", 2},
-		{"mysql:", "", []string{"mysql:" + path}, "is no table with a source file", 2},
+		{"mysql:", "", []string{"mysql:" + path}, "is not a table with a source file", 2},
 		{"no file", "", []string{path + ".none"}, "no such file", 2},
-		{"bad domain", "", []string{"--domain", "a b"}, "is no domain", 2},
+		{"bad domain", "", []string{"--domain", "a b"}, "is not a domain", 2},
 	} {
 		put(t, path, c.text)
 		args := c.args

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -17,8 +18,8 @@ import (
 	"github.com/postern-mail/postern/policies"
 )
 
-// skeleton is what a policy repository has beside the default bundle. A name that begins with dot- stands for one with a dot,
-// so that Git and editors do not take our copy for their own.
+// skeleton holds the files of a policy repository except for the default bundle. A name that begins with "dot-" stands for one that
+// begins with a dot, so that Git and editors do not use the files here.
 //
 //go:embed skeleton
 var skeleton embed.FS
@@ -26,7 +27,7 @@ var skeleton embed.FS
 // initReport is what `postern init --json` prints.
 type initReport struct {
 	Directory string   `json:"directory"`
-	Files     []string `json:"files"` // below it, in order
+	Files     []string `json:"files"` // paths below it, sorted
 }
 
 func newInitCmd(p *program) *cobra.Command {
@@ -34,11 +35,12 @@ func newInitCmd(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init DIRECTORY",
 		Short: "Make a policy repository to start from",
-		Long: `Make a policy repository to start from: the default bundle to change, an example of a rule of one's own with its test,
-message tests, the data document, schemas for editors, a configuration that runs it on loopback, .gitignore and a CI
-workflow. Nothing that is there is overwritten.
+		Long: `Make a policy repository to start from. It has the default bundle, an example rule with its test,
+message tests, the data document, schemas for editors, a configuration that runs it on loopback,
+.gitignore and a CI workflow. Files that exist are not overwritten.
 
-Exit codes: 0 made; 1 files are in the way, or it could not be written; 2 usage.`,
+Exit codes: 0 done; 1 a file with other contents exists, or a file could not be written; 2 wrong
+usage.`,
 		Example: `  postern init mail-policy
   cd mail-policy && postern check policy --data data/senders.yaml && postern test policy --data data/senders.yaml --cases cases`,
 		Args: cobra.ExactArgs(1),
@@ -47,7 +49,7 @@ Exit codes: 0 made; 1 files are in the way, or it could not be written; 2 usage.
 			if err != nil {
 				return err
 			}
-			r := initReport{Directory: args[0], Files: slices.Sorted(keysOf(files))}
+			r := initReport{Directory: args[0], Files: slices.Sorted(maps.Keys(files))}
 			if err := writeRepository(args[0], files, overwrite); err != nil {
 				return err
 			}
@@ -58,24 +60,14 @@ Exit codes: 0 made; 1 files are in the way, or it could not be written; 2 usage.
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&overwrite, "force", false, "overwrite files that are in the way")
+	cmd.Flags().BoolVar(&overwrite, "force", false, "overwrite files that exist")
 	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return nil, cobra.ShellCompDirectiveFilterDirs
 	}
 	return cmd
 }
 
-func keysOf(files map[string][]byte) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for name := range files {
-			if !yield(name) {
-				return
-			}
-		}
-	}
-}
-
-// repository is every file by its path with slashes: the skeleton, and the default bundle under policy.
+// repository returns the text of every file by its path with slashes: the skeleton, and the default bundle below policy.
 func repository() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	collect := func(from fs.FS, root, below string) error {
@@ -95,20 +87,20 @@ func repository() (map[string][]byte, error) {
 	return files, errors.Join(collect(policies.FS, ".", "policy"), collect(skeleton, "skeleton", ""))
 }
 
-// writeRepository writes all files, or none where one is in the way.
+// writeRepository writes all files, or none if one exists with other contents and overwrite is false.
 func writeRepository(dir string, files map[string][]byte, overwrite bool) error {
-	var inTheWay []string
+	var existing []string
 	for name, text := range files {
 		there, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(name)))
 		if err == nil && !bytes.Equal(there, text) {
-			inTheWay = append(inTheWay, name)
+			existing = append(existing, name)
 		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	if len(inTheWay) > 0 && !overwrite {
-		slices.Sort(inTheWay)
-		return fmt.Errorf("%s has files that would be overwritten: %s; name another directory, or add --force", dir, strings.Join(inTheWay, ", "))
+	if len(existing) > 0 && !overwrite {
+		slices.Sort(existing)
+		return fmt.Errorf("%s has files with these names and other contents: %s; name another directory, or add --force to overwrite them", dir, strings.Join(existing, ", "))
 	}
 	for name, text := range files {
 		full := filepath.Join(dir, filepath.FromSlash(name))

@@ -11,6 +11,8 @@ package main
 import (
 	"io"
 	"os"
+
+	"github.com/spf13/cobra"
 )
 
 func main() {
@@ -20,7 +22,12 @@ func main() {
 // run is main without the process. It returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	p := &program{stdin: stdin, stdout: stdout, stderr: stderr}
-	return p.execute(args,
+	return p.execute(newRootCmd(p, commands(p)), args)
+}
+
+// commands returns the commands in the order of the help.
+func commands(p *program) []*cobra.Command {
+	return []*cobra.Command{
 		newServeCmd(p),       // run the servers
 		newCheckCmd(p),       // check a configuration and a policy, for CI
 		newTestCmd(p),        // run the tests of a policy
@@ -33,5 +40,5 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		newDNSCmd(p),         // print or check DNS records for mail programs
 		newNotifyLoginCmd(p), // report a login at a POP or IMAP server
 		newVersionCmd(p),     // print the version
-	)
+	}
 }

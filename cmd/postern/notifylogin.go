@@ -17,17 +17,17 @@ import (
 func newNotifyLoginCmd(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "notify-login SOCKET [ADDRESS LOGIN]",
-		Short: "Tell a running postern who has logged in at a POP or IMAP server",
-		Long: `Tell a running postern that LOGIN was proved from ADDRESS at a POP or IMAP server, by the socket that
-submission.recent_logins.socket names. Without the two, they are taken from IP and USER in the environment,
-where Dovecot puts them for a post-login script.
+		Short: "Tell a running server who has logged in at a POP or IMAP server",
+		Long: `Tell a running server that LOGIN has authenticated from ADDRESS at a POP or IMAP server. SOCKET is
+the one that submission.recent_logins.socket names. Without ADDRESS and LOGIN, they are read from
+the environment variables IP and USER, which Dovecot sets for a post-login script.
 
-Exit codes: 0 told; 1 nobody listens there; 2 wrong usage.`,
+Exit codes: 0 done; 1 no server reads the socket; 2 wrong usage.`,
 		Example: `  postern notify-login /run/postern/recent.sock              in a post-login script of Dovecot
   postern notify-login /run/postern/recent.sock 192.0.2.7 alice`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 && len(args) != 3 {
-				return errors.New("give the socket, and either both ADDRESS and LOGIN or neither")
+				return errors.New("name the socket, and then both ADDRESS and LOGIN, or neither")
 			}
 			return nil
 		},
@@ -41,9 +41,10 @@ Exit codes: 0 told; 1 nobody listens there; 2 wrong usage.`,
 	}
 }
 
+// notifyLogin sends one login to the socket.
 func notifyLogin(socket, addr, login string) error {
 	if _, err := netip.ParseAddr(addr); err != nil {
-		return exitcode.UsageError(fmt.Errorf("%q is no address", addr))
+		return exitcode.UsageError(fmt.Errorf("%q is not an IP address", addr))
 	}
 	if _, ok := auth.Login(login); !ok {
 		return exitcode.UsageError(fmt.Errorf("%q cannot be a login", login))
@@ -53,7 +54,7 @@ func notifyLogin(socket, addr, login string) error {
 		return err
 	}
 	defer c.Close()
-	// A login must not wait for a server that does not read.
+	// The login of the user waits for this program, so it must not wait long for the server.
 	c.SetWriteDeadline(time.Now().Add(2 * time.Second))
 	_, err = c.Write([]byte(addr + " " + login + "\n"))
 	return err

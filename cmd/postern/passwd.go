@@ -24,16 +24,20 @@ import (
 
 const passwdLong = `Hash a password with argon2id and print the line to append to a users file.
 
-With --scram, it becomes a SCRAM-SHA-256 verifier instead. Clients can then log in without sending
-the password; whoever steals the file guesses faster than at argon2id. PLAIN and LOGIN work with both.
-A users file offers SCRAM-SHA-256 when all of its users have a verifier (auth[].scram).
+With --scram, make a SCRAM-SHA-256 verifier instead. Clients can then log in without sending the
+password, but a thief of the file can guess passwords faster than with argon2id. PLAIN and LOGIN
+work with both. A users file offers SCRAM-SHA-256 when all of its users have a verifier
+(auth[].scram).
 
-The password is asked for twice on a terminal, without echo; otherwise it is the first line
-of standard input. It is never taken from the command line, where other users could see it.
+On a terminal, postern asks for the password twice, without echo. Otherwise it reads the first line
+of standard input. It never takes the password from the command line, where other users of the
+machine could see it.
 
-With --file, the users file is changed: the user is added, or gets the new password and
-keeps groups and attributes. The file is replaced whole, after the new one has been checked;
-a running server notices.`
+With --file, change the users file: add the user, or set the new password and keep groups and
+attributes. The new file is checked and then replaces the old one as a whole. A running server reads
+it.
+
+Exit codes: 0 done; 1 the file could not be changed; 2 wrong usage, or no password.`
 
 const passwdExample = `  postern passwd alice
   postern passwd alice --file users.yaml
@@ -45,14 +49,14 @@ func newPasswdCmd(p *program) *cobra.Command {
 	var scram bool
 	cmd := &cobra.Command{
 		Use:     "passwd NAME",
-		Short:   "Print a user's line for the users file, or put it there",
+		Short:   "Print a user's line for the users file, or change the file",
 		Long:    passwdLong,
 		Example: passwdExample,
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(_ *cobra.Command, args []string) error { return passwd(p, args[0], file, scram) },
 	}
-	cmd.Flags().StringVar(&file, "file", "", "users `file` to change; it is made if there is none")
-	cmd.Flags().BoolVar(&scram, "scram", false, "make a SCRAM-SHA-256 verifier, not an argon2id hash")
+	cmd.Flags().StringVar(&file, "file", "", "users `file` to change; it is created if it does not exist")
+	cmd.Flags().BoolVar(&scram, "scram", false, "make a SCRAM-SHA-256 verifier instead of an argon2id hash")
 	cmd.MarkFlagFilename("file", "yaml", "yml")
 	return cmd
 }
@@ -60,7 +64,7 @@ func newPasswdCmd(p *program) *cobra.Command {
 func passwd(p *program, name, file string, scram bool) error {
 	login, ok := auth.Login(name)
 	if !ok {
-		return exitcode.UsageError(fmt.Errorf("%q cannot be a login: 1 to %d octets without spaces or control characters", name, auth.MaxLogin))
+		return exitcode.UsageError(fmt.Errorf("%q cannot be a login; write 1 to %d bytes without spaces or control characters", name, auth.MaxLogin))
 	}
 	password, err := readPassword(p, login)
 	if err != nil {
@@ -96,7 +100,7 @@ func passwd(p *program, name, file string, scram bool) error {
 	return err
 }
 
-// readPassword asks twice on a terminal, and otherwise takes the first line.
+// readPassword asks twice on a terminal, and otherwise reads the first line of standard input.
 func readPassword(p *program, login string) (string, error) {
 	if !terminal.Is(p.stdin) {
 		return readLine(p.stdin)
@@ -110,7 +114,7 @@ func readPassword(p *program, login string) (string, error) {
 		return "", err
 	}
 	if first != second {
-		return "", errors.New("the two passwords differ; nothing was done, try again")
+		return "", errors.New("the two passwords differ, so nothing was changed; try again")
 	}
 	return first, nil
 }
@@ -122,13 +126,12 @@ func readLine(r io.Reader) (string, error) {
 	}
 	password := string(bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r")))
 	if password == "" {
-		return "", exitcode.UsageError(errors.New("no password on standard input; write one line there"))
+		return "", exitcode.UsageError(errors.New("there is no password on standard input; write it as the first line"))
 	}
 	return password, nil
 }
 
-// ask reads a line without echo. Who gives up with Ctrl-C gets the echo back: one goroutine waits for the signal and ends with
-// the question.
+// ask reads a line without echo. A goroutine turns the echo on again when Ctrl-C ends the program. It ends with the question.
 func ask(p *program, prompt string) (string, error) {
 	fd := int(p.stdin.(*os.File).Fd())
 	state, err := term.GetState(fd)
@@ -152,10 +155,10 @@ func ask(p *program, prompt string) (string, error) {
 	password, err := term.ReadPassword(fd)
 	fmt.Fprintln(p.stderr)
 	if err != nil {
-		return "", fmt.Errorf("no password read: %w", err)
+		return "", fmt.Errorf("reading the password: %w", err)
 	}
 	if strings.TrimSpace(string(password)) == "" {
-		return "", exitcode.UsageError(errors.New("an empty password; nothing was done"))
+		return "", exitcode.UsageError(errors.New("the password is empty, so nothing was changed"))
 	}
 	return string(password), nil
 }

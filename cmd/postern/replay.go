@@ -37,41 +37,45 @@ func newReplayCmd(p *program) *cobra.Command {
 	f := &replayFlags{}
 	cmd := &cobra.Command{
 		Use:   "replay [LOG...] --bundle NEW",
-		Short: "Say what another policy would have decided on logged traffic",
-		Long: `Ask another policy what the decision log says was asked, and say what would change: what is newly refused, deferred,
-held, dropped or accepted, which replies and edits differ, by which rule, with examples. LOG is a file of decisions, plain
-or gzip-compressed, or - for standard input; without one, the configuration's. The old side is what the log says was
-decided, or what --against decides on the same input.
+		Short: "Show what another policy would have decided on logged traffic",
+		Long: `Let another policy decide on the inputs in the decision log, and show what would change: mail that
+would be newly refused, deferred, held, dropped or accepted, other replies and other edits, by rule
+and with examples. LOG is a decision log, plain or gzip-compressed, or - for standard input; without
+it, the log of the configuration is read. The new decisions are compared with those in the log, or
+with those of --against on the same inputs.
 
-Times and generated values come from the log, and the order of the report from the order of the log, so that it is the
-same every time and on any number of cores. A decision whose input lacks a fact that the policy reads is told as
-"unknown", never guessed; decision_log.input: full makes a server log all facts but the body.
+Times and generated values come from the log, and the report follows the order of the log. So the
+report is always the same, on any number of cores. If the log lacks a fact that the policy reads,
+the decision is counted as "unknown". With decision_log.input: full a server logs all facts except
+for the body.
 
-What may change is written on an approval list; --write-approvals makes one of what was found.
+An approval list names the changes that are allowed. --write-approvals writes one with all changes
+that were found.
 
-Exit codes: 0 nothing changes that is not approved; 1 something does, or a line cannot be read (unless --skip-bad);
-2 usage, configuration, a bundle, a log or an approval list that cannot be read.`,
+Exit codes: 0 every change is approved, or there is none; 1 a change is not approved, or a line
+cannot be read and there is no --skip-bad; 2 wrong usage or configuration, or a bundle, log or
+approval list cannot be read.`,
 		Example: `  postern replay --config postern.yaml --bundle ./candidate
   postern replay decisions.jsonl.1.gz decisions.jsonl --bundle ./candidate --approve approvals.yaml
   postern replay decisions.jsonl --bundle ./candidate --against ./policies --stage message --details changes.jsonl
   zcat decisions-*.gz | postern replay - --bundle ./candidate --sample 100 --json | jq .changes`,
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, p, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return f.execute(cmd, p, args) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.bundle, "bundle", "", "directory or .tar.gz of the new policy")
-	fl.StringSliceVar(&f.data, "data", nil, "extra data documents for it, after the configuration's")
-	fl.StringVar(&f.against, "against", "", "directory or .tar.gz of the old policy (default: what the log says was decided)")
-	fl.StringSliceVar(&f.againstData, "against-data", nil, "extra data documents for --against, after the configuration's")
+	fl.StringSliceVar(&f.data, "data", nil, "more data documents for --bundle, merged over those of the configuration")
+	fl.StringVar(&f.against, "against", "", "directory or .tar.gz of the old policy (default: compare with the decisions in the log)")
+	fl.StringSliceVar(&f.againstData, "against-data", nil, "more data documents for --against, merged over those of the configuration")
 	fl.StringSliceVar(&f.stages, "stage", nil, "only these stages: connect, mail, rcpt, message")
 	fl.StringVar(&f.since, "since", "", "only decisions from this time on (2026-06-01 or 2026-06-01T12:00:00Z)")
 	fl.StringVar(&f.until, "until", "", "only decisions before this time")
-	fl.Uint64Var(&f.sample, "sample", 1, "one transaction in `N`, always the same ones")
-	fl.StringVar(&f.approve, "approve", "", "approval list: the changes that may happen (YAML)")
+	fl.Uint64Var(&f.sample, "sample", 1, "replay one transaction in `N`, always the same ones")
+	fl.StringVar(&f.approve, "approve", "", "approval list (YAML) with the changes that are allowed")
 	fl.StringVar(&f.writeApprovals, "write-approvals", "", "write an approval list of all changes found to this `file`")
 	fl.StringVar(&f.details, "details", "", "write every change to this `file`, one JSON object a line")
 	fl.IntVar(&f.examples, "examples", 3, "examples of each change in the report")
-	fl.BoolVar(&f.skipBad, "skip-bad", false, "lines that cannot be read are told, but do not fail")
-	fl.IntVar(&f.jobs, "jobs", runtime.GOMAXPROCS(0), "decisions at a time")
+	fl.BoolVar(&f.skipBad, "skip-bad", false, "report lines that cannot be read, but do not fail")
+	fl.IntVar(&f.jobs, "jobs", runtime.GOMAXPROCS(0), "how many decisions run at a time")
 	for _, name := range []string{"approve", "write-approvals"} {
 		cmd.MarkFlagFilename(name, "yaml", "yml")
 	}
@@ -79,7 +83,7 @@ Exit codes: 0 nothing changes that is not approved; 1 something does, or a line 
 	return cmd
 }
 
-func (f *replayFlags) run(cmd *cobra.Command, p *program, args []string) error {
+func (f *replayFlags) execute(cmd *cobra.Command, p *program, args []string) error {
 	cfg, _, err := p.loadConfig()
 	if err != nil {
 		return err
@@ -130,13 +134,13 @@ func (f *replayFlags) run(cmd *cobra.Command, p *program, args []string) error {
 	return err
 }
 
-// options of the run. Errors are about usage.
+// options returns the options of the run. Its errors are about usage.
 func (f *replayFlags) options(ctx context.Context, cfg *config.Config) (o replay.Options, err error) {
 	if f.bundle == "" {
-		return o, errors.New("say which policy to try: --bundle DIRECTORY or FILE.tar.gz")
+		return o, errors.New("no policy is named; add --bundle DIRECTORY or --bundle FILE.tar.gz")
 	}
 	if f.jobs < 1 || f.sample < 1 || f.examples < 1 || f.examples > 100 {
-		return o, errors.New("--jobs and --sample are at least 1, --examples is from 1 to 100")
+		return o, errors.New("a flag is out of range; --jobs and --sample must be at least 1, and --examples from 1 to 100")
 	}
 	o = replay.Options{Sample: f.sample, Examples: f.examples, Workers: f.jobs, ApprovalsFile: f.approve}
 	if o.Stages, err = stageFlags(f.stages); err != nil {
@@ -164,12 +168,12 @@ func (f *replayFlags) options(ctx context.Context, cfg *config.Config) (o replay
 	return o, nil
 }
 
-// replay runs, with the details going into their file.
+// replay runs, and writes --details.
 func (f *replayFlags) replay(ctx context.Context, logs []replay.Log, o replay.Options) (*replay.Summary, error) {
 	if f.details == "" {
 		return replay.Run(ctx, logs, o)
 	}
-	// What was refused and to whom is nobody else's business, as in the decision log.
+	// The file says who sent what to whom, so it is as private as the decision log.
 	file, err := os.OpenFile(f.details, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
@@ -180,7 +184,7 @@ func (f *replayFlags) replay(ctx context.Context, logs []replay.Log, o replay.Op
 	return s, errors.Join(err, buffer.Flush(), file.Close())
 }
 
-// write the approval list, where one is wanted.
+// write writes --write-approvals.
 func (f *replayFlags) write(s *replay.Summary) error {
 	if f.writeApprovals == "" {
 		return nil
@@ -188,7 +192,7 @@ func (f *replayFlags) write(s *replay.Summary) error {
 	return safefile.Output(f.writeApprovals, 0o644, func(file *os.File) error { return replay.WriteApprovals(file, s) })
 }
 
-// moment reads a day or a time; "" is the zero one.
+// moment reads the day or time of a flag. "" is the zero time.
 func moment(flag, s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
@@ -198,5 +202,5 @@ func moment(flag, s string) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%s %s is no time; write it like 2026-06-01 or 2026-06-01T12:00:00Z", flag, s)
+	return time.Time{}, fmt.Errorf("%s %s is not a time; write it like 2026-06-01 or 2026-06-01T12:00:00Z", flag, s)
 }

@@ -32,23 +32,22 @@ type program struct {
 	begun bool // the command line was accepted
 }
 
-const rootLong = `Postern is a mail submission filter whose rules are code: a submission server (RFC 6409)
-and a milter that put every message before Rego policies, and accept, repair, hold or
-refuse it as they say.
+const rootLong = `Postern is a mail submission filter whose rules are code. It is a submission server (RFC 6409)
+and a milter that ask Rego policies about every message, then accept, repair, hold or refuse it.
 
 Exit codes: 0 done; 1 failed, or the answer is no; 2 wrong usage or configuration.`
 
 const rootExample = `  postern serve                              try it in an empty directory
   postern serve --config /etc/postern/postern.yaml
-  postern check --config postern.yaml        what is wrong with it, with file and line
-  postern replay --bundle ./candidate        what another policy would have decided
+  postern check --config postern.yaml        find mistakes, with file and line
+  postern replay --bundle ./candidate        show what another policy would have decided
   postern passwd alice --file users.yaml     add a user, or change a password`
 
-// newRootCmd returns the program's command with the given commands below it.
+// newRootCmd returns the root command with the given commands below it.
 func newRootCmd(p *program, commands []*cobra.Command) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "postern",
-		Short:         "Mail submission filter with policies in Rego",
+		Short:         "Ask Rego policies about every message, then accept, repair, hold or refuse it",
 		Long:          rootLong,
 		Example:       rootExample,
 		Args:          cobra.NoArgs,
@@ -58,10 +57,10 @@ func newRootCmd(p *program, commands []*cobra.Command) *cobra.Command {
 	}
 	root.PersistentPreRun = func(*cobra.Command, []string) { p.begun = true }
 	flags := root.PersistentFlags()
-	flags.StringVar(&p.configFile, "config", "", "configuration `file` (YAML); without it, everything has a default")
+	flags.StringVar(&p.configFile, "config", "", "configuration `file` (YAML); without it, every key has its default")
 	flags.StringVar(&p.dir, "dir", "", "state `directory` (default: the configuration's state_dir, else the current directory)")
 	flags.BoolVar(&p.json, "json", false, "print results as JSON")
-	flags.StringVar(&p.logLevel, "log-level", "", "debug, info, warn or error, instead of the configuration's `level`")
+	flags.StringVar(&p.logLevel, "log-level", "", "debug, info, warn or error, instead of the `level` in the configuration")
 	root.MarkPersistentFlagFilename("config", "yaml", "yml")
 	root.MarkPersistentFlagDirname("dir")
 	root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
@@ -70,8 +69,7 @@ func newRootCmd(p *program, commands []*cobra.Command) *cobra.Command {
 }
 
 // execute runs a command line. It prints the error and returns the exit code.
-func (p *program) execute(args []string, commands ...*cobra.Command) int {
-	root := newRootCmd(p, commands)
+func (p *program) execute(root *cobra.Command, args []string) int {
 	root.SetArgs(args)
 	root.SetIn(p.stdin)
 	root.SetOut(p.stdout)
@@ -92,7 +90,7 @@ func (p *program) execute(args []string, commands ...*cobra.Command) int {
 		p.complain(err)
 	}
 	if !p.begun {
-		fmt.Fprintln(p.stderr, "postern --help lists the commands and flags")
+		fmt.Fprintln(p.stderr, "run postern --help for the commands and flags")
 	}
 	return code
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/postern-mail/postern/cmd/postern/config"
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
 	"github.com/postern-mail/postern/cmd/postern/version"
@@ -39,6 +41,30 @@ func TestUsage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHelp: the help of every command has an example and its exit codes, and no line is too long for a terminal of 100 columns.
+func TestHelp(t *testing.T) {
+	var check func(cmd *cobra.Command)
+	check = func(cmd *cobra.Command) {
+		path := cmd.CommandPath()
+		if !strings.Contains(cmd.Long, "Exit codes: 0 ") {
+			t.Errorf("%s: its help does not say its exit codes", path)
+		}
+		if !strings.HasPrefix(cmd.Example, "  postern ") {
+			t.Errorf("%s: its help has no example", path)
+		}
+		for line := range strings.Lines(cmd.Long) {
+			if len(line) > 101 {
+				t.Errorf("%s: %d columns: %s", path, len(line)-1, line)
+			}
+		}
+		for _, c := range cmd.Commands() {
+			check(c)
+		}
+	}
+	p := &program{}
+	check(newRootCmd(p, commands(p)))
 }
 
 func TestVersion(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/daemon"
 )
 
-// defaultGrace is how long transactions under way may take after SIGTERM.
+// defaultGrace is how long transactions may take to finish after SIGTERM.
 const defaultGrace = 30 * time.Second
 
 func newServeCmd(p *program) *cobra.Command {
@@ -19,24 +19,29 @@ func newServeCmd(p *program) *cobra.Command {
 		Short: "Run the submission server, the milter, or both",
 		Long: `Run the submission server, the milter, or both, as the configuration says.
 
-Without --config: loopback 2587 (STARTTLS) and 2465 (implicit TLS), a self-signed certificate, one demo user whose
-password is printed, the default policy, and accepted mail in the Maildir outbox. Everything that is written lies in one
-directory: --dir, or else the current one.
+Without --config it serves submission on loopback ports 2587 (STARTTLS) and 2465 (implicit TLS). It
+makes a self-signed certificate and one demo user, prints the user's password, uses the default
+policy, and stores accepted mail in the Maildir outbox. All files are in one directory: --dir, or
+else the current one.
 
-SIGHUP, and any change on disk, reloads policy, users and certificates; what cannot be loaded changes nothing. SIGHUP
-reopens the decision log, too. SIGTERM stops accepting, lets what is under way finish within --grace, then cuts. A
-second one cuts at once.`,
+A change on disk, or SIGHUP, reloads policy, users and certificates. What cannot be loaded changes
+nothing. SIGHUP also reopens the decision log. After SIGTERM the server accepts no more connections,
+lets transactions finish for as long as --grace, and then cuts the connections. A second SIGTERM
+cuts them at once.
+
+Exit codes: 0 stopped by a signal; 1 a listener could not be opened, or failed; 2 wrong usage or
+configuration, or no policy can be loaded.`,
 		Example: `  postern serve
   postern serve --dir /var/lib/postern
   postern serve --config /etc/postern/postern.yaml --log-level debug`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.serve(cmd.Context(), grace) },
 	}
-	cmd.Flags().DurationVar(&grace, "grace", defaultGrace, "how long transactions under way may take to end after SIGTERM")
+	cmd.Flags().DurationVar(&grace, "grace", defaultGrace, "how long transactions may take to finish after SIGTERM")
 	return cmd
 }
 
-// serve runs the daemon.
+// serve loads the configuration and runs the daemon.
 func (p *program) serve(ctx context.Context, grace time.Duration) error {
 	cfg, warnings, err := p.loadConfig()
 	if err != nil {

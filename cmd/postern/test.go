@@ -28,19 +28,20 @@ type testFlags struct {
 	verbose bool
 }
 
-const testLong = `Run the tests of a policy: the test rules in its _test.rego files, with the verdicts of stock opa test, and its message
-tests, files *.txtar below BUNDLE or in --cases that each hold a session, an envelope and a message, and what is to come
-of them. BUNDLE is a directory or .tar.gz; without it, the configuration's bundle, or the built-in one.
+const testLong = `Run the tests of a policy: the test rules in its _test.rego files, with the same verdicts as stock
+opa test, and its message tests. These are the files *.txtar below BUNDLE or in --cases. Each holds
+a session, an envelope and a message, and what the policy should do with them. BUNDLE is a directory
+or a .tar.gz; without it, the bundle of the configuration or the default one is tested.
 
 docs/reference/message-tests.md has the format of message tests.
 
-Exit codes: 0 all passed (tests to do apart: todo_test_...); 1 something failed, coverage is below --threshold, or no
-test was found; 2 usage, or the bundle does not load or compile.`
+Exit codes: 0 all tests passed (todo_test_... rules are skipped); 1 a test failed, coverage is below
+--threshold, or no test was found; 2 wrong usage, or the bundle does not load or compile.`
 
 const testExample = `  postern test ./policies
   postern test --run interns --verbose ./policies
-  postern test --update ./policies                  write what comes into the message tests; review it like code
-  postern test --watch ./policies                   again at every change
+  postern test --update ./policies                  write the results into the message tests; review them like code
+  postern test --watch ./policies                   run again at every change
   postern test --coverage --threshold 90 --junit report.xml ./policies
   postern test --config postern.yaml --cases tests/`
 
@@ -58,18 +59,18 @@ func newTestCmd(p *program) *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringSliceVar(&f.Data, "data", nil, "extra data documents, merged over the bundle's data")
+	fl.StringSliceVar(&f.Data, "data", nil, "more data documents, merged over the data of the bundle")
 	fl.StringSliceVar(&f.Cases, "cases", nil, "`directories` or files of message tests (default: *.txtar below BUNDLE)")
 	fl.StringVarP(&f.run, "run", "r", "", "only tests whose name matches the regular `expression`: data.postern.mail_test.test_x, cases/x.txtar")
 	fl.DurationVar(&f.Timeout, "timeout", 5*time.Second, "for one test, and for one decision of a message test")
 	fl.IntVarP(&f.Parallel, "parallel", "p", 0, "how many tests run at a time (default: one a processor)")
-	fl.BoolVarP(&f.Coverage, "coverage", "c", false, "say which lines of the rules no test reaches")
-	fl.Float64Var(&f.Threshold, "threshold", 0, "least coverage in `percent`; implies --coverage")
-	fl.BoolVar(&f.Update, "update", false, "write what comes into want and want.eml of the message tests")
-	fl.StringVar(&f.junit, "junit", "", "write the results to `file` as JUnit XML, too")
+	fl.BoolVarP(&f.Coverage, "coverage", "c", false, "list the lines of the rules that no test reaches")
+	fl.Float64Var(&f.Threshold, "threshold", 0, "fail below this coverage in `percent`; implies --coverage")
+	fl.BoolVar(&f.Update, "update", false, "write the results into want and want.eml of the message tests")
+	fl.StringVar(&f.junit, "junit", "", "also write the results to `file` as JUnit XML")
 	fl.BoolVarP(&f.watch, "watch", "w", false, "run again when bundle, data or message tests change, until Ctrl-C")
-	fl.BoolVarP(&f.verbose, "verbose", "v", false, "print passed tests and what they print, too")
-	fl.BoolVar(&f.AllowEmpty, "allow-empty", false, "exit with 0 where there is no test")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "also print the tests that passed, and what they print")
+	fl.BoolVar(&f.AllowEmpty, "allow-empty", false, "exit with 0 if there is no test")
 	cmd.MarkFlagFilename("data", "yaml", "yml", "json")
 	cmd.MarkFlagFilename("junit", "xml")
 	return cmd

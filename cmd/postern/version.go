@@ -12,9 +12,12 @@ import (
 
 func newVersionCmd(p *program) *cobra.Command {
 	return &cobra.Command{
-		Use:     "version",
-		Short:   "Say which version this is, and of which OPA",
-		Long:    "Say which version this is, from which source it was built, and with which versions of OPA and the mail libraries.",
+		Use:   "version",
+		Short: "Print the version, and the versions of OPA and the mail libraries",
+		Long: `Print the version, the source from which it was built, and the versions of OPA and the mail
+libraries in it.
+
+Exit codes: 0 printed; 2 wrong usage.`,
 		Example: "  postern version\n  postern version --json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
