@@ -194,3 +194,18 @@ func copyFile(t *testing.T, from, to string) {
 		t.Fatal(err)
 	}
 }
+
+// TestReadmePolicy lets postern check the policy that README.md shows.
+func TestReadmePolicy(t *testing.T) {
+	m := regexp.MustCompile("(?s)```rego\n(.*?)```").FindStringSubmatch(read(t, "../README.md"))
+	if m == nil {
+		t.Fatal("README.md shows no policy")
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "interns.rego"), []byte(m[1]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(build(t), "check", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}

@@ -34,7 +34,6 @@ type builder struct {
 	terms  []ast.Term
 	octets int       // of all strings
 	fields *fieldSet // of message.header; nil: all
-	memo   *Memo     // nil: nothing is kept
 	block  int       // terms a block; 0: 128
 }
 
@@ -101,7 +100,7 @@ func (b *builder) build(t *Transaction, read contract.Parts) (ast.Value, error) 
 	k := b.k
 	pairs := make([]pair, 0, 12)
 	pairs = append(pairs, pair{k.version, k.three}, pair{k.stage, k.stages[t.Stage]}, pair{k.id, b.str(t.ID)},
-		pair{k.now, b.num(t.Now.UnixNano())}, pair{k.unknown, b.keptUnknown(t.Unknown)})
+		pair{k.now, b.num(t.Now.UnixNano())}, pair{k.unknown, b.strs(t.Unknown)})
 	if read&contract.PartServer != 0 {
 		pairs = append(pairs, pair{k.server, b.server(&t.Server)})
 	}
@@ -112,7 +111,7 @@ func (b *builder) build(t *Transaction, read contract.Parts) (ast.Value, error) 
 		pairs = append(pairs, pair{k.tls, b.tls(t.TLS)})
 	}
 	if read&contract.PartAuth != 0 && t.Auth != nil {
-		pairs = append(pairs, pair{k.auth, b.keptAuth(t.Auth)})
+		pairs = append(pairs, pair{k.auth, b.auth(t.Auth)})
 	}
 	if read&partsEnvelope != 0 && t.Envelope != nil {
 		pairs = append(pairs, pair{k.envelope, b.envelope(t.Envelope, read)})
@@ -200,12 +199,12 @@ func (b *builder) auth(a *Auth) *ast.Term {
 func (b *builder) envelope(e *Envelope, read contract.Parts) *ast.Term {
 	pairs := make([]pair, 0, 3)
 	if read&contract.PartEnvelopeFrom != 0 {
-		pairs = append(pairs, pair{b.k.from, b.keptSender(e)})
+		pairs = append(pairs, pair{b.k.from, b.sender(e)})
 	}
 	if read&contract.PartEnvelopeTo != 0 {
 		to := make([]*ast.Term, len(e.To))
 		for i := range e.To {
-			to[i] = b.keptRecipient(i, &e.To[i])
+			to[i] = b.recipient(&e.To[i])
 		}
 		pairs = append(pairs, pair{b.k.to, b.term(ast.NewArray(to...))})
 	}

@@ -73,7 +73,7 @@ func (p *Policy) input(t *Transaction, read contract.Parts, fields *fieldSet) (i
 			in, fail = nil, failf(kindPanic, "build input: %v\n%s", r, debug.Stack())
 		}
 	}()
-	b := builder{k: p.keys, fields: fields, memo: t.Memo, block: 32}
+	b := builder{k: p.keys, fields: fields, block: 32}
 	if t.Stage == StageMessage { // the facts of the envelope and of the originators, three terms a field
 		b.block = 64
 		if t.Message != nil && t.Message.Header != nil {

@@ -39,8 +39,6 @@ type Transaction struct {
 
 	// Policy is the snapshot this transaction is pinned to, from MAIL to its end; nil: the engine's current one.
 	Policy *Policy
-	// Memo keeps what is made of the facts from one question of the transaction to the next; nil: nothing is kept.
-	Memo *Memo
 	// Failure is the verdict when policy cannot decide (time-out, error, wrong shape). The zero value is Defer.
 	Failure Verdict
 }

@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// Listen binds where spec says: "unix:/path" or "tcp:host:port". mode and group are those of a unix socket: mode 0 means
-// 0660, group is a name or a number, "" leaves it. A socket that a dead process has left behind is removed; one that
-// answers, or a file that is no socket, is an error.
+// Listen binds the address spec: "unix:/path" or "tcp:host:port". mode and group are for a unix socket: mode 0 means 0660,
+// group is a name or a number, and "" keeps the process's own. A socket that an ended process has left behind is removed. A
+// socket that another process listens on, or a file that is not a socket, is an error.
 func Listen(spec string, mode fs.FileMode, group string) (net.Listener, error) {
 	network, address, ok := strings.Cut(spec, ":")
 	switch {
@@ -49,7 +49,7 @@ func listenUnix(path string, mode fs.FileMode, group string) (net.Listener, erro
 	if err != nil {
 		return nil, fmt.Errorf("milter: socket %s: %w", path, err)
 	}
-	// The group first: until the mode is widened, nobody else can connect who could not before.
+	// The group is set first, so that the mode never admits members of another group.
 	if err = os.Chown(path, -1, gid); err == nil {
 		err = os.Chmod(path, mode.Perm())
 	}
@@ -71,7 +71,7 @@ func groupID(group string) (int, error) {
 	return strconv.Atoi(g.Gid)
 }
 
-// removeStale removes a socket that nobody listens on.
+// removeStale removes a socket that no process listens on.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -89,7 +89,7 @@ func removeStale(path string) error {
 		return errors.New("another process is listening on it")
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("it cannot be told whether another process is listening on it: %w", err)
+		return fmt.Errorf("cannot find out whether another process is listening on it: %w", err)
 	}
 	return os.Remove(path)
 }

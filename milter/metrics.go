@@ -56,11 +56,11 @@ func newMetrics(reg prometheus.Registerer, p *message.Place) (*metrics, error) {
 }
 
 // begin sets the metrics of a listener to 0, so that the first event shows as an increase.
-func (m *metrics) begin(listener string) {
-	m.connections.WithLabelValues(listener)
-	m.accepted.WithLabelValues(listener)
-	m.protocolErrors.WithLabelValues(listener)
-	for _, name := range limitNames() {
-		m.limits.WithLabelValues(listener, name)
+func (m *metrics) begin(name string, limits []string) {
+	m.connections.WithLabelValues(name)
+	m.accepted.WithLabelValues(name)
+	m.protocolErrors.WithLabelValues(name)
+	for _, limit := range limits {
+		m.limits.WithLabelValues(name, limit)
 	}
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/postern-mail/postern/milter/wire"
 )
 
-// operations are the mail server's operations that each edit of the policy contract, and quarantine, may take. A replacement
+// operationsFor are the mail server's operations that each edit of the policy contract, and quarantine, may take. A replacement
 // may have to add and, if its new value is empty, to delete and insert.
-var operations = map[string][]wire.Op{
+var operationsFor = map[string][]wire.Op{
 	"add_header":       {wire.AddHeader},
 	"insert_header":    {wire.AddHeader},
 	"replace_header":   {wire.AddHeader, wire.ChangeHeader},
@@ -40,7 +40,7 @@ func needsOf(p *engine.Policy) engine.Needs {
 		return p.Needs()
 	}
 	n := engine.Needs{Connect: true, Mail: true, Rcpt: true, Message: true, Header: true, Size: true, Body: true, Quarantine: true, Discard: true}
-	for edit := range operations {
+	for edit := range operationsFor {
 		if edit != "quarantine" {
 			n.Edits = append(n.Edits, edit)
 		}
@@ -52,7 +52,7 @@ func needsOf(p *engine.Policy) engine.Needs {
 func wireNeeds(n engine.Needs) wire.Needs {
 	w := wire.Needs{Connect: n.Connect, Mail: n.Mail, Rcpt: n.Rcpt, Message: n.Message, Body: n.Body, Size: n.Size}
 	for _, edit := range editsOf(n) {
-		w.Operations = append(w.Operations, operations[edit]...)
+		w.Operations = append(w.Operations, operationsFor[edit]...)
 	}
 	return w
 }
@@ -61,7 +61,7 @@ func wireNeeds(n engine.Needs) wire.Needs {
 func missingEdits(allows func(wire.Op) bool, n engine.Needs) []string {
 	var missing []string
 	for _, edit := range editsOf(n) {
-		if slices.ContainsFunc(operations[edit], func(op wire.Op) bool { return !allows(op) }) {
+		if slices.ContainsFunc(operationsFor[edit], func(op wire.Op) bool { return !allows(op) }) {
 			missing = append(missing, edit)
 		}
 	}
@@ -75,13 +75,13 @@ type withheld struct {
 	logged string
 }
 
-func (w *withheld) report(log *slog.Logger, m *metrics, listener, revision string, missing []string) {
-	for edit := range operations {
+func (w *withheld) report(log *slog.Logger, m *metrics, name, revision string, missing []string) {
+	for edit := range operationsFor {
 		value := 0.0
 		if slices.Contains(missing, edit) {
 			value = 1
 		}
-		m.missing.WithLabelValues(listener, edit).Set(value)
+		m.missing.WithLabelValues(name, edit).Set(value)
 	}
 	now := strings.Join(missing, " ")
 	w.mu.Lock()

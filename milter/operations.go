@@ -9,8 +9,9 @@ import (
 	"github.com/postern-mail/postern/milter/wire"
 )
 
-// envelopeOperations make after of before. raw are before's recipients as the MTA wrote them: it compares octets.
-func envelopeOperations(before *engine.Envelope, raw []string, after *engine.Envelope) []wire.Operation {
+// envelopeOperations change the envelope before into after. paths are the recipients of before as the mail server wrote them:
+// it compares them byte by byte.
+func envelopeOperations(before *engine.Envelope, paths []string, after *engine.Envelope) []wire.Operation {
 	var ops []wire.Operation
 	if before.From != after.From {
 		op := wire.Operation{Op: wire.ChangeFrom, Text: []string{after.From.String()}}
@@ -24,7 +25,7 @@ func envelopeOperations(before *engine.Envelope, raw []string, after *engine.Env
 	}
 	for i, r := range before.To {
 		if !has(after.To, r.Key()) {
-			ops = append(ops, wire.Operation{Op: wire.DeleteRcpt, Text: []string{raw[i]}})
+			ops = append(ops, wire.Operation{Op: wire.DeleteRcpt, Text: []string{paths[i]}})
 		}
 	}
 	for _, r := range after.To {
@@ -35,8 +36,8 @@ func envelopeOperations(before *engine.Envelope, raw []string, after *engine.Env
 	return ops
 }
 
-// senderParameters are the parameters of MAIL that a new sender keeps: those that say what is to be returned to it
-// (RFC 3461 §4.3, §4.4). Others, such as SIZE and AUTH, are of the client's hop, and the MTAs refuse them here.
+// senderParameters are the parameters of MAIL that a new sender keeps: those about delivery reports (RFC 3461 §4.3, §4.4).
+// Others, such as SIZE and AUTH, belong to the client's connection, and mail servers refuse them here.
 func senderParameters(p message.Params) string {
 	var kept []string
 	for _, k := range []string{"RET", "ENVID"} {
@@ -47,22 +48,22 @@ func senderParameters(p message.Params) string {
 	return strings.Join(kept, " ")
 }
 
-// headerOperations make after of before. They are found by comparing the two, so that what the MTA ends up with is by
-// construction what message.Header.Apply gives. They come from the bottom to the top, so that each index is that of a
-// header in which nothing above has changed yet, and none is past the count; what goes behind the last field is added.
+// headerOperations change the header before into after. They are found by comparing the two, so the mail server ends up with
+// exactly what message.Header.Apply gives. They go from the bottom to the top: each index then refers to a header in which
+// nothing above has changed, and none is past the end. Fields behind the last one are added.
 //
-// Positions count from 1 here: INSHEADER 0 is above Postfix's own Received.
+// Positions count from 1, because INSHEADER 0 is above Postfix's own Received.
 func headerOperations(before, after *message.Header, d dialect) []wire.Operation {
 	steps := compare(before, after)
 	occurrence := occurrences(before)
-	from := len(steps) // from here on, all is taken out and added anew
+	from := len(steps) // from here on, all fields are removed and added again
 	if d.sendmail {
 		from = firstInexact(steps, before, after)
 	}
 	var ops []wire.Operation
 	var adds []message.Field
 	seen := namesOf(before)
-	behind := true // all that was visited, from the end, is gone or added
+	atEnd := true // all fields behind this one are removed or added
 	for i, st := range slices.Backward(steps) {
 		var f message.Field
 		if st.after >= 0 {
@@ -77,13 +78,13 @@ func headerOperations(before, after *message.Header, d dialect) []wire.Operation
 				adds = append(adds, f)
 			}
 		case st.kind == stepKeep:
-			behind = false
+			atEnd = false
 		case st.kind == stepRemove:
 			ops = append(ops, d.remove(before.Field(st.before), occurrence[st.before]))
 		case st.kind == stepReplace:
-			behind = false
+			atEnd = false
 			ops = append(ops, d.replace(before.Field(st.before), f, occurrence[st.before], st.before+1)...)
-		case behind:
+		case atEnd:
 			adds = append(adds, f)
 		case d.sendmail && !seen[f.Key()] && sendmailDefaults[f.Key()]:
 			ops = append(ops, d.add(f, false))
@@ -93,7 +94,7 @@ func headerOperations(before, after *message.Header, d dialect) []wire.Operation
 			seen[f.Key()] = true
 		}
 	}
-	// Additions go to the end one after the other, so in reading order, and behind all that needs indexes.
+	// Each addition goes to the end, so they come in reading order, and after all operations with an index.
 	for _, f := range slices.Backward(adds) {
 		ops = append(ops, d.add(f, seen[f.Key()]))
 		seen[f.Key()] = true
@@ -101,7 +102,7 @@ func headerOperations(before, after *message.Header, d dialect) []wire.Operation
 	return ops
 }
 
-// namesOf are the keys of all fields, and of Received: a mail server's own is on top, and stays.
+// namesOf are the keys of all fields, and "received", because the mail server has put its own on top.
 func namesOf(h *message.Header) map[string]bool {
 	names := map[string]bool{"received": true}
 	for i := range h.Len() {
@@ -110,14 +111,14 @@ func namesOf(h *message.Header) map[string]bool {
 	return names
 }
 
-// sendmailDefaults are the fields that an ordinary sendmail.cf adds to a message without them. One that is inserted would
-// stand beside the default; one that is added takes its place, wherever that is.
+// sendmailDefaults are the fields that an ordinary sendmail.cf adds to a message that lacks them. If such a field is inserted,
+// the message has both; if it is added, it replaces the default, wherever that is.
 var sendmailDefaults = map[string]bool{"date": true, "from": true, "message-id": true, "full-name": true, "return-path": true,
 	"resent-date": true, "resent-from": true, "resent-message-id": true}
 
-// firstInexact is the first step that Sendmail would not take as it is meant: an insertion below the top, for Sendmail
-// counts fields of its own that nobody sees; a replacement under another spelling of the name, which it keeps; or by
-// nothing, which needs such an insertion.
+// firstInexact is the first step that Sendmail would carry out in another way: an insertion below the top, because Sendmail
+// counts hidden fields of its own; a replacement under another spelling of the name, because it keeps the old one; or a
+// replacement by an empty value, which needs such an insertion.
 func firstInexact(steps []step, before, after *message.Header) int {
 	last := len(steps)
 	for last > 0 && steps[last-1].kind != stepKeep && steps[last-1].kind != stepReplace {
@@ -137,9 +138,9 @@ func firstInexact(steps []step, before, after *message.Header) int {
 	return len(steps)
 }
 
-// dialect is how an MTA wants its operations.
+// dialect is how a mail server wants its operations.
 type dialect struct {
-	leading  bool // leading white space of values was agreed on
+	leading  bool // values have the space behind the colon
 	sendmail bool // see firstInexact
 }
 
@@ -147,16 +148,15 @@ func (d dialect) remove(f message.Field, occurrence int) wire.Operation {
 	return wire.Operation{Op: wire.ChangeHeader, Index: occurrence, Text: []string{f.Name(), ""}}
 }
 
-// atEnd is an insertion index past every count: the end of the header.
-const atEnd = 1<<31 - 1
+// lastPosition is an insertion index past every count: the end of the header.
+const lastPosition = 1<<31 - 1
 
-// add puts a field at the end. Sendmail puts what it is to add before the first field of that name, if it knows one (seen),
-// and that may be one that was taken out; an insertion with a large index comes last. Of the names that it has not seen it
-// may have defaults of its own, such as Date and Message-Id: those it must be told by an addition, which takes the
-// default's place, or there would be two.
+// add puts a field at the end. If Sendmail knows a field of that name (seen), even a removed one, it would put an added field
+// before it; an insertion with a large index comes last. For names that it does not know, Sendmail may have a default, such
+// as Date and Message-Id. Only an addition replaces the default.
 func (d dialect) add(f message.Field, seen bool) wire.Operation {
 	if d.sendmail && seen {
-		return d.insert(f, atEnd)
+		return d.insert(f, lastPosition)
 	}
 	return wire.Operation{Op: wire.AddHeader, Text: []string{f.Name(), fieldValue(f, d.leading)}}
 }
@@ -165,7 +165,7 @@ func (d dialect) insert(f message.Field, position int) wire.Operation {
 	return wire.Operation{Op: wire.InsertHeader, Index: position, Text: []string{f.Name(), fieldValue(f, d.leading)}}
 }
 
-// replace changes a field in its place. An empty value would delete: delete then, and insert.
+// replace changes a field in its place. A change to an empty value would delete the field, so it is deleted and inserted.
 func (d dialect) replace(old, f message.Field, occurrence, position int) []wire.Operation {
 	if v := fieldValue(f, d.leading); v != "" {
 		return []wire.Operation{{Op: wire.ChangeHeader, Index: occurrence, Text: []string{f.Name(), v}}}
@@ -173,8 +173,8 @@ func (d dialect) replace(old, f message.Field, occurrence, position int) []wire.
 	return []wire.Operation{d.remove(old, occurrence), d.insert(f, position)}
 }
 
-// fieldValue is what stands behind the colon as a milter writes it: lines end in LF, the last one does not end, and the
-// space after the colon is the MTA's unless leading white space was agreed on.
+// fieldValue is what is behind the colon as a milter writes it: lines end in LF, the last one has no end, and the mail server
+// adds the space behind the colon unless leading says otherwise.
 func fieldValue(f message.Field, leading bool) string {
 	_, v, _ := strings.Cut(string(f.Raw()), ":")
 	v = strings.ReplaceAll(strings.TrimSuffix(v, "\r\n"), "\r\n", "\n")
@@ -184,7 +184,7 @@ func fieldValue(f message.Field, leading bool) string {
 	return v
 }
 
-// occurrences gives for each field which one of its name it is, from 1.
+// occurrences tells for each field which one of its name it is, from 1.
 func occurrences(h *message.Header) []int {
 	count := map[string]int{}
 	at := make([]int, h.Len())
@@ -205,15 +205,15 @@ const (
 	stepInsert
 )
 
-// step is one line of the way from one header to another. before and after index their fields; an insertion comes ahead
-// of field before, a removal leaves after unused.
+// step is one step from one header to another. before and after are indexes of their fields. An insertion goes ahead of field
+// before; a removal has no after.
 type step struct {
 	kind          stepKind
 	before, after int
 }
 
-// compare finds the shortest way from before to after in which fields are kept, replaced by others of their name, removed
-// and inserted, top to bottom.
+// compare finds the fewest steps from before to after, top to bottom: fields are kept, replaced by others of their name, removed
+// and inserted.
 func compare(before, after *message.Header) []step {
 	a, b := idsOf(before, after)
 	var steps []step
@@ -233,7 +233,7 @@ func compare(before, after *message.Header) []step {
 	return steps
 }
 
-// fieldID tells fields apart: raw octets and name, as small numbers.
+// fieldID identifies a field by small numbers, one for its bytes and one for its name.
 type fieldID struct{ raw, key int }
 
 func idsOf(before, after *message.Header) (a, b []fieldID) {
@@ -257,8 +257,8 @@ func idsOf(before, after *message.Header) (a, b []fieldID) {
 	return ids(before), ids(after)
 }
 
-// align is the edit distance between a and b; offset is added to the indexes. Its table is at most the square of
-// Limits.HeaderFields.
+// align finds the steps by the edit distance between a and b; offset is added to the indexes. Its table has at most the square
+// of Limits.HeaderFields entries.
 func align(a, b []fieldID, offset int) []step {
 	width := len(b) + 1
 	cost := make([]int32, (len(a)+1)*width) // cost[i*width+j]: from a[i:] to b[j:]
@@ -300,7 +300,7 @@ func align(a, b []fieldID, offset int) []step {
 	return slices.Clip(steps)
 }
 
-// differ is what it costs to make b of a: nothing where they are the same.
+// differ is the cost of replacing a by b: nothing if they are the same.
 func differ(a, b fieldID) int32 {
 	if a == b {
 		return 0

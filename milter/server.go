@@ -35,8 +35,8 @@ type Server struct {
 	closing   chan struct{} // closed by Shutdown
 	slots     chan struct{} // one element for each connection
 	common    settings      // of all listeners
-	listeners map[*listener]struct{}
-	open      map[*wire.Conn]*listener
+	acceptors map[*acceptor]struct{}
+	open      map[*wire.Conn]*acceptor
 	serving   sync.WaitGroup // of connections
 }
 
@@ -49,16 +49,16 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, cfg ListenerConfig)
 	if cfg.Name == "" {
 		cfg.Name = ln.Addr().Network() + ":" + ln.Addr().String()
 	}
-	l, err := s.listen(ctx, ln, cfg)
+	a, err := s.listen(ctx, ln, cfg)
 	if err != nil {
 		_ = ln.Close()
 		return err
 	}
-	defer s.forget(l)
-	stop := context.AfterFunc(ctx, func() { l.close(); s.cut(l) })
+	defer s.forget(a)
+	stop := context.AfterFunc(ctx, func() { a.close(); s.cut(a) })
 	defer stop()
-	err = wire.Serve(l, l.connect)
-	if !l.closed() {
+	err = wire.Serve(a, a.connect)
+	if !a.closed() {
 		return fmt.Errorf("milter: listener %s: %w", cfg.Name, err)
 	}
 	if ctx.Err() != nil {
@@ -78,8 +78,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if !isClosed(s.closing) {
 		close(s.closing)
 	}
-	for l := range s.listeners {
-		l.close()
+	for a := range s.acceptors {
+		a.close()
 	}
 	for c := range s.open {
 		c.Drain()
@@ -125,13 +125,13 @@ func (s *Server) start() error {
 		s.common.random = rand.Reader
 	}
 	s.closing, s.slots = make(chan struct{}), make(chan struct{}, limits.Connections)
-	s.open, s.listeners = map[*wire.Conn]*listener{}, map[*listener]struct{}{}
+	s.open, s.acceptors = map[*wire.Conn]*acceptor{}, map[*acceptor]struct{}{}
 	s.started = true
 	return nil
 }
 
-// listen makes a listener with the settings of its connections.
-func (s *Server) listen(ctx context.Context, ln net.Listener, cfg ListenerConfig) (*listener, error) {
+// listen makes an acceptor with the settings of its connections.
+func (s *Server) listen(ctx context.Context, ln net.Listener, cfg ListenerConfig) (*acceptor, error) {
 	switch cfg.Failure {
 	case engine.Defer, engine.Reject, engine.Accept:
 	default:
@@ -145,28 +145,28 @@ func (s *Server) listen(ctx context.Context, ln net.Listener, cfg ListenerConfig
 	if isClosed(s.closing) {
 		return nil, ErrClosed
 	}
-	l := &listener{Listener: ln, server: s, settings: s.common.of(cfg), done: make(chan struct{})}
-	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	l.sockets = limit.Accepter{Listener: ln, Stop: l.done, Reporter: l.reporter, Log: l.log}
-	s.listeners[l] = struct{}{}
-	return l, nil
+	a := &acceptor{Listener: ln, server: s, settings: s.common.of(cfg), done: make(chan struct{})}
+	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	a.sockets = limit.Accepter{Listener: ln, Stop: a.done, Reporter: a.reporter, Log: a.log}
+	s.acceptors[a] = struct{}{}
+	return a, nil
 }
 
-func (s *Server) forget(l *listener) {
-	l.close()
+func (s *Server) forget(a *acceptor) {
+	a.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.listeners, l)
+	delete(s.acceptors, a)
 }
 
 // join adds a connection to the table; false after Shutdown.
-func (s *Server) join(c *wire.Conn, l *listener) bool {
+func (s *Server) join(c *wire.Conn, a *acceptor) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if isClosed(s.closing) {
 		return false
 	}
-	s.open[c] = l
+	s.open[c] = a
 	s.serving.Add(1)
 	return true
 }
@@ -180,20 +180,20 @@ func (s *Server) leave(c *wire.Conn) {
 	s.serving.Done()
 }
 
-// cut ends the connections of l at once; nil means all listeners.
-func (s *Server) cut(l *listener) {
+// cut ends the connections of a at once; nil means all listeners.
+func (s *Server) cut(a *acceptor) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c, of := range s.open {
-		if l == nil || of == l {
+		if a == nil || of == a {
 			of.cancel()
 			c.Cut()
 		}
 	}
 }
 
-// listener accepts the connections of one Serve.
-type listener struct {
+// acceptor accepts the connections of one Serve.
+type acceptor struct {
 	net.Listener
 	*settings
 	server  *Server
@@ -204,59 +204,59 @@ type listener struct {
 }
 
 // Accept waits for a slot, then for a connection.
-func (l *listener) Accept() (net.Conn, error) {
-	if err := l.slot(); err != nil {
+func (a *acceptor) Accept() (net.Conn, error) {
+	if err := a.slot(); err != nil {
 		return nil, err
 	}
-	c, err := l.sockets.Accept()
+	c, err := a.sockets.Accept()
 	if err != nil {
-		<-l.server.slots
+		<-a.server.slots
 	}
 	return c, err
 }
 
 // slot waits until one more connection may be open. Mail servers wait unaccepted meanwhile: no answer is possible before
 // negotiation, and a closed connection would be taken for a failure.
-func (l *listener) slot() error {
+func (a *acceptor) slot() error {
 	select {
-	case l.server.slots <- struct{}{}:
+	case a.server.slots <- struct{}{}:
 		return nil
 	default:
 	}
-	l.reporter.Met(l.log, limitConnections, cap(l.server.slots))
+	a.reporter.Met(a.log, limitConnections, cap(a.server.slots))
 	select {
-	case l.server.slots <- struct{}{}:
+	case a.server.slots <- struct{}{}:
 		return nil
-	case <-l.done:
+	case <-a.done:
 		return net.ErrClosed
 	}
 }
 
 // connect makes the session of an accepted connection; nil after Shutdown.
-func (l *listener) connect(socket net.Conn) *wire.Conn {
-	c := &wire.Conn{Socket: socket, Log: l.log, Idle: l.limits.Idle, Frame: l.limits.Frame}
-	c.Session = &session{connection: connection{settings: l.settings, wire: c, log: l.log}}
+func (a *acceptor) connect(socket net.Conn) *wire.Conn {
+	c := &wire.Conn{Socket: socket, Log: a.log, Idle: a.limits.Idle, Frame: a.limits.Frame}
+	c.Session = &session{connection: connection{settings: a.settings, wire: c, log: a.log}}
 	c.Closed = func() {
-		l.metrics.connections.WithLabelValues(l.Name).Dec()
-		l.server.leave(c)
+		a.metrics.connections.WithLabelValues(a.Name).Dec()
+		a.server.leave(c)
 	}
-	if !l.server.join(c, l) {
-		<-l.server.slots
+	if !a.server.join(c, a) {
+		<-a.server.slots
 		return nil
 	}
-	l.metrics.connections.WithLabelValues(l.Name).Inc()
-	l.metrics.accepted.WithLabelValues(l.Name).Inc()
+	a.metrics.connections.WithLabelValues(a.Name).Inc()
+	a.metrics.accepted.WithLabelValues(a.Name).Inc()
 	return c
 }
 
-func (l *listener) close() {
-	l.once.Do(func() {
-		close(l.done)
-		_ = l.Listener.Close()
+func (a *acceptor) close() {
+	a.once.Do(func() {
+		close(a.done)
+		_ = a.Listener.Close()
 	})
 }
 
-func (l *listener) closed() bool { return isClosed(l.done) }
+func (a *acceptor) closed() bool { return isClosed(a.done) }
 
 func isClosed(c <-chan struct{}) bool {
 	select {

@@ -100,7 +100,7 @@ func (s *session) mail(c *wire.Command) wire.Answer {
 	if policy != nil {
 		tx.needs = policy.OwnNeeds()
 	}
-	tx.facts.Policy, tx.facts.ID, tx.facts.Memo = policy, s.newID(), &engine.Memo{}
+	tx.facts.Policy, tx.facts.ID = policy, s.newID()
 	s.setFacts(&tx.facts, engine.StageMail)
 	params := parameters(c.Params)
 	from, err := parsePath(c.Path, s.utf8(params))

@@ -82,7 +82,7 @@ type settings struct {
 func (s settings) of(cfg ListenerConfig) *settings {
 	s.ListenerConfig = cfg
 	s.log = s.log.With("listener", cfg.Name)
-	s.metrics.begin(cfg.Name)
+	s.metrics.begin(cfg.Name, limitNames())
 	s.reporter = &limit.Reporter{Count: func(name string) { s.metrics.limits.WithLabelValues(cfg.Name, name).Inc() }}
 	s.withheld = &withheld{}
 	return &s

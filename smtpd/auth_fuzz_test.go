@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/postern-mail/postern/internal/testpipe"
 )
 
 // authStates of a session under TLS that a fuzzer's octets begin in.
@@ -91,7 +93,7 @@ func (s *site) underTLS(t *testing.T, pieces ...string) string {
 		}
 	}
 	_ = conn.CloseWrite()
-	_ = raw.(*pipeEnd).CloseWrite()
+	_ = raw.(*testpipe.End).CloseWrite()
 	all, err := io.ReadAll(conn)
 	if err != nil {
 		t.Fatal(err)

@@ -11,14 +11,14 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// bearer is OAUTHBEARER (RFC 7628) and XOAUTH2, which differ in how they write the same.
-type bearer struct {
+// bearerServer is OAUTHBEARER (RFC 7628) and XOAUTH2, which differ in how they write the same.
+type bearerServer struct {
 	s    *session
 	name string
 	end  message.Reply // after the client has taken note of why not
 }
 
-func (m *bearer) next(answer []byte) ([]byte, message.Reply) {
+func (m *bearerServer) next(answer []byte) ([]byte, message.Reply) {
 	if answer == nil {
 		return []byte{}, message.Reply{}
 	}

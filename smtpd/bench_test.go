@@ -6,51 +6,15 @@ import (
 	"crypto/tls"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/xdg-go/scram"
 
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// BenchmarkReadData is the undoing of dot-stuffing, block by block: at 100 KB the library spends 90 % of its time in code that does it
-// octet by octet.
-func BenchmarkReadData(b *testing.B) {
-	for name, line := range map[string]string{"plain": strings.Repeat("x", 76) + "\r\n", "dots": ".." + strings.Repeat("x", 74) + "\r\n"} {
-		b.Run("lines="+name, func(b *testing.B) {
-			text := []byte(strings.Repeat(line, 100<<10/78) + ".\r\n")
-			conn := &repeating{text: text}
-			w := newWire(conn, testWire(nil).blocks, time.Minute)
-			b.SetBytes(int64(len(text)))
-			b.ReportAllocs()
-			for b.Loop() {
-				conn.at = 0
-				if err := w.readData(&sink{dst: nowhere{}, max: 1 << 30, line: 1 << 20, endless: 1 << 30}, &pace{window: time.Minute}); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}
-
-// repeating is a connection from which one text comes again and again.
-type repeating struct {
-	pipeEnd
-	text []byte
-	at   int
-}
-
-func (r *repeating) Read(p []byte) (int, error) {
-	n := copy(p, r.text[r.at:])
-	r.at += n
-	return n, nil
-}
-
-func (r *repeating) SetReadDeadline(time.Time) error { return nil }
-
 // BenchmarkSession is one message over a connection that is kept, without TLS, policy and network: what the front end itself costs.
 func BenchmarkSession(b *testing.B) {
-	s := startPipe(b, func(s *Server, _ *Listener) { s.Log = nil })
+	s := startPipe(b, func(s *Server, _ *Listener) { s.Log, s.Limits.Messages = nil, 1<<30 })
 	s.hop.discards = true
 	s.hop.data = func(context.Context, *letter) (message.Reply, error) {
 		return message.MustReply(250, "2.0.0", "Ok"), nil
@@ -104,9 +68,3 @@ func BenchmarkLogin(b *testing.B) {
 		})
 	}
 }
-
-// nowhere takes messages and keeps nothing.
-type nowhere struct{}
-
-func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
-func (nowhere) Close() error                { return nil }

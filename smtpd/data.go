@@ -2,51 +2,136 @@ package smtpd
 
 import (
 	"errors"
-	"fmt"
-	"io"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/smtpd/wire"
 )
 
-// receive makes a place for the message.
-func (t *transaction) receive(s *session) {
-	t.spool = s.srv.place.NewSpool(s.limits.MessageBytes + 2)
-	t.sink = &sink{dst: t.spool, max: s.limits.MessageBytes, line: s.limits.Line, endless: s.limits.endless()}
+// DATA takes a message (RFC 5321 §4.1.1.4), asks policy about it, and carries out the decision. It ends the transaction.
+func (s *session) DATA(arg string) message.Reply {
+	t := s.tx
+	switch {
+	case arg != "":
+		return s.refuse(replySyntax("DATA takes no argument"))
+	case t == nil:
+		return s.refuse(replySequence("MAIL first"))
+	case t.chunks > 0: // RFC 3030 §2
+		return s.refuse(replySequence("DATA cannot follow BDAT"))
+	case len(t.rcpts) == 0:
+		return s.refuse(noRecipients(t))
+	}
+	s.receive(t)
+	s.conn.Send(say(354, "", "End data with <CR><LF>.<CR><LF>"))
+	if err := s.conn.ReadData(t.body, &wire.Pace{Window: s.limits.Data, End: t.until}); err != nil {
+		return s.cutOff(err)
+	}
+	return s.finish()
 }
 
-// endLine ends the last line of a message that came in chunks, which need not have an end (RFC 3030 §4.2). The next hop gets
-// the message by DATA, where it must; so policy sees it, and Size counts it, as well. DKIM signatures do not suffer
-// (RFC 6376 §3.4.3).
-func (t *transaction) endLine() {
-	if t.ends.cr {
-		t.refused = errBareCR
-	} else if t.ends.line > 0 {
-		t.sink.lineOf(t.ends.line + 2)
-		if _, err := t.spool.Write([]byte("\r\n")); err != nil {
-			t.sink.fail(err)
+// BDAT takes one chunk of a message (RFC 3030 §2). After the last one a message goes the same way as by DATA.
+//
+// The octets of a chunk are always read, even those of a chunk that is refused, because the next command comes after them. If the
+// size cannot be read, the end of the chunk is not known, and the connection ends.
+func (s *session) BDAT(arg string) message.Reply {
+	size, last, ok := chunkSize(arg)
+	if !ok {
+		return s.hangUp(replySyntax("The syntax is BDAT size [LAST]"))
+	}
+	if size > s.limits.endless() {
+		s.met(limitMessageBytes)
+		return s.hangUp(tooLarge(s.limits.MessageBytes))
+	}
+	t := s.tx
+	if t == nil || len(t.rcpts) == 0 {
+		return s.discardChunk(size)
+	}
+	if t.body == nil {
+		s.receive(t)
+	}
+	t.chunks++
+	if err := s.conn.ReadChunk(size, t.body, &wire.Pace{Window: s.limits.Data, End: t.until}); err != nil {
+		return s.cutOff(err)
+	}
+	switch {
+	case int64(t.chunks) > int64(s.limits.Chunks)+t.body.Size()/1024: // tiny chunks cost as much as large ones
+		s.met(limitChunks)
+		r := say(554, "5.5.0", "Too many small chunks")
+		s.outcome("", r, nil)
+		return s.hangUp(r)
+	case last:
+		if err := t.body.EndLine(); err != nil {
+			return s.cutOff(err)
 		}
+		return s.finish()
+	case t.body.Err() != nil: // the transaction is over, and the rest need not be sent (RFC 3030 §2)
+		r := s.notStored(t.body.Err())
+		s.drop()
+		return r
 	}
+	return say(250, "2.0.0", strconv.FormatInt(size, 10)+" octets received")
 }
 
-// DATA takes the message (RFC 5321 §4.1.1.4), or has it already in chunks, asks policy, and carries out what it says.
-func (s *session) DATA() message.Reply {
-	t, g := s.tx, s.g
-	if t.chunks == 0 {
-		t.receive(s)
-		g.send(say(354, "", "End data with <CR><LF>.<CR><LF>"))
-		t.refused = g.readData(t.sink, &pace{window: s.limits.Data, end: t.until})
+// discardChunk reads and refuses a chunk that belongs to no message.
+func (s *session) discardChunk(size int64) message.Reply {
+	r := replySequence("MAIL and RCPT first")
+	end := time.Now().Add(s.limits.Transaction)
+	if t := s.tx; t != nil {
+		r, end = noRecipients(t), t.until
 	}
-	if err := t.refused; err != nil {
-		return s.cut(err)
+	if err := s.conn.ReadChunk(size, nil, &wire.Pace{Window: s.limits.Data, End: end}); err != nil {
+		return s.lost(err, limitData)
 	}
-	g.idles, g.tries = 0, 0
-	g.messages++
-	if t.sink.err != nil {
-		return s.refuse(t.sink.err)
+	return s.refuse(r)
+}
+
+// chunkSize reads the argument of BDAT.
+func chunkSize(arg string) (size int64, last, ok bool) {
+	number, rest, more := strings.Cut(arg, " ")
+	if more && !strings.EqualFold(rest, "LAST") {
+		return 0, false, false
+	}
+	if len(number) > 15 || strings.Trim(number, "0123456789") != "" {
+		return 0, false, false
+	}
+	size, err := strconv.ParseInt(number, 10, 64)
+	return size, more, err == nil
+}
+
+// noRecipients refuses a message for nobody. RFC 5321 §3.3 allows both codes; they tell whether any recipients were offered.
+func noRecipients(t *transaction) message.Reply {
+	if t.tried {
+		return say(554, "5.5.1", "No valid recipients")
+	}
+	return replySequence("RCPT first")
+}
+
+// receive makes a place for the message.
+func (s *session) receive(t *transaction) {
+	t.spool = s.srv.place.NewSpool(s.limits.MessageBytes + 2)
+	t.body = &wire.Body{Store: t.spool, Max: s.limits.MessageBytes, Line: s.limits.Line, Endless: s.limits.endless()}
+}
+
+// finish answers a message that has arrived whole, and ends its transaction.
+func (s *session) finish() message.Reply {
+	r := s.process()
+	s.drop()
+	return r
+}
+
+// process stores a message that has arrived whole, asks policy about it, and carries out the decision.
+func (s *session) process() message.Reply {
+	t := s.tx
+	s.idles, s.recipients = 0, 0
+	s.messages++
+	if err := t.body.Err(); err != nil {
+		return s.notStored(err)
 	}
 	if t.spool.MemoryShort() {
-		s.met(limitMemory, s.limits.SpoolMemoryTotal)
+		s.met(limitMemory)
 	}
 	s.srv.Metrics.octets(t.spool.Size())
 	m, err := s.read(t)
@@ -71,165 +156,59 @@ func (s *session) DATA() message.Reply {
 	return r
 }
 
-// refuse answers a message that could not be kept.
-func (s *session) refuse(err error) message.Reply {
+// cutOff ends a connection in the middle of a message, or because of one. err is what the reading of the message returned.
+//
+// The reply to a bare CR, bare LF or NUL is 554 5.6.0, "other or undefined media error" (RFC 3463 §3.7): the message itself is
+// wrong (RFC 5321 §2.3.8), and another try would not help. The connection ends because client and server do not agree where lines
+// end, and so perhaps not where messages end.
+func (s *session) cutOff(err error) message.Reply {
 	switch {
-	case errors.Is(err, message.ErrTooLarge), errors.Is(err, errEndless):
-		s.met(limitMessageBytes, s.limits.MessageBytes)
-	case errors.Is(err, errLine):
-		s.met(limitLine, s.limits.Line)
+	case errors.Is(err, wire.ErrBareCR), errors.Is(err, wire.ErrBareLF), errors.Is(err, wire.ErrNUL):
+		r := say(554, "5.6.0", "The message has a "+err.Error()+"; lines must end in CR LF")
+		s.outcome("", r, err)
+		return s.hangUp(r)
+	case errors.Is(err, wire.ErrEndless):
+		return s.hangUp(s.notStored(err))
+	case wire.IsTimeout(err):
+		s.outcome("", replyIdle(), err)
+		return s.lost(err, limitData)
+	}
+	s.outcome("", say(451, "4.4.2", "The message did not arrive whole"), err) // the client has gone; this is for the log
+	return message.Reply{}
+}
+
+// notStored answers a message that could not be stored.
+func (s *session) notStored(err error) message.Reply {
+	r := say(452, "4.3.1", "Insufficient system storage, try again later")
+	switch {
+	case errors.Is(err, message.ErrTooLarge), errors.Is(err, wire.ErrEndless):
+		s.met(limitMessageBytes)
+		r = tooLarge(s.limits.MessageBytes)
+	case errors.Is(err, wire.ErrLine): // RFC 5322 §2.1.1
+		s.met(limitLine)
+		r = say(554, "5.6.0", "The message has a line of more than "+strconv.Itoa(s.limits.Line)+" octets")
 	case errors.Is(err, message.ErrNoRoom):
-		s.met(limitDisk, s.limits.SpoolDisk)
+		s.met(limitDisk)
 	}
-	r := refusal(err, s.limits)
 	s.outcome("", r, err)
 	return r
 }
 
-// badHeader answers a message whose header cannot be read, or is beyond a limit.
+func tooLarge(limit int64) message.Reply {
+	return say(552, "5.3.4", "Message size exceeds the limit of "+strconv.FormatInt(limit, 10)+" octets")
+}
+
+// badHeader answers a message whose header cannot be read, or exceeds a limit.
 func (s *session) badHeader(err error) message.Reply {
-	r := unreadable(err)
+	r := replyFailure() // the disk failed, which is no fault of the message
 	var h *message.HeaderError
-	if errors.As(err, &h) && h.Limit != "" {
-		l := s.limits.Header
-		s.met(h.Limit, map[string]int{message.LimitBytes: l.Bytes, message.LimitFields: l.Fields, message.LimitFieldBytes: l.FieldBytes}[h.Limit])
-		r = say(552, "5.3.4", "Message header: "+h.Error())
-	}
-	s.outcome("", r, err)
-	return r
-}
-
-// cut ends a connection in the middle of a message, or because of one.
-func (s *session) cut(err error) message.Reply {
 	switch {
-	case errors.Is(err, errBareCR), errors.Is(err, errBareLF), errors.Is(err, errNUL), errors.Is(err, errEndless):
-		r := s.refuse(err)
-		s.g.hangUp(r)
-		return r
-	}
-	// The client has stalled or gone: the log says what it is told, if it still listens.
-	r := say(451, "4.4.2", "The message did not arrive whole")
-	if isTimeout(err) {
-		r = replyIdle()
-		s.late(limitData, s.limits.Data)
+	case errors.As(err, &h) && h.Limit != "":
+		s.met(h.Limit)
+		r = say(552, "5.3.4", "Message header: "+h.Error())
+	case h != nil:
+		r = say(554, "5.6.0", "Message header: "+h.Error())
 	}
 	s.outcome("", r, err)
-	s.g.lastWord(err)
 	return r
-}
-
-// received is a whole message with the facts about it.
-type received struct {
-	*engine.Message
-	block []byte // header block as it came
-	spool *message.Spool
-}
-
-// read reads the header of the spooled message, if policy wants any of it.
-func (s *session) read(t *transaction) (*received, error) {
-	now := s.srv.now()
-	m := &received{spool: t.spool, Message: &engine.Message{
-		Size: t.spool.Size(),
-		Generated: engine.Generated{
-			Date:      message.FormatDate(now),
-			MessageID: message.NewMessageID(now, t.id, s.srv.Hostname),
-		},
-	}}
-	if t.policy != nil && !t.policy.Needs().Header && !t.policy.Needs().Body && len(t.policy.Needs().Edits) == 0 {
-		block, err := headerBlock(t.spool, s.limits.Header)
-		if err != nil {
-			return nil, err
-		}
-		return m, message.HeaderWithin(block, s.limits.Header)
-	}
-	var err error
-	if m.block, err = headerBlock(t.spool, s.limits.Header); err != nil {
-		return nil, err
-	}
-	if m.Header, err = message.ParseHeader(m.block, s.limits.Header); err != nil {
-		return nil, err
-	}
-	m.Body = func(most int) ([]byte, error) {
-		return io.ReadAll(io.LimitReader(t.spool.Section(int64(len(m.block))), int64(most)))
-	}
-	return m, nil
-}
-
-// firstRead holds an ordinary header.
-const firstRead = 4 << 10
-
-// headerBlock reads up to and including the empty line, within limits: what is beyond them ParseHeader refuses.
-func headerBlock(spool *message.Spool, l message.Limits) ([]byte, error) {
-	r := io.LimitReader(spool.Section(0), int64(l.Bytes)+1)
-	block := make([]byte, 0, min(firstRead, spool.Size())+1)
-	for {
-		n, err := r.Read(block[len(block):cap(block)])
-		block = block[:len(block)+n]
-		if end, whole := message.HeaderEnd(block); whole {
-			return block[:end], nil
-		}
-		if err == io.EOF {
-			return block, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if len(block) == cap(block) {
-			block = append(block, make([]byte, len(block))...)[:len(block)]
-		}
-	}
-}
-
-// unreadable: the header is wrong, or our own disk is, which is no fault of the message.
-func unreadable(err error) message.Reply {
-	var h *message.HeaderError
-	if errors.As(err, &h) {
-		return say(554, "5.6.0", "Message header: "+h.Error())
-	}
-	return replyFailure()
-}
-
-// leaving gives a message as it leaves: Received, the header block with its edits, the body untouched.
-func (s *session) leaving(m *received, edits message.Edits) (size int64, body func() io.Reader, err error) {
-	top := s.receivedField()
-	skip := int64(0)
-	if edits.Len() > 0 {
-		if m.Header == nil {
-			return 0, nil, errors.New("edits without a header")
-		}
-		edited, err := m.Header.Apply(edits)
-		if err != nil {
-			return 0, nil, fmt.Errorf("edits: %w", err)
-		}
-		top = edited.AppendTo(top)
-		skip = int64(len(m.block))
-	}
-	size = int64(len(top)) + m.spool.Size() - skip
-	return size, func() io.Reader { return &twoParts{top, m.spool.Section(skip)} }, nil
-}
-
-// twoParts reads top and then the rest. io.MultiReader would make a buffer of 32 KiB for each message to copy it through, and not
-// use it.
-type twoParts struct {
-	top  []byte
-	rest io.Reader
-}
-
-func (t *twoParts) Read(p []byte) (int, error) {
-	if len(t.top) > 0 {
-		n := copy(p, t.top)
-		t.top = t.top[n:]
-		return n, nil
-	}
-	return t.rest.Read(p)
-}
-
-func (t *twoParts) WriteTo(w io.Writer) (int64, error) {
-	n, err := w.Write(t.top)
-	t.top = t.top[n:]
-	if err != nil {
-		return int64(n), err
-	}
-	more, err := io.Copy(w, t.rest)
-	return int64(n) + more, err
 }

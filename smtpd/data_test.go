@@ -3,22 +3,15 @@ package smtpd
 import (
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
-	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/testpipe"
 )
 
 // smuggled is a second transaction in the body of the first: whoever ends the message too early takes it for commands.
 const smuggled = "MAIL FROM:<evil@example.com>\r\nRCPT TO:<victim@example.net>\r\nDATA\r\nFrom: evil@example.com\r\n\r\nevil\r\n.\r\n"
 
-// endings are what some server somewhere takes for the end of data, or makes it of (CVE-2023-51764 to 51766). None is:
-// CRLF.CRLF alone is (RFC 5321 §4.1.1.4), and a CR, LF or NUL by itself has no place in a message (§2.3.8).
-var endings = []string{
-	"\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r.\r\n", "\r\n.\r", "\r.\n", "\n.\r", "\r\n.\r\r\n", "\r\r\n.\r\n",
-	"\n\r\n.\r\n", "\r\n\x00.\r\n", "\r\n.\x00\r\n", "\x00\r\n.\r\n",
-}
+var endings = testpipe.Endings()
 
 // splits are ways to cut octets into writes: some readers see a CR and the LF after it together only.
 var splits = map[string]int{"whole": 1 << 20, "octets": 1, "pairs": 2, "threes": 3}
@@ -154,21 +147,6 @@ func TestTooLargeGoesOn(t *testing.T) {
 	s.hop.want()
 }
 
-// TestEndless: of a message that is too large, only so much is read.
-func TestEndless(t *testing.T) {
-	t.Parallel()
-	to := &kept{}
-	s := &sink{dst: to, max: 10, line: 1 << 20, endless: 20}
-	for i, want := range []error{nil, nil, nil, nil, errEndless} {
-		if err := s.put([]byte("12345")); err != want {
-			t.Errorf("put %d: %v", i, err)
-		}
-	}
-	if s.err != message.ErrTooLarge || to.String() != "1234512345" || to.closed != 1 {
-		t.Errorf("%v %q, closed %d times", s.err, to.String(), to.closed)
-	}
-}
-
 // TestLongLines: text lines may be longer than 1000 octets (RFC 5321 §4.5.3.1.6); nothing is kept of them.
 func TestLongLines(t *testing.T) {
 	t.Parallel()
@@ -179,48 +157,3 @@ func TestLongLines(t *testing.T) {
 	c.talk("S: 250 2.0.0 Ok: queued" + quit)
 	s.hop.want(body)
 }
-
-// TestReadDataCuts holds readData against the whole message, for every place at which the octets can be cut in two.
-func TestReadDataCuts(t *testing.T) {
-	t.Parallel()
-	for _, wire := range append(endings, "\r\n.\r\n", "\r\n..\r\n.\r\n", "\r\n.x\r\n.\r\n", "\r\n..x.\r\n\r\n.\r\n") {
-		text := "a" + wire + "tail\r\n.\r\n"
-		want, wantLeft, wantErr := readAll(text, len(text))
-		for cut := range len(text) {
-			got, left, err := readAll(text, cut)
-			if got != want || (err == nil) != (wantErr == nil) || left != wantLeft { // which of two faults is seen first may differ
-				t.Errorf("%q cut at %d: %q %v, %d left; whole: %q %v, %d left", text, cut, got, err, left, want, wantErr, wantLeft)
-			}
-		}
-	}
-}
-
-// readAll reads a message that comes in two pieces, and says how many octets were left unread, where there was no error.
-func readAll(text string, cut int) (body string, left int, err error) {
-	here, there := newPipe()
-	there.Write([]byte(text[:cut]))
-	there.Write([]byte(text[cut:]))
-	there.Close()
-	w, to := testWire(here), &kept{}
-	err = w.readData(&sink{dst: to, max: 1 << 20, line: 1 << 20, endless: 1 << 20}, &pace{window: time.Minute})
-	if err != nil {
-		return "", 0, err
-	}
-	for _, c := range here.in.chunks {
-		left += len(c)
-	}
-	return to.String(), left + w.buffered(), nil
-}
-
-// testWire reads from one end of a pipe.
-func testWire(conn *pipeEnd) *wire {
-	return newWire(conn, &sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }}, time.Minute)
-}
-
-// kept is what a sink has kept.
-type kept struct {
-	strings.Builder
-	closed int
-}
-
-func (k *kept) Close() error { k.closed++; return nil }

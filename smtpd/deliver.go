@@ -2,6 +2,8 @@ package smtpd
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 
@@ -10,9 +12,71 @@ import (
 	"github.com/postern-mail/postern/smtpd/relay"
 )
 
-// deliver hands an accepted message, as policy edited it, to the next hop. The client is told 250 only after the next
-// hop's 250 (RFC 5321 §6.1: from then on somebody is responsible for it).
-func (s *session) deliver(m *received, d engine.Decision) message.Reply {
+// spooledMessage is a whole message with the facts about it.
+type spooledMessage struct {
+	*engine.Message
+	block []byte // the header block as it came; nil: not read
+	spool *message.Spool
+}
+
+// read reads the header of the spooled message, if policy needs it. Otherwise it only checks the limits of the header.
+func (s *session) read(t *transaction) (*spooledMessage, error) {
+	now := s.srv.now()
+	m := &spooledMessage{spool: t.spool, Message: &engine.Message{
+		Size: t.spool.Size(),
+		Generated: engine.Generated{
+			Date:      message.FormatDate(now),
+			MessageID: message.NewMessageID(now, t.id, s.srv.Hostname),
+		},
+	}}
+	if t.policy != nil && !t.policy.Needs().Header && !t.policy.Needs().Body && len(t.policy.Needs().Edits) == 0 {
+		block, err := headerBlock(t.spool, s.limits.Header)
+		if err != nil {
+			return nil, err
+		}
+		return m, message.HeaderWithin(block, s.limits.Header)
+	}
+	var err error
+	if m.block, err = headerBlock(t.spool, s.limits.Header); err != nil {
+		return nil, err
+	}
+	if m.Header, err = message.ParseHeader(m.block, s.limits.Header); err != nil {
+		return nil, err
+	}
+	m.Body = func(most int) ([]byte, error) {
+		return io.ReadAll(io.LimitReader(t.spool.Section(int64(len(m.block))), int64(most)))
+	}
+	return m, nil
+}
+
+// firstRead is enough for an ordinary header.
+const firstRead = 4 << 10
+
+// headerBlock reads up to and including the empty line. It reads a little more than the limit: ParseHeader refuses that.
+func headerBlock(spool *message.Spool, l message.Limits) ([]byte, error) {
+	r := io.LimitReader(spool.Section(0), int64(l.Bytes)+1)
+	block := make([]byte, 0, min(firstRead, spool.Size())+1)
+	for {
+		n, err := r.Read(block[len(block):cap(block)])
+		block = block[:len(block)+n]
+		if end, whole := message.HeaderEnd(block); whole {
+			return block[:end], nil
+		}
+		if err == io.EOF {
+			return block, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(block) == cap(block) {
+			block = append(block, make([]byte, len(block))...)[:len(block)]
+		}
+	}
+}
+
+// deliver passes an accepted message, as policy has edited it, to the next hop. The client gets 250 only after the next hop's 250,
+// because 250 makes its sender responsible for the message (RFC 5321 §6.1).
+func (s *session) deliver(m *spooledMessage, d engine.Decision) message.Reply {
 	t := s.tx
 	size, body, err := s.leaving(m, d.Edits)
 	if err != nil {
@@ -38,7 +102,7 @@ func (s *session) deliver(m *received, d engine.Decision) message.Reply {
 	return r
 }
 
-// onError is the reply where policy's own answer cannot be carried out.
+// onError is the reply if policy's decision cannot be carried out.
 func (s *session) onError() message.Reply {
 	if s.ln.Failure == engine.Reject {
 		return say(554, "5.3.0", "Transaction failed")
@@ -58,10 +122,9 @@ func (s *session) undelivered(err error) message.Reply {
 	return r
 }
 
-// readdress brings the next hop's transaction in line with the envelope as policy edited it. Recipients that are new, or
-// were held back for want of a domain, are offered; if the sender changed, or one that was offered is gone, the transaction
-// is begun anew. Whoever is refused now was never refused to the client, who could not know whom he has lost: so
-// the whole message is.
+// readdress changes the next hop's transaction to the envelope as policy has edited it. New recipients, and those that had no
+// domain, are offered. If the sender has changed, or a recipient that was offered is gone, the transaction begins anew. If the next
+// hop refuses a recipient now, the whole message is refused: the client could not be told which recipient was lost.
 func (s *session) readdress(edits message.Edits) message.Reply {
 	t := s.tx
 	before := &engine.Envelope{From: t.from, FromParams: t.params, To: t.rcpts}
@@ -94,8 +157,8 @@ func (s *session) readdress(edits message.Edits) message.Reply {
 	return message.Reply{}
 }
 
-// quarantine keeps a message, as policy edited it, for somebody to look at. The client is not told.
-func (s *session) quarantine(m *received, d engine.Decision) message.Reply {
+// quarantine stores a message, as policy has edited it, for an administrator. The client gets the same reply as for acceptance.
+func (s *session) quarantine(m *spooledMessage, d engine.Decision) message.Reply {
 	t := s.tx
 	err := s.hold(m, d)
 	r := say(250, "2.0.0", "Ok: accepted as "+t.id)
@@ -106,9 +169,9 @@ func (s *session) quarantine(m *received, d engine.Decision) message.Reply {
 	return r
 }
 
-var errNoQuarantine = errors.New("policy quarantines the message, and no place is configured for that")
+var errNoQuarantine = errors.New("policy quarantines the message, but no quarantine is configured")
 
-func (s *session) hold(m *received, d engine.Decision) error {
+func (s *session) hold(m *spooledMessage, d engine.Decision) error {
 	t := s.tx
 	if s.srv.Quarantine == nil {
 		return errNoQuarantine
@@ -133,7 +196,7 @@ func (s *session) hold(m *received, d engine.Decision) error {
 	return err
 }
 
-// outcome logs and counts what became of a message. verdict is policy's, "" where it was not asked.
+// outcome logs and counts what happened to a message. verdict is policy's; "": policy was not asked.
 func (s *session) outcome(verdict string, r message.Reply, err error) {
 	t := s.tx
 	what := "accepted"
@@ -155,11 +218,55 @@ func (s *session) outcome(verdict string, r message.Reply, err error) {
 		"login", s.login(), "from", t.from.String(), "recipients", len(t.rcpts), "verdict", verdict,
 		"reply", r.String(), "took", s.srv.now().Sub(t.start),
 	}
-	if t.sink != nil {
-		attrs = append(attrs, "size", t.sink.size)
+	if t.body != nil {
+		attrs = append(attrs, "size", t.body.Size())
 	}
 	if err != nil {
 		attrs = append(attrs, "error", err)
 	}
 	t.log.Info("message "+what, attrs...)
+}
+
+// leaving returns the message as it leaves: Received, the header block with its edits, and the body unchanged.
+func (s *session) leaving(m *spooledMessage, edits message.Edits) (size int64, body func() io.Reader, err error) {
+	top := s.receivedField()
+	skip := int64(0)
+	if edits.Len() > 0 {
+		if m.Header == nil {
+			return 0, nil, errors.New("edits without a header")
+		}
+		edited, err := m.Header.Apply(edits)
+		if err != nil {
+			return 0, nil, fmt.Errorf("edits: %w", err)
+		}
+		top = edited.AppendTo(top)
+		skip = int64(len(m.block))
+	}
+	size = int64(len(top)) + m.spool.Size() - skip
+	return size, func() io.Reader { return &twoParts{top, m.spool.Section(skip)} }, nil
+}
+
+// twoParts reads top and then rest. io.MultiReader would allocate a buffer of 32 KiB for each message and not use it.
+type twoParts struct {
+	top  []byte
+	rest io.Reader
+}
+
+func (t *twoParts) Read(p []byte) (int, error) {
+	if len(t.top) > 0 {
+		n := copy(p, t.top)
+		t.top = t.top[n:]
+		return n, nil
+	}
+	return t.rest.Read(p)
+}
+
+func (t *twoParts) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(t.top)
+	t.top = t.top[n:]
+	if err != nil {
+		return int64(n), err
+	}
+	more, err := io.Copy(w, t.rest)
+	return int64(n) + more, err
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/testpipe"
 )
 
 // deed is one act of a client: with waits it waits for the replies before it goes on, else it goes on in the same write.
@@ -221,7 +222,7 @@ func (x *converser) hangUp() error {
 	if c, ok := x.c.conn.(*tls.Conn); ok {
 		c.CloseWrite()
 	}
-	x.raw.(*pipeEnd).CloseWrite()
+	x.raw.(*testpipe.End).CloseWrite()
 	if err := x.hear(); err != nil {
 		return err
 	}

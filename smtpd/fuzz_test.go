@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/smtpd/wire"
 )
 
 // states of a session that a fuzzer's octets begin in, by the octets that lead there.
@@ -67,8 +68,8 @@ func (s *site) outcome(t *testing.T, pieces ...string) string {
 		t.Errorf("%d messages were taken, the client was told %d: %q", len(letters), queued, replies)
 	}
 	out := strings.Join(replies, "\n")
-	for _, fault := range []error{errBareLF, errNUL} { // which of two is seen first may differ
-		out = strings.ReplaceAll(out, "The message has a "+fault.Error(), "The message has a "+errBareCR.Error())
+	for _, fault := range []error{wire.ErrBareLF, wire.ErrNUL} { // which of two is seen first may differ
+		out = strings.ReplaceAll(out, "The message has a "+fault.Error(), "The message has a "+wire.ErrBareCR.Error())
 	}
 	for _, m := range letters {
 		_, rest, _ := bytes.Cut(m.body, []byte("+0000\r\n")) // the end of Received

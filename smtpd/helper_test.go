@@ -18,6 +18,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/bundle"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/internal/testpipe"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
@@ -55,10 +56,10 @@ func start(t testing.TB, change ...func(*Server, *Listener)) *site {
 // accept.
 func startPipe(t testing.TB, change ...func(*Server, *Listener)) *site {
 	t.Helper()
-	l := newPipeListener()
+	l := testpipe.NewListener()
 	none := func(s *Server, ln *Listener) { s.Engine, ln.Failure = &engine.Engine{}, engine.Accept }
 	s := serve(t, l, append([]func(*Server, *Listener){none}, change...)...)
-	s.dial, s.wait = l.dial, 24*time.Hour
+	s.dial, s.wait = l.Dial, 24*time.Hour
 	return s
 }
 

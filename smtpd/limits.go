@@ -1,42 +1,56 @@
 package smtpd
 
 import (
-	"cmp"
+	"context"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/internal/limit"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/smtpd/wire"
 )
 
-// Limits bound what clients may cost. Zero fields take the defaults in brackets.
+// Limits bound what clients may cost. Zero fields take the defaults that Declared gives.
 type Limits struct {
-	MessageBytes     int64          // one message as it was sent, end of data excluded [25 MiB]
-	Recipients       int            // of one message [100]; ten times as many RCPT commands between two messages
-	Connections      int            // in all [1000]
-	ConnectionsPerIP int            // from one IPv4 address or IPv6 /64 [50]
-	Commands         int            // that lead nowhere, between two messages on one connection [100]
-	Errors           int            // commands wrong in form or order on one connection [20]
-	Messages         int            // on one connection [10000]
-	AuthFailures     int            // on one connection [3]
-	AuthDelay        time.Duration  // after a failed try, doubled after each further one, with jitter [1 s]; negative: none
-	CommandLine      int            // octets of a command with its CRLF, AUTH apart [2048]
-	Line             int            // octets of a line of a message with its CRLF [1 MiB]
-	Chunks           int            // BDAT commands of one message, beyond one a KiB of it [1000]
-	Idle             time.Duration  // for one whole command, waiting for it included [5 min]
-	Data             time.Duration  // for each further 1024 octets of a message at least [3 min]
-	Transaction      time.Duration  // from MAIL to the end of the data [2 h]
-	Write            time.Duration  // for the client to take replies [1 min]
-	Handshake        time.Duration  // of TLS, and for the PROXY header [30 s]
-	SpoolMemory      int64          // octets of one message held in memory [128 KiB]
-	SpoolMemoryTotal int64          // of all messages together; what does not fit goes to files [16 MiB]
-	SpoolDisk        int64          // octets of all those files together [2 GiB]
-	Header           message.Limits // [512 KiB, 1000 fields, 64 KiB each]
+	MessageBytes     int64          // of one message as it was sent, without the end of data
+	Recipients       int            // of one message; ten times as many RCPT commands between two messages
+	Connections      int            // in all
+	ConnectionsPerIP int            // from one IPv4 address or IPv6 /64
+	Commands         int            // that lead nowhere, between two messages on one connection
+	Errors           int            // commands wrong in form or order, on one connection
+	Messages         int            // on one connection
+	AuthFailures     int            // on one connection
+	AuthDelay        time.Duration  // after a failed login, doubled after each further one, with jitter; negative: none [1 s]
+	CommandLine      int            // octets of a command with its CRLF, except AUTH
+	Line             int            // octets of a line of a message with its CRLF
+	Chunks           int            // BDAT commands of one message, beyond one for each KiB of it
+	Idle             time.Duration  // for one whole command, including the wait for it
+	Data             time.Duration  // for each further 1024 octets of a message
+	Transaction      time.Duration  // from MAIL to the end of the data
+	Write            time.Duration  // for the client to take replies
+	Handshake        time.Duration  // of TLS; and for the PROXY header
+	SpoolMemory      int64          // octets of one message held in memory
+	SpoolMemoryTotal int64          // octets of all messages held in memory; the rest goes to files
+	SpoolDisk        int64          // octets of all those files
+	Header           message.Limits // of the header of a message
 }
 
-// The limits by the names that the log and the metrics have for them: those of the configuration. What else can run short is
-// limit.Descriptors.
+// Limit declares one limit: all that the configuration, the log and the metrics need to know about it.
+type Limit struct {
+	// Name is the key in the section submission.limits, the value of limit in the log, and the label of the metric.
+	Name string
+	// Value points to the field of Limits: a *int, *int64 or *time.Duration.
+	Value any
+	// Default, Least and Most are in units of *Value.
+	Default, Least, Most int64
+	// Octets means that *Value is a size, and not a number of things.
+	Octets bool
+	// Uncounted means that nobody is refused because of it, so that there is no metric.
+	Uncounted bool
+}
+
+// Names of limits, where the code that enforces them reports a hit. Those of the header are in package message.
 const (
 	limitConnections      = "connections"
 	limitConnectionsPerIP = "connections_per_ip"
@@ -58,122 +72,171 @@ const (
 	limitDisk             = "disk"
 )
 
-// limitNames are all of them.
-func limitNames() []string {
-	return []string{
-		limitConnections, limitConnectionsPerIP, limitCommands, limitErrors, limitAuthFailures, limitMessages, limitMessageBytes, limitRecipients,
-		message.LimitBytes, message.LimitFields, message.LimitFieldBytes, limitCommandLine, limitLine, limitChunks,
-		limitIdle, limitData, limitTransaction, limitWrite, limitHandshake, limitMemory, limitDisk, limit.Descriptors,
+// Declared lists all limits that can be configured. To add a limit, add a field to Limits, a line here, and the code that
+// enforces it and calls session.met.
+func (l *Limits) Declared() []Limit {
+	const (
+		million = 1_000_000
+		mib     = 1 << 20
+		gib     = 1 << 30
+		second  = int64(time.Second)
+		minute  = int64(time.Minute)
+		hour    = int64(time.Hour)
+	)
+	header := message.Limits{}.OrDefault()
+	return []Limit{
+		{Name: limitMessageBytes, Value: &l.MessageBytes, Default: 25 * mib, Least: 1 << 10, Most: 4 * gib, Octets: true},
+		{Name: limitRecipients, Value: &l.Recipients, Default: 100, Least: 1, Most: 100_000},
+		{Name: limitConnections, Value: &l.Connections, Default: 1000, Least: 1, Most: million},
+		{Name: limitConnectionsPerIP, Value: &l.ConnectionsPerIP, Default: 50, Least: 1, Most: million},
+		{Name: limitCommands, Value: &l.Commands, Default: 100, Least: 1, Most: million},
+		{Name: limitErrors, Value: &l.Errors, Default: 20, Least: 1, Most: 10_000},
+		{Name: limitAuthFailures, Value: &l.AuthFailures, Default: 3, Least: 1, Most: 1000},
+		{Name: limitMessages, Value: &l.Messages, Default: 10_000, Least: 1, Most: 1000 * million},
+		{Name: message.LimitBytes, Value: &l.Header.Bytes, Default: int64(header.Bytes), Least: 1 << 10, Most: 64 * mib, Octets: true},
+		{Name: message.LimitFields, Value: &l.Header.Fields, Default: int64(header.Fields), Least: 1, Most: 100_000},
+		{Name: message.LimitFieldBytes, Value: &l.Header.FieldBytes, Default: int64(header.FieldBytes), Least: 1 << 10, Most: 64 * mib, Octets: true},
+		// RFC 5321 §4.5.3.1.4 has 512; SMTPUTF8, DSN and long addresses add to it (RFC 6531 §3.4, RFC 3461).
+		{Name: limitCommandLine, Value: &l.CommandLine, Default: 2048, Least: 512, Most: 64 << 10, Octets: true},
+		{Name: limitLine, Value: &l.Line, Default: mib, Least: 1000, Most: 4 * gib, Octets: true},
+		{Name: limitChunks, Value: &l.Chunks, Default: 1000, Least: 1, Most: million},
+		{Name: limitIdle, Value: &l.Idle, Default: 5 * minute, Least: second, Most: hour},
+		{Name: limitData, Value: &l.Data, Default: 3 * minute, Least: second, Most: hour},
+		{Name: limitTransaction, Value: &l.Transaction, Default: 2 * hour, Least: second, Most: 24 * hour},
+		{Name: limitWrite, Value: &l.Write, Default: minute, Least: second, Most: hour},
+		{Name: limitHandshake, Value: &l.Handshake, Default: 30 * second, Least: second, Most: 10 * minute},
+		{Name: "message_memory", Value: &l.SpoolMemory, Default: 128 << 10, Least: 4 << 10, Most: gib, Octets: true, Uncounted: true},
+		{Name: limitMemory, Value: &l.SpoolMemoryTotal, Default: 16 * mib, Least: 64 << 10, Most: 16 << 40, Octets: true},
+		{Name: limitDisk, Value: &l.SpoolDisk, Default: 2 * gib, Least: 64 << 10, Most: 16 << 40, Octets: true},
 	}
 }
 
-// OrDefault fills in the defaults where a field is zero.
+// countedLimits names all limits that have a metric.
+func countedLimits() []string {
+	names := []string{limit.Descriptors}
+	for _, d := range new(Limits).Declared() {
+		if !d.Uncounted {
+			names = append(names, d.Name)
+		}
+	}
+	return names
+}
+
+// OrDefault returns l with defaults in its zero fields.
 func (l Limits) OrDefault() Limits {
-	l.MessageBytes = cmp.Or(l.MessageBytes, 25<<20)
-	l.Recipients = cmp.Or(l.Recipients, 100)
-	l.Connections = cmp.Or(l.Connections, 1000)
-	l.ConnectionsPerIP = cmp.Or(l.ConnectionsPerIP, 50)
-	l.Commands = cmp.Or(l.Commands, 100)
-	l.Errors = cmp.Or(l.Errors, 20)
-	l.Messages = cmp.Or(l.Messages, 10_000)
-	l.AuthFailures = cmp.Or(l.AuthFailures, 3)
-	l.AuthDelay = cmp.Or(l.AuthDelay, time.Second)
-	l.CommandLine = cmp.Or(l.CommandLine, 2048) // RFC 5321 §4.5.3.1.4 has 512; SMTPUTF8, DSN and long addresses add to it (RFC 6531 §3.4, RFC 3461)
-	l.Line = cmp.Or(l.Line, 1<<20)
-	l.Chunks = cmp.Or(l.Chunks, 1000)
-	l.Idle = cmp.Or(l.Idle, 5*time.Minute)
-	l.Data = cmp.Or(l.Data, 3*time.Minute)
-	l.Transaction = cmp.Or(l.Transaction, 2*time.Hour)
-	l.Write = cmp.Or(l.Write, time.Minute)
-	l.Handshake = cmp.Or(l.Handshake, 30*time.Second)
-	l.SpoolMemory = cmp.Or(l.SpoolMemory, 128<<10)
-	l.SpoolMemoryTotal = cmp.Or(l.SpoolMemoryTotal, 16<<20)
-	l.SpoolDisk = cmp.Or(l.SpoolDisk, 2<<30)
+	for _, d := range l.Declared() {
+		switch v := d.Value.(type) {
+		case *int:
+			if *v == 0 {
+				*v = int(d.Default)
+			}
+		case *int64:
+			if *v == 0 {
+				*v = d.Default
+			}
+		case *time.Duration:
+			if *v == 0 {
+				*v = time.Duration(d.Default)
+			}
+		}
+	}
+	if l.AuthDelay == 0 {
+		l.AuthDelay = time.Second
+	}
 	l.Header = l.Header.OrDefault()
 	return l
 }
 
-// endless is how much of a message that is too large is read, so that the client hears of it where it listens.
+// value is the value of the limit of that name, for the log.
+func (l Limits) value(name string) any {
+	for _, d := range l.Declared() {
+		if d.Name != name {
+			continue
+		}
+		switch v := d.Value.(type) {
+		case *int:
+			return *v
+		case *int64:
+			return *v
+		case *time.Duration:
+			return *v
+		}
+	}
+	return nil
+}
+
+// endless is how much is read of a message that is too large, so that the client can read the reply after its data.
 func (l Limits) endless() int64 { return 4*l.MessageBytes + 64<<20 }
 
-// met counts and logs that this connection has met a limit.
-func (s *session) met(name string, value any) {
-	attrs := []any{"client", s.client.IP}
-	if s.auth != nil {
-		attrs = append(attrs, "login", s.auth.Login)
-	}
-	s.srv.limits.Met(s.log, name, value, attrs...)
+// connections is the table of open connections. Its zero value is empty.
+type connections struct {
+	mu      sync.Mutex
+	open    map[*wire.Conn]context.CancelFunc
+	network map[netip.Prefix]int // how many of them come from a network
 }
 
-// late is met for a time that has run out while a command or a message was waited for.
-func (s *session) late(waiting string, value time.Duration) {
-	if t := s.tx; t != nil && !time.Now().Before(t.until) {
-		waiting, value = limitTransaction, s.limits.Transaction
-	}
-	s.met(waiting, value)
-}
-
-// door counts who is inside. Its zero value is empty.
-type door struct {
-	mu    sync.Mutex
-	conns map[*session]struct{}
-	from  map[netip.Prefix]int
-}
-
-// enter lets a connection in, unless there are limit already.
-func (d *door) enter(s *session, limit int) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.conns) >= limit {
+// add adds a connection, unless there are limit already.
+func (t *connections) add(c *wire.Conn, cancel context.CancelFunc, limit int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.open) >= limit {
 		return false
 	}
-	if d.conns == nil {
-		d.conns = map[*session]struct{}{}
+	if t.open == nil {
+		t.open = map[*wire.Conn]context.CancelFunc{}
 	}
-	d.conns[s] = struct{}{}
+	t.open[c] = cancel
 	return true
 }
 
-// count adds a connection to those of its network, unless there are limit already. leave takes it off again. A client without
-// an IP address (a unix socket) has no network, and all such clients are not one.
-func (d *door) count(s *session, network netip.Prefix, limit int) bool {
+// addFrom counts a connection from a network, unless there are limit already. A client without an IP address, on a unix socket,
+// has no network and is not counted.
+func (t *connections) addFrom(network netip.Prefix, limit int) bool {
 	if !network.IsValid() {
 		return true
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.from[network] >= limit {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.network[network] >= limit {
 		return false
 	}
-	if d.from == nil {
-		d.from = map[netip.Prefix]int{}
+	if t.network == nil {
+		t.network = map[netip.Prefix]int{}
 	}
-	d.from[network]++
-	s.network = network
+	t.network[network]++
 	return true
 }
 
-// leave forgets a connection.
-func (d *door) leave(s *session) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.conns, s)
-	if !s.network.IsValid() {
+// remove removes a connection. network is what addFrom has counted it under; zero: nothing.
+func (t *connections) remove(c *wire.Conn, network netip.Prefix) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.open, c)
+	if !network.IsValid() {
 		return
 	}
-	if d.from[s.network]--; d.from[s.network] <= 0 {
-		delete(d.from, s.network)
+	if t.network[network]--; t.network[network] <= 0 {
+		delete(t.network, network)
 	}
-	s.network = netip.Prefix{}
 }
 
-// inside are all connections.
-func (d *door) inside() []*session {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	list := make([]*session, 0, len(d.conns))
-	for s := range d.conns {
-		list = append(list, s)
+// all lists the open connections.
+func (t *connections) all() []*wire.Conn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]*wire.Conn, 0, len(t.open))
+	for c := range t.open {
+		list = append(list, c)
 	}
 	return list
+}
+
+// cut cancels what is done for the open connections, and closes their sockets.
+func (t *connections) cut() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c, cancel := range t.open {
+		cancel()
+		c.CloseSocket()
+	}
 }

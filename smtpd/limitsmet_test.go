@@ -72,7 +72,7 @@ func TestLimitsAreMet(t *testing.T) {
 			other := s.talk(hello)
 			s.talk(hello + tc.script)
 			got := gather(t, r)
-			for _, name := range limitNames() {
+			for _, name := range countedLimits() {
 				if n := got["postern_submission_limit_hits_total "+name]; (n > 0) != (name == tc.limit) && !(name == "memory" && tc.limit == "disk") {
 					t.Errorf("%s was met %v times", name, n)
 				}
@@ -146,7 +146,7 @@ func TestTimesAreMet(t *testing.T) {
 				}
 				s.stop()
 				got := gather(t, r)
-				for _, name := range limitNames() {
+				for _, name := range countedLimits() {
 					if n := got["postern_submission_limit_hits_total "+name]; n != map[bool]float64{true: 1}[name == tc.limit] {
 						t.Errorf("%s was met %v times", name, n)
 					}
@@ -218,7 +218,7 @@ func TestShutdownInterruptsHandshakes(t *testing.T) {
 		c := s.connect()
 		c.write("PROXY TCP4 ")
 		for range 1000 { // until the server reads it
-			if len(s.door.inside()) > 0 {
+			if len(s.table.all()) > 0 {
 				break
 			}
 			time.Sleep(time.Millisecond)

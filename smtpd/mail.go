@@ -1,7 +1,8 @@
 package smtpd
 
 import (
-	"log/slog"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/engine"
@@ -9,66 +10,34 @@ import (
 	"github.com/postern-mail/postern/smtpd/relay"
 )
 
-// transaction is one message under way, from an accepted MAIL to its end.
-type transaction struct {
-	id     string
-	log    *slog.Logger
-	start  time.Time
-	until  time.Time      // by the system's clock: it must have come whole; see Limits.Transaction
-	policy *engine.Policy // every question of the transaction goes to one snapshot
-	memo   engine.Memo
-	from   message.Path
-	params message.Params
-	rcpts  []engine.Recipient
-	tried  bool // a recipient was offered, taken or not
-
-	// The transaction at the next hop, once there is a reason for one.
-	hop     relay.Tx
-	offered []engine.Recipient // accepted by the next hop, in order
-	failed  error              // the next hop is lost to this transaction: every recipient hears the same
-
-	// The message.
-	spool   *message.Spool
-	sink    *sink
-	ends    lineEnds
-	chunks  int   // BDAT commands
-	refused error // the octets themselves are refused
-}
-
-func (t *transaction) utf8() bool {
-	_, ok := t.params["SMTPUTF8"]
-	return ok
-}
-
-func (t *transaction) facts(stage engine.Stage) *engine.Transaction {
-	return &engine.Transaction{
-		ID: t.id, Stage: stage, Policy: t.policy, Memo: &t.memo,
-		Envelope: &engine.Envelope{From: t.from, FromParams: t.params, To: t.rcpts},
+// MAIL opens a transaction (RFC 5321 §4.1.1.2). It pins the policy that answers all questions of the transaction.
+func (s *session) MAIL(arg string) message.Reply {
+	switch {
+	case s.helo == "":
+		return s.refuse(replySequence("EHLO first"))
+	case s.auth == nil && !s.srv.Anonymous: // RFC 6409 §4.3
+		if s.tls == nil && s.srv.tlsConfig() != nil {
+			return s.refuse(say(530, "5.7.0", "Must issue a STARTTLS command first"))
+		}
+		return s.refuse(say(530, "5.7.0", "Authentication required"))
+	case s.tx != nil:
+		return s.refuse(replySequence("A transaction is under way; RSET ends it"))
 	}
-}
-
-// close frees what the transaction holds, the next hop last: that is somebody else's code. It delivers nothing, unless it
-// has said that it did.
-func (t *transaction) close(s *session) {
-	if t.spool != nil {
-		t.spool.Close()
-		t.spool = nil
+	from, params, r := s.readMail(arg)
+	if !r.IsZero() {
+		return s.refuse(r)
 	}
-	s.srv.Metrics.transaction(-1)
-	if t.hop != nil {
-		t.hop.Abort()
-		t.hop = nil
+	if r := s.spend(); !r.IsZero() {
+		return r
 	}
-}
-
-// MAIL opens a transaction (RFC 5321 §4.1.1.2) and pins the policy for the whole of it.
-func (s *session) MAIL(from message.Path, params message.Params) message.Reply {
+	if r := s.roomFor(params); !r.IsZero() {
+		return r
+	}
 	now := s.srv.now()
 	t := &transaction{id: s.srv.ids.next(now), start: now, policy: s.srv.Engine.Pin(s.identity()), from: from, params: params}
 	t.until = time.Now().Add(s.limits.Transaction)
 	t.log = s.log.With("id", t.id)
-	d := s.decide(t.facts(engine.StageMail))
-	if d.Verdict == engine.Reject || d.Verdict == engine.Defer {
+	if d := s.decide(t.facts(engine.StageMail)); d.Verdict == engine.Reject || d.Verdict == engine.Defer {
 		r := orFailure(d.Reply)
 		t.log.Info("sender refused", "login", s.login(), "from", from.String(), "reply", r.String())
 		return r
@@ -78,19 +47,76 @@ func (s *session) MAIL(from message.Path, params message.Params) message.Reply {
 	return say(250, "2.1.0", "Ok")
 }
 
-// RCPT adds a recipient (RFC 5321 §4.1.1.3), if policy and the next hop take it.
-func (s *session) RCPT(to message.Path, params message.Params) message.Reply {
+// readMail reads the argument of MAIL. A reply that is not zero says what is wrong with it.
+func (s *session) readMail(arg string) (from message.Path, params message.Params, r message.Reply) {
+	arg, ok := cutFold(arg, "FROM:")
+	if !ok || !strings.HasPrefix(arg, "<") {
+		return from, nil, replySyntax("The syntax is MAIL FROM:<address>")
+	}
+	from, rest, err := message.ParsePath(arg, true)
+	if err != nil {
+		return from, nil, say(501, "5.1.7", "Sender address: "+err.Error())
+	}
+	params, r = readParams(rest, mailParams)
+	if r.IsZero() {
+		r = checkMailParams(params, s.limits.MessageBytes)
+		if r.Code() == 552 {
+			s.met(limitMessageBytes)
+		}
+	}
+	if _, utf8 := params["SMTPUTF8"]; r.IsZero() && !utf8 && eightBit(arg) { // RFC 6531 §3.5
+		r = say(553, "5.6.7", "The address needs the SMTPUTF8 parameter")
+	}
+	return from, params, r
+}
+
+// roomFor refuses one message too many, and a message whose declared size cannot be stored (RFC 1870 §6.1).
+func (s *session) roomFor(params message.Params) message.Reply {
+	if s.messages >= s.limits.Messages {
+		s.met(limitMessages)
+		return s.hangUp(say(421, "4.7.0", "Too many messages on one connection"))
+	}
+	size, err := strconv.ParseInt(params["SIZE"], 10, 64)
+	place := &s.srv.place
+	if err != nil || size <= min(s.limits.SpoolMemory, place.InMemory.Left()) || size <= place.OnDisk.Left() {
+		return message.Reply{}
+	}
+	s.met(limitDisk)
+	return say(452, "4.3.1", "Insufficient system storage, try again later")
+}
+
+// RCPT adds a recipient (RFC 5321 §4.1.1.3) if policy and the next hop accept it.
+func (s *session) RCPT(arg string) message.Reply {
 	t := s.tx
+	switch {
+	case t == nil:
+		return s.refuse(replySequence("MAIL first"))
+	case t.chunks > 0:
+		return s.refuse(replySequence("The message is being sent; no more recipients"))
+	case s.recipients >= 10*s.limits.Recipients: // no list of recipients is that long: the client is probing
+		s.met(limitRecipients)
+		return s.refuse(say(452, "4.5.3", "Too many recipients"))
+	case len(t.rcpts) >= s.limits.Recipients:
+		s.recipients++
+		s.met(limitRecipients)
+		return say(452, "4.5.3", "Too many recipients")
+	}
+	s.recipients++
+	t.tried = true
+	to, params, r := readRcpt(arg, t.utf8())
+	if !r.IsZero() {
+		return s.refuse(r)
+	}
 	rcpt := engine.Recipient{Path: to, Params: params}
 	facts := t.facts(engine.StageRcpt)
 	facts.Recipient = &rcpt
-	d := s.decide(facts)
-	if d.Verdict == engine.Reject || d.Verdict == engine.Defer {
+	if d := s.decide(facts); d.Verdict == engine.Reject || d.Verdict == engine.Defer {
 		r := orFailure(d.Reply)
 		t.log.Info("recipient refused", "login", s.login(), "to", to.String(), "reply", r.String())
 		return r
 	}
-	if t.ready(to) {
+	// An address without a domain (RFC 6409 §6.1) gets one from policy, which does that at the end of the message.
+	if to.Domain != "" && (t.from.Null || t.from.Domain != "") {
 		if err := s.offer(rcpt); err != nil {
 			r, _ := hopError(err)
 			t.log.Info("recipient refused by the next hop", "to", to.String(), "reply", r.String(), "error", err)
@@ -101,13 +127,30 @@ func (s *session) RCPT(to message.Path, params message.Params) message.Reply {
 	return say(250, "2.1.5", "Ok")
 }
 
-// ready says whether an address can go to the next hop as it is. What lacks a domain (RFC 6409 §6.1) gets one from policy,
-// which answers at the end of the message only.
-func (t *transaction) ready(to message.Path) bool {
-	return to.Domain != "" && (t.from.Null || t.from.Domain != "")
+// readRcpt reads the argument of RCPT. A reply that is not zero says what is wrong with it.
+func readRcpt(arg string, utf8 bool) (to message.Path, params message.Params, r message.Reply) {
+	arg, ok := cutFold(arg, "TO:")
+	if !ok || !strings.HasPrefix(arg, "<") {
+		return to, nil, replySyntax("The syntax is RCPT TO:<address>")
+	}
+	if !utf8 && eightBit(arg) {
+		return to, nil, say(553, "5.6.7", "The address needs the SMTPUTF8 parameter of MAIL")
+	}
+	to, rest, err := message.ParsePath(arg, utf8)
+	if err == nil && to.Null {
+		return to, nil, say(501, "5.1.3", "A recipient cannot be <>")
+	}
+	if err != nil {
+		return to, nil, say(501, "5.1.3", "Recipient address: "+err.Error())
+	}
+	params, r = readParams(rest, rcptParams)
+	if r.IsZero() {
+		r = checkRcptParams(params, utf8)
+	}
+	return to, params, r
 }
 
-// offer gives one recipient to the next hop, opening the transaction there first.
+// offer passes one recipient on to the next hop. The first one begins the transaction there.
 func (s *session) offer(rcpt engine.Recipient) error {
 	t := s.tx
 	if t.failed != nil {
@@ -125,16 +168,16 @@ func (s *session) offer(rcpt engine.Recipient) error {
 		t.offered = append(t.offered, rcpt)
 		return nil
 	}
-	if _, e := hopError(err); e == nil || e.Stage != "rcpt" { // not this recipient: the transaction is lost
+	if _, e := hopError(err); e == nil || e.Stage != "rcpt" { // not about this recipient: the transaction is lost
 		t.hop.Abort()
 		t.hop, t.offered, t.failed = nil, nil, err
 	}
 	return err
 }
 
-// hopParams are the parameters for the next hop. BODY=8BITMIME always: whether a message has 8-bit octets shows only when
-// it is here, often without having been declared, and the next hop's MAIL is given long before. Where the message turns
-// out to need it and the next hop does not have it, relay refuses before anything is sent.
+// hopParams are the parameters of MAIL for the next hop. BODY is always 8BITMIME: whether a message has 8-bit octets is known only
+// after MAIL, and clients often do not declare it. If the message needs 8BITMIME and the next hop does not have it, relay refuses
+// the message before anything is sent.
 func hopParams(p message.Params) message.Params {
 	out := message.Params{"BODY": "8BITMIME"}
 	for _, key := range []string{"SMTPUTF8", "SIZE", "RET", "ENVID"} {
@@ -143,19 +186,4 @@ func hopParams(p message.Params) message.Params {
 		}
 	}
 	return out
-}
-
-func (s *session) login() string {
-	if s.auth == nil {
-		return ""
-	}
-	return s.auth.Login
-}
-
-// identity is whose transaction it is, for what is tried on some before it comes to all.
-func (s *session) identity() string {
-	if s.auth != nil {
-		return s.auth.Login
-	}
-	return s.client.IP.String()
 }

@@ -42,7 +42,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		limits: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_submission_limit_hits_total", Help: "Times that a limit was met, by the key of submission.limits that it has."}, []string{"limit"}),
 	}
-	for _, name := range limitNames() { // from the start, so that the first one shows as an increase
+	for _, name := range countedLimits() { // a counter must exist before its first increase
 		m.limits.WithLabelValues(name)
 	}
 	memory := prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -32,7 +32,7 @@ func TestMetrics(t *testing.T) {
 		"postern_submission_messages_total quarantined": 1, "postern_submission_messages_total discarded": 1,
 		"postern_submission_refused_commands_total 500": 1, "postern_submission_message_bytes_total": 2*32 + 19 + 18 + 17 + 17,
 	}
-	for _, name := range limitNames() {
+	for _, name := range countedLimits() {
 		want["postern_submission_limit_hits_total "+name] = 0
 	}
 	want["postern_submission_spool_memory_bytes"], want["postern_submission_spool_disk_bytes"] = 0, 0

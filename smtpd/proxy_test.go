@@ -15,7 +15,7 @@ func trusting(_ *Server, l *Listener) {
 
 // v2 is a PROXY header of version 2: command and family, and what follows.
 func v2(command, family byte, rest ...byte) string {
-	return v2Signature + string([]byte{command, family}) + string(binary.BigEndian.AppendUint16(nil, uint16(len(rest)))) + string(rest)
+	return "\r\n\r\n\x00\r\nQUIT\n" + string([]byte{command, family}) + string(binary.BigEndian.AppendUint16(nil, uint16(len(rest)))) + string(rest)
 }
 
 // addresses of a version 2 header: client, server, ports.
@@ -83,8 +83,8 @@ func TestProxyMalformed(t *testing.T) {
 		"v2 unix":           v2(0x21, 0x31, make([]byte, 216)...),
 		"v2 short":          v2(0x21, 0x11, v4[:11]...),
 		"v2 short IPv6":     v2(0x21, 0x21, v4...),
-		"v2 too long":       v2(0x21, 0x11, make([]byte, v2Length+1)...),
-		"v2 signature only": v2Signature + "\x21\x11\xff\xff",
+		"v2 too long":       v2(0x21, 0x11, make([]byte, 2049)...),
+		"v2 signature only": "\r\n\r\n\x00\r\nQUIT\n" + "\x21\x11\xff\xff",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

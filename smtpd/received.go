@@ -1,23 +1,49 @@
 package smtpd
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// Received templates. A template is the value of the Received field (RFC 5321 §4.4) with, in braces: {ehlo} what the client
-// called itself, {client} its address as a literal, {hostname} us, {protocol} ESMTPSA and its like (RFC 3848, RFC 6531 §4.3),
-// {tls} version and cipher, {id} of the transaction, {login}, {for} "for <recipient>" where there is just one, {date}.
+// Templates of the Received field's value (RFC 5321 §4.4). In braces: {ehlo} the client's name in EHLO, {client} its address as a
+// literal, {hostname} of the server, {protocol} ESMTPSA and similar (RFC 3848, RFC 6531 §4.3), {tls} version and cipher, {id} of the
+// transaction, {login}, {for} "for <recipient>" if there is exactly one, {date}.
 const (
 	ReceivedFull    = "from {ehlo} ({client}) by {hostname} with {protocol} {tls} id {id} {for}; {date}"
 	ReceivedPrivate = "by {hostname} with {protocol} id {id}; {date}"
 )
 
-// CheckReceived says what is wrong with a template: "", "full", "private", or one of the operator's own.
+// CheckReceived returns what is wrong with a value of Server.Received: "", "full", "private", or a template.
 func CheckReceived(template string) error {
 	return checkBraces(receivedTemplate(template))
+}
+
+// checkBraces checks a template: its places are known, it is one line of printable ASCII, and it ends in a semicolon and the date
+// (RFC 5321 §4.4).
+func checkBraces(template string) error {
+	const places = " ehlo client hostname protocol tls id login for date "
+	if len(template) > 500 || !printable(template) {
+		return fmt.Errorf("received template: wants at most 500 printable ASCII characters on one line")
+	}
+	for rest := template; ; {
+		_, after, ok := strings.Cut(rest, "{")
+		if !ok {
+			break
+		}
+		place, next, ok := strings.Cut(after, "}")
+		if !ok || !slices.Contains(strings.Fields(places), place) {
+			return fmt.Errorf("received template: unknown place {%s}; there are%s", place, strings.TrimRight(places, " "))
+		}
+		rest = next
+	}
+	if !strings.HasSuffix(template, "; {date}") {
+		return fmt.Errorf(`received template: wants "; {date}" at its end (RFC 5321 section 4.4)`)
+	}
+	return nil
 }
 
 func receivedTemplate(s string) string {
@@ -30,21 +56,21 @@ func receivedTemplate(s string) string {
 	return s
 }
 
-// receivedField is the field that is put on top of the message that leaves, folded, CRLF included.
+// receivedField is the field that is put on top of the message, folded and with its CRLF.
 func (s *session) receivedField() []byte {
 	var value strings.Builder
 	for rest := receivedTemplate(s.srv.Received); rest != ""; {
 		text, after, _ := strings.Cut(rest, "{")
 		value.WriteString(text)
 		var name string
-		if name, rest, _ = strings.Cut(after, "}"); name != "" { // CheckReceived knows that braces come in pairs
+		if name, rest, _ = strings.Cut(after, "}"); name != "" { // CheckReceived has checked that braces come in pairs
 			value.WriteString(s.receivedWord(name))
 		}
 	}
 	return foldField("Received:", strings.ReplaceAll(value.String(), " ;", ";"))
 }
 
-// receivedWord is what stands for a word in braces.
+// receivedWord replaces a word in braces.
 func (s *session) receivedWord(name string) string {
 	switch t := s.tx; name {
 	case "ehlo":
@@ -106,7 +132,7 @@ func literal(ip netip.Addr) string {
 	return "[IPv6:" + ip.WithZone("").String() + "]"
 }
 
-// cleanWord leaves of what others said only what means nothing in a Received field.
+// cleanWord replaces all characters of a client's word that might mean something in a Received field.
 func cleanWord(s string) string {
 	if s == "" {
 		return "unknown"
@@ -119,7 +145,7 @@ func cleanWord(s string) string {
 	}, s)
 }
 
-// foldField writes a field with lines of at most 78 octets where its words let it (RFC 5322 §2.1.1, §2.2.3).
+// foldField writes a field with lines of at most 78 octets, if its words are short enough (RFC 5322 §2.1.1, §2.2.3).
 func foldField(name, value string) []byte {
 	out := []byte(name)
 	column := len(out)

@@ -1,18 +1,17 @@
 package smtpd
 
 import (
-	"strconv"
+	"errors"
 	"strings"
 
-	"github.com/emersion/go-smtp"
-
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/smtpd/relay"
 )
 
-// say makes one of our own replies.
+// say makes a reply of the server's own.
 func say(code int, status, text string) message.Reply { return message.MustReply(code, status, text) }
 
-// Replies that more than one place gives. None of them names the machinery behind it.
+// Replies that are given in more than one place. None of them names the machinery behind it.
 
 func replyFailure() message.Reply { return say(451, "4.3.0", "Temporary failure, try again later") }
 
@@ -28,61 +27,44 @@ func replySequence(text string) message.Reply { return say(503, "5.5.1", text) }
 
 func replySyntax(text string) message.Reply { return say(501, "5.5.4", text) }
 
-// done is the reply to a command that succeeded and of which nobody said more.
-func (g *guard) done(v verb) message.Reply {
-	switch v {
-	case verbHELO:
-		return say(250, "", g.s.srv.Hostname)
-	case verbEHLO:
-		return g.capabilities()
-	case verbMAIL:
-		return say(250, "2.1.0", "Ok")
-	case verbRCPT:
-		return say(250, "2.1.5", "Ok")
-	case verbAUTH:
-		return say(235, "2.7.0", "Authentication successful")
-	case verbQUIT:
-		return say(221, "2.0.0", "Bye")
-	case verbSTARTTLS:
-		return say(220, "2.0.0", "Ready to start TLS")
+// orFailure gives a refusal without a reply the ordinary one.
+func orFailure(r message.Reply) message.Reply {
+	if r.IsZero() {
+		return replyFailure()
 	}
-	return say(250, "2.0.0", "Ok")
+	return r
 }
 
-// capabilities is the reply to EHLO (RFC 5321 §4.1.1.1): what we honour, as far as the next hop does.
-func (g *guard) capabilities() message.Reply {
-	text := g.s.srv.Hostname + "\nPIPELINING\nSIZE " + strconv.FormatInt(g.s.limits.MessageBytes, 10)
-	if g.s.tls == nil && g.s.tlsConfig() != nil {
-		text += "\nSTARTTLS"
+// banner gives a refusal one of the two codes that a greeting may have (RFC 5321 §4.2.3, §3.8).
+func banner(r message.Reply) message.Reply {
+	code := 554
+	if r.Code()/100 == 4 {
+		code = 421
 	}
-	if m := g.mechanisms(); len(m) > 0 {
-		text += "\nAUTH " + strings.Join(m, " ")
+	if b, err := message.NewReply(code, r.Status(), replyText(r)); err == nil {
+		return b
 	}
-	return say(250, "", text+"\nENHANCEDSTATUSCODES\n8BITMIME\nSMTPUTF8\nDSN\nCHUNKING")
+	return say(421, "4.3.0", "Temporary failure, try again later")
 }
 
-// complete gives a next hop's positive reply the enhanced status that we have promised (RFC 2034), where it has none.
+// complete gives a next hop's positive reply the enhanced status that EHLO has promised (RFC 2034), if it has none.
 func complete(r message.Reply) message.Reply {
 	if r.Status() != "" || r.IsZero() {
 		return r
 	}
-	text := ""
-	for i, l := range r.Lines() {
-		if i > 0 {
-			text += "\n"
-		}
-		text += l
-	}
-	if full, err := message.NewReply(r.Code(), string('0'+rune(r.Code()/100))+".0.0", text); err == nil {
+	if full, err := message.NewReply(r.Code(), string('0'+rune(r.Code()/100))+".0.0", replyText(r)); err == nil {
 		return full
 	}
 	return r
 }
 
-// libraryError is what the library is told of a refusal; what it writes of it is not used but for the code.
-func libraryError(r message.Reply) error {
-	if r.Code()/100 == 2 {
-		return nil
+func replyText(r message.Reply) string { return strings.Join(r.Lines(), "\n") }
+
+// hopError is what the client is told when a next hop fails: the next hop's own reply if it gave one.
+func hopError(err error) (message.Reply, *relay.Error) {
+	var e *relay.Error
+	if errors.As(err, &e) && !e.Reply.IsZero() && e.Reply.Code()/100 != 2 {
+		return complete(e.Reply), e
 	}
-	return &smtp.SMTPError{Code: r.Code(), EnhancedCode: smtp.NoEnhancedCode, Message: "-"}
+	return say(451, "4.4.1", "The next mail server cannot be reached, try again later"), e
 }

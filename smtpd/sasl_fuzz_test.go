@@ -48,14 +48,12 @@ func FuzzScram(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, first, final string) {
 		// Without a connection: the mechanism itself, on a session that a server has made.
-		g := &guard{wire: newWire(nil, &s.blocks, 0)}
-		g.s = s.session(t.Context(), Listener{Listener: nil, Name: "fuzz"}, nil)
-		g.s.g = g
+		session := s.newSession(t.Context(), Listener{Listener: nil, Name: "fuzz"}, nil)
 		for _, name := range []string{auth.ScramSHA256, scramPlus} {
-			m := g.s.mechanism(name)
+			m := session.mechanism(name)
 			for i, answer := range []string{first, final, ""} {
 				challenge, end := m.next([]byte(answer))
-				if end.Code() == 235 || g.s.auth != nil {
+				if end.Code() == 235 || session.auth != nil {
 					t.Fatalf("%s: logged in by %q, %q", name, first, final)
 				}
 				if !end.IsZero() {
@@ -90,10 +88,7 @@ func BenchmarkMechanism(b *testing.B) {
 		b.Run("mechanism="+c.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				g := &guard{wire: newWire(nil, &s.blocks, 0)}
-				g.s = s.session(b.Context(), Listener{Listener: nil, Name: "bench"}, nil)
-				g.s.g = g
-				m := g.s.mechanism(c.name)
+				m := s.newSession(b.Context(), Listener{Listener: nil, Name: "bench"}, nil).mechanism(c.name)
 				for _, answer := range c.answers {
 					if _, end := m.next([]byte(answer)); !end.IsZero() && end.Code() != 235 {
 						b.Fatal(end)

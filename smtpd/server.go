@@ -1,9 +1,8 @@
 package smtpd
 
 import (
-	"context"
-	"crypto/rand"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"hash/maphash"
 	"io"
@@ -14,37 +13,36 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/emersion/go-smtp"
-
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/limit"
 	"github.com/postern-mail/postern/internal/message"
 	"github.com/postern-mail/postern/smtpd/auth"
 	"github.com/postern-mail/postern/smtpd/relay"
+	"github.com/postern-mail/postern/smtpd/wire"
 )
 
-// Server takes mail from authenticated clients, asks policy about it, and hands what is accepted to a next hop. Its fields
-// are set before the first Serve.
+// Server takes mail from authenticated clients, asks policy about it, and hands accepted mail to a next hop. Its fields are set
+// before the first Serve. Hostname, Engine and Relay are required.
 type Server struct {
-	Hostname string // in greeting, EHLO and Received
+	Hostname string // in the greeting, the reply to EHLO, and Received fields
 	Engine   *engine.Engine
 	Relay    relay.Hop
 	// Quarantine takes what policy quarantines; nil: such a message is deferred with 451.
 	Quarantine relay.Hop
 	// Auth backends, tried in order; none: AUTH is not offered.
 	Auth []auth.Backend
-	// Throttle counts failed logins by address and login over all connections; nil: each connection is on its own.
+	// Throttle counts failed logins by address and login over all connections; nil: each connection counts its own.
 	Throttle *auth.Throttle
 	// RecentLogins are logins at other servers, for policy to read; nil: none are known.
 	RecentLogins *auth.RecentLogins
 	// Anonymous lets clients send without authentication.
 	Anonymous bool
-	// TLS gives the configuration for each handshake; nil, or a nil configuration: no TLS, and so no AUTH.
+	// TLS returns the configuration for each handshake; nil, or a nil configuration: no TLS, and so no AUTH.
 	TLS    func() *tls.Config
 	Limits Limits
-	// Received is "full" (or ""), "private" (no address and name of the client), or a template; see CheckReceived.
+	// Received is "full" (or ""), "private" (without the client's address and name), or a template; see CheckReceived.
 	Received string
-	// SpoolDir is where messages wait that do not fit into memory; "": os.TempDir.
+	// SpoolDir is the directory for messages that do not fit into memory; "": os.TempDir.
 	SpoolDir string
 
 	Log     *slog.Logger     // nil: nothing is logged
@@ -54,133 +52,60 @@ type Server struct {
 
 	once     sync.Once
 	setupErr error
-	lib      *smtp.Server
-	stop     chan struct{} // closed when Shutdown begins
-	stopOnce sync.Once
+	wire     *wire.Server
 	ids      ids
-	door     door
-	blocks   sync.Pool
 	limits   limit.Reporter
-	place    message.Place
-	hide     maphash.Seed // of what logs must not have
-	open     sync.WaitGroup
+	place    message.Place // where messages are spooled
+	hide     maphash.Seed  // for the hashes of logins that the log must not show
+	table    connections
+	running  sync.WaitGroup // connections
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
+	stop      chan struct{} // closed when Shutdown begins
+	stopOnce  sync.Once
 }
 
-// Listener is where clients come in.
+// Listener is a socket on which clients connect, with what holds for its connections.
 type Listener struct {
 	net.Listener
 	Name    string         // for policy and logs; "": the address
 	TLS     bool           // implicit TLS (RFC 8314), not STARTTLS
-	Trusted []netip.Prefix // proxies that speak the PROXY protocol, and must
-	// Mechanisms of authentication that may be used here, as EHLO names them; none: all that the backends can serve.
+	Trusted []netip.Prefix // proxies that must send a PROXY header
+	// Mechanisms of authentication that may be used here, by their names in EHLO; none: all that the backends can serve.
 	Mechanisms []string
 	Failure    engine.Verdict // when policy cannot decide; the zero value is Defer
 
 	observer *atomic.Pointer[observer] // set by Serve
 }
 
-// ErrServerClosed is what Serve returns after Shutdown.
+// observer is a TLS configuration and a copy of it that observes what a handshake uses. Each listener keeps one until its
+// configuration changes. The copy holds the keys of session tickets, which are made at its first handshake. So a ticket of one
+// listener is not valid at another, which may ask its clients for a certificate.
+type observer struct{ config, observed *tls.Config }
+
+// ErrServerClosed is returned by Serve after Shutdown.
 var ErrServerClosed = errors.New("smtpd: server closed")
 
-func (s *Server) setup() error {
-	s.once.Do(func() {
-		if s.Engine == nil || s.Relay == nil || s.Hostname == "" {
-			s.setupErr = errors.New("smtpd: a Server needs Hostname, Engine and Relay")
-			return
-		}
-		if s.setupErr = CheckReceived(s.Received); s.setupErr != nil {
-			return
-		}
-		random := s.Rand
-		if random == nil {
-			random = rand.Reader
-		}
-		if s.setupErr = s.ids.seed(random); s.setupErr != nil {
-			return
-		}
-		s.hide = maphash.MakeSeed()
-		s.Limits = s.Limits.OrDefault()
-		s.limits.Count = s.Metrics.limit
-		s.place = message.Place{
-			Dir: s.SpoolDir, Memory: s.Limits.SpoolMemory,
-			InMemory: &message.Budget{Max: s.Limits.SpoolMemoryTotal}, OnDisk: &message.Budget{Max: s.Limits.SpoolDisk},
-		}
-		s.Metrics.watch(&s.place)
-		s.blocks.New = func() any { b := make([]byte, largeBuffer); return &b }
-		s.lib = smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
-			return c.Conn().(*guard).s, nil
-		}))
-		s.lib.Domain = s.Hostname
-		s.lib.AllowInsecureAuth = true // the library does not see TLS; the guard offers AUTH under TLS only
-		s.lib.MaxLineLength = 0        // the guard's lines are short
-		s.lib.ErrorLog = libraryLog{s}
-	})
-	return s.setupErr
+func (s *Server) now() time.Time {
+	if s.Clock != nil {
+		return s.Clock()
+	}
+	return time.Now()
 }
 
-// Serve accepts clients from l until Shutdown, the end of ctx, or a failure of l, and closes it. The end of ctx stops
-// accepting; connections that are open go on until Shutdown.
-func (s *Server) Serve(ctx context.Context, l Listener) error {
-	if err := s.setup(); err != nil {
-		return err
+func (s *Server) logger() *slog.Logger {
+	if s.Log != nil {
+		return s.Log
 	}
-	if l.TLS && s.TLS == nil {
-		return errors.New("smtpd: a listener with implicit TLS needs Server.TLS")
-	}
-	if l.Name == "" {
-		l.Name = l.Addr().String()
-	}
-	l.observer = new(atomic.Pointer[observer])
-	if !s.keep(l.Listener) {
-		l.Close()
-		return ErrServerClosed
-	}
-	defer s.letGo(l.Listener)
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	sockets := limit.Accepter{Listener: l.Listener, Stop: s.stopping(), Reporter: &s.limits, Log: s.logger().With("listener", l.Name)}
-	err := s.lib.Serve(&gate{Listener: l, sockets: sockets, srv: s, ctx: context.WithoutCancel(ctx)})
-	switch {
-	case s.isStopping():
-		return ErrServerClosed
-	case ctx.Err() != nil:
-		return ctx.Err()
-	}
-	return err
+	return slog.New(slog.DiscardHandler)
 }
 
-// Shutdown stops accepting, ends connections that wait between two transactions with 421, lets transactions under way come to
-// their end, and waits for all. When ctx ends, it cuts those that are left. Afterwards no goroutine of the Server is left.
-func (s *Server) Shutdown(ctx context.Context) error {
-	if err := s.setup(); err != nil {
-		return err
+func (s *Server) tlsConfig() *tls.Config {
+	if s.TLS == nil {
+		return nil
 	}
-	s.mu.Lock()
-	s.stopOnce.Do(func() { close(s.stopChan()) })
-	for l := range s.listeners {
-		l.Close()
-	}
-	s.mu.Unlock()
-	for _, c := range s.door.inside() {
-		c.g.interrupt()
-	}
-	done := make(chan struct{})
-	go func() { s.open.Wait(); close(done) }()
-	var err error
-	select {
-	case <-done:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-		for _, c := range s.door.inside() {
-			c.cancel()
-			c.g.raw.Close()
-		}
-		<-done
-	}
-	s.lib.Shutdown(context.Background()) // its goroutines have nothing left to do
-	return err
+	return s.TLS()
 }
 
 // stopChan is made on first use; mu is held.
@@ -207,58 +132,31 @@ func (s *Server) isStopping() bool {
 	}
 }
 
-// admit counts a connection that was just accepted among those that Shutdown waits for, unless that has begun. It has begun
-// under the same lock, so that none is counted when the waiting has.
-func (s *Server) admit() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	select {
-	case <-s.stopChan():
-		return false
-	default:
-		s.open.Add(1)
-		return true
+// ids makes transaction ids of sixteen letters and digits: ten of the time in milliseconds, and six of a counter with a random
+// start. They sort by time, are unique within a process, and almost certainly unique between processes.
+type ids struct{ counter atomic.Uint32 }
+
+// digits are Crockford's, in the order of ASCII and without letters that look like others.
+const digits = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+func (n *ids) seed(random io.Reader) error {
+	var b [4]byte
+	if _, err := io.ReadFull(random, b[:]); err != nil {
+		return err
 	}
+	n.counter.Store(binary.LittleEndian.Uint32(b[:]))
+	return nil
 }
 
-// keep remembers a listener for Shutdown to close, unless that has begun.
-func (s *Server) keep(l net.Listener) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	select {
-	case <-s.stopChan():
-		return false
-	default:
+func (n *ids) next(now time.Time) string {
+	var b [16]byte
+	v := uint64(now.UnixMilli())
+	for i := 9; i >= 0; i-- {
+		b[i], v = digits[v%32], v/32
 	}
-	if s.listeners == nil {
-		s.listeners = map[net.Listener]struct{}{}
+	c := n.counter.Add(1)
+	for i := 15; i >= 10; i-- {
+		b[i], c = digits[c%32], c/32
 	}
-	s.listeners[l] = struct{}{}
-	return true
-}
-
-func (s *Server) letGo(l net.Listener) {
-	l.Close()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.listeners, l)
-}
-
-func (s *Server) now() time.Time {
-	if s.Clock != nil {
-		return s.Clock()
-	}
-	return time.Now()
-}
-
-func (s *Server) logger() *slog.Logger {
-	if s.Log != nil {
-		return s.Log
-	}
-	return slog.New(slog.DiscardHandler)
-}
-
-// panicked logs a panic outside of the library's handlers; those the library catches itself.
-func (s *Server) panicked(c *session, value any, stack []byte) {
-	c.log.Error("panic serving a connection", "panic", value, "stack", string(stack))
+	return string(b[:])
 }

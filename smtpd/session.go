@@ -2,28 +2,25 @@ package smtpd
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"runtime/debug"
-
-	"github.com/emersion/go-sasl"
-	"github.com/emersion/go-smtp"
+	"time"
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
-	"github.com/postern-mail/postern/internal/netaddr"
 	"github.com/postern-mail/postern/smtpd/relay"
+	"github.com/postern-mail/postern/smtpd/wire"
 )
 
-// session is what one connection is about: who is at the other end, and the transaction under way. It is the library's
-// Session, but the library's arguments are placeholders; what came is in guard.cmd.
+// session is one connection: what is known about the client, and the transaction under way. It is the wire.Session of its
+// connection. Each SMTP command is a method of the same name, which takes the command's argument and returns the reply.
 type session struct {
 	srv    *Server
 	ln     Listener
-	g      *guard
+	conn   *wire.Conn
 	limits Limits
 	id     string
 	log    *slog.Logger
@@ -31,113 +28,207 @@ type session struct {
 	cancel context.CancelFunc
 
 	client  engine.Client
-	network netip.Prefix // counted under; see door
+	network netip.Prefix // under which the connection is counted; zero: it is not
 
 	// What EHLO, STARTTLS and AUTH have brought.
 	tls         *engine.TLS
-	certificate []byte // ours, DER, where it is known
+	certificate []byte // the server's own, DER; nil: not known
 	helo        string
 	esmtp       bool
 	auth        *engine.Auth
-	failures    int
+	failures    int // of AUTH
+
+	errors     int // refused commands
+	idles      int // commands since the last message that led nowhere
+	recipients int // offered since the last message
+	messages   int
 
 	tx *transaction
 }
 
-// forget drops what was said before TLS (RFC 3207 §4.2). Failed tries at authentication count for the connection.
-func (s *session) forget() {
-	s.drop()
-	s.helo, s.esmtp, s.auth = "", false, nil
+// transaction is one message, from an accepted MAIL to its end.
+type transaction struct {
+	id     string
+	log    *slog.Logger
+	start  time.Time
+	until  time.Time      // when it must have arrived, by the system's clock; see Limits.Transaction
+	policy *engine.Policy // answers all questions of the transaction
+	from   message.Path
+	params message.Params
+	rcpts  []engine.Recipient
+	tried  bool // a recipient was offered, accepted or not
+
+	// The transaction at the next hop, which begins with the first recipient that can be passed on.
+	hop     relay.Tx
+	offered []engine.Recipient // accepted by the next hop, in order
+	failed  error              // the next hop failed: the reply to each further recipient
+
+	// The message.
+	spool  *message.Spool
+	body   *wire.Body
+	chunks int // BDAT commands
 }
 
-func (s *session) tlsConfig() *tls.Config {
-	if s.srv.TLS == nil {
-		return nil
+func (t *transaction) utf8() bool {
+	_, ok := t.params["SMTPUTF8"]
+	return ok
+}
+
+func (t *transaction) facts(stage engine.Stage) *engine.Transaction {
+	return &engine.Transaction{
+		ID: t.id, Stage: stage, Policy: t.policy,
+		Envelope: &engine.Envelope{From: t.from, FromParams: t.params, To: t.rcpts},
 	}
-	return s.srv.TLS()
 }
 
-// begin does what comes before the greeting: the PROXY header, limits, implicit TLS, policy of stage connect.
-func (s *session) begin() {
-	g := s.g
-	if err := s.address(); err != nil {
-		s.noHeader(err)
+// close frees what the transaction holds. The next hop is last, because its code may panic. It delivers nothing that it has not
+// confirmed.
+func (t *transaction) close(s *session) {
+	if t.spool != nil {
+		t.spool.Close()
+		t.spool = nil
+	}
+	s.srv.Metrics.transaction(-1)
+	if t.hop != nil {
+		t.hop.Abort()
+		t.hop = nil
+	}
+}
+
+// drop ends the transaction under way, if there is one. A panic of the next hop is logged and goes no further: the command that
+// dropped the transaction has succeeded.
+func (s *session) drop() {
+	t := s.tx
+	if t == nil {
 		return
 	}
-	if !s.srv.door.count(s, netaddr.ClientNetwork(s.client.IP), s.limits.ConnectionsPerIP) {
-		s.srv.Metrics.connection("per-ip-limit")
-		s.met(limitConnectionsPerIP, s.limits.ConnectionsPerIP)
-		if s.ln.TLS {
-			g.rerr = io.EOF
-			return
+	s.tx = nil
+	defer func() {
+		if r := recover(); r != nil {
+			s.panicked(r, debug.Stack())
 		}
-		g.hangUp(say(421, "4.7.0", "Too many connections from your address"))
-		return
-	}
-	if s.ln.TLS && !g.handshake() {
-		return
-	}
-	d := s.decide(&engine.Transaction{Stage: engine.StageConnect, ID: s.id})
-	switch d.Verdict {
-	case engine.Accept, engine.Quarantine, engine.Discard:
-		s.srv.Metrics.connection("accepted")
-		g.send(say(220, "", s.srv.Hostname+" ESMTP"))
-	default:
-		s.srv.Metrics.connection("refused")
-		g.hangUp(banner(orFailure(d.Reply)))
-	}
+	}()
+	t.close(s)
 }
 
-// noHeader ends a connection whose proxy did not say for whom it is.
-func (s *session) noHeader(err error) {
+// Patience implements wire.Session.
+func (s *session) Patience() (timeout time.Duration, idle bool) {
+	if s.tx == nil {
+		return s.limits.Idle, true
+	}
+	return min(s.limits.Idle, time.Until(s.tx.until)), false
+}
+
+// Lost implements wire.Session: it logs why no further command can be read, and returns the last reply.
+func (s *session) Lost(err error) message.Reply { return s.lost(err, limitIdle) }
+
+// lost is Lost, where the client was waited for under the limit named.
+func (s *session) lost(err error, waiting string) message.Reply {
+	var p *wire.PanicError
 	switch {
-	case errors.Is(err, errStopping) && !s.ln.TLS:
-		s.g.hangUp(replyStopping())
-		return
-	case errors.Is(err, errStopping):
-	case isTimeout(err):
-		s.met(limitHandshake, s.limits.Handshake)
-		fallthrough
-	default:
-		s.log.Warn("no PROXY header from a trusted proxy", "error", err)
+	case errors.As(err, &p):
+		s.panicked(p.Value, p.Stack)
+		return replyInternal()
+	case errors.Is(err, wire.ErrOutOfStep):
+		s.log.Error("internal error: the connection is closed", "error", err)
+		return replyInternal()
+	case errors.Is(err, wire.ErrStopping):
+		return replyStopping()
+	case errors.Is(err, wire.ErrLineTooLong):
+		s.met(limitCommandLine)
+		return say(500, "5.5.2", "Line too long")
+	case errors.Is(err, wire.ErrBareCR), errors.Is(err, wire.ErrBareLF):
+		return say(500, "5.5.2", "A line ends in CR LF, neither comes alone")
+	case s.conn.WriteError() != nil:
+		return message.Reply{}
+	case wire.IsTimeout(err):
+		s.late(waiting)
+		return replyIdle()
 	}
-	s.g.rerr = io.EOF
+	return message.Reply{} // the client has gone
 }
 
-// banner gives a refusal one of the two codes that a greeting can have (RFC 5321 §4.2.3, §3.8).
-func banner(r message.Reply) message.Reply {
-	code := 554
-	if r.Code()/100 == 4 {
-		code = 421
+// End implements wire.Session.
+func (s *session) End() {
+	if wire.IsTimeout(s.conn.WriteError()) {
+		s.met(limitWrite)
 	}
-	if b, err := message.NewReply(code, r.Status(), text(r)); err == nil {
-		return b
-	}
-	return say(421, "4.3.0", "Temporary failure, try again later")
+	s.drop()
+	s.cancel()
+	s.srv.table.remove(s.conn, s.network)
+	s.srv.Metrics.open(-1)
+	s.srv.running.Done()
 }
 
-func text(r message.Reply) string {
-	t := ""
-	for i, l := range r.Lines() {
-		if i > 0 {
-			t += "\n"
-		}
-		t += l
-	}
-	return t
+func (s *session) panicked(value any, stack []byte) {
+	s.log.Error("panic serving a connection", "panic", value, "stack", string(stack))
 }
 
-func orFailure(r message.Reply) message.Reply {
-	if r.IsZero() {
-		return replyFailure()
-	}
+// refuse counts a command that is wrong in form or order. Too many of them end the connection; see Command.
+func (s *session) refuse(r message.Reply) message.Reply {
+	s.srv.Metrics.refused(r.Code())
+	s.errors++
 	return r
 }
 
-// NeverKnown names the facts that this front end cannot know, by their dotted paths in input: it asks no DNS.
+// spend counts a command that leads nowhere. Its reply is zero, or ends the connection.
+func (s *session) spend() message.Reply {
+	if s.idles++; s.idles > s.limits.Commands {
+		s.met(limitCommands)
+		return s.hangUp(say(421, "4.7.0", "Too many commands without a message"))
+	}
+	return message.Reply{}
+}
+
+// hangUp makes r the last reply on the connection.
+func (s *session) hangUp(r message.Reply) message.Reply {
+	s.conn.HangUp()
+	return r
+}
+
+// met counts and logs that this connection has hit the limit of that name.
+func (s *session) met(name string) {
+	attrs := []any{"client", s.client.IP}
+	if s.auth != nil {
+		attrs = append(attrs, "login", s.auth.Login)
+	}
+	s.srv.limits.Met(s.log, name, s.limits.value(name), attrs...)
+}
+
+// late is met for a time that has run out. If the time for the whole transaction is over, that is the limit.
+func (s *session) late(waiting string) {
+	if t := s.tx; t != nil && !time.Now().Before(t.until) {
+		waiting = limitTransaction
+	}
+	s.met(waiting)
+}
+
+func (s *session) setClient(addr net.Addr) {
+	if tcp, ok := addr.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		s.client.IP, s.client.Port = ap.Addr().Unmap(), ap.Port()
+	}
+}
+
+func (s *session) login() string {
+	if s.auth == nil {
+		return ""
+	}
+	return s.auth.Login
+}
+
+// identity is what a canary policy chooses transactions by.
+func (s *session) identity() string {
+	if s.auth != nil {
+		return s.auth.Login
+	}
+	return s.client.IP.String()
+}
+
+// NeverKnown names the facts that this front end never has, by their dotted paths in input. It asks no DNS.
 func NeverKnown() []string { return []string{"client.name"} }
 
-// decide completes t with what the connection knows, and asks policy.
+// decide completes t with what is known about the connection, and asks policy.
 func (s *session) decide(t *engine.Transaction) engine.Decision {
 	t.Now = s.srv.now()
 	t.Server = engine.Server{Hostname: s.srv.Hostname, Listener: s.ln.Name, Door: "submission"}
@@ -157,7 +248,7 @@ func (s *session) decide(t *engine.Transaction) engine.Decision {
 	return d
 }
 
-// recent completes t with what has happened of late at other connections and other servers.
+// recent completes t with recent events on other connections and at other servers.
 func (s *session) recent(t *engine.Transaction) {
 	if s.srv.RecentLogins != nil {
 		if login, age, ok := s.srv.RecentLogins.Last(t.Client.IP); ok {
@@ -167,97 +258,11 @@ func (s *session) recent(t *engine.Transaction) {
 	if s.srv.Throttle == nil {
 		return
 	}
-	login := ""
-	if t.Auth != nil {
-		login = t.Auth.Login
-	}
-	ofAddr, ofLogin := s.srv.Throttle.Failures(t.Client.IP, login)
+	ofAddr, ofLogin := s.srv.Throttle.Failures(t.Client.IP, s.login())
 	t.Client.RecentAuthFailures = &ofAddr
 	if t.Auth != nil {
 		known := *t.Auth
 		known.RecentFailures = &ofLogin
 		t.Auth = &known
 	}
-}
-
-// answer leaves r for the guard, which writes it, and tells the library as much as it has to know.
-func (s *session) answer(r message.Reply) error {
-	r = orFailure(r)
-	s.g.reply = r
-	return libraryError(r)
-}
-
-// drop ends the transaction under way, if there is one. It does not panic, whatever the next hop does: the library calls it
-// while it cleans up after another panic, where one more would end the whole process.
-func (s *session) drop() {
-	t := s.tx
-	if t == nil {
-		return
-	}
-	s.tx = nil
-	defer func() {
-		if r := recover(); r != nil {
-			s.srv.panicked(s, r, debug.Stack())
-		}
-	}()
-	t.close(s)
-}
-
-// end is called once, when the connection is closed.
-func (s *session) end() {
-	s.drop()
-	s.cancel()
-	s.srv.gone(s)
-}
-
-// errOutOfStep: the library called a method for a command that the guard did not hand to it.
-var errOutOfStep = errors.New("out of step")
-
-// The methods of smtp.Session and smtp.AuthSession.
-
-func (s *session) Mail(string, *smtp.MailOptions) error {
-	if s.g.pending != verbMAIL {
-		return errOutOfStep
-	}
-	return s.answer(s.MAIL(s.g.cmd.path, s.g.cmd.params))
-}
-
-func (s *session) Rcpt(string, *smtp.RcptOptions) error {
-	if s.g.pending != verbRCPT || s.tx == nil {
-		return errOutOfStep
-	}
-	return s.answer(s.RCPT(s.g.cmd.path, s.g.cmd.params))
-}
-
-// Data does not use the library's reader: guard reads the message.
-func (s *session) Data(io.Reader) error {
-	if s.g.pending != verbDATA || s.tx == nil {
-		return errOutOfStep
-	}
-	s.g.dot = true
-	return s.answer(s.DATA())
-}
-
-func (s *session) Reset() { s.drop() }
-
-func (s *session) Logout() error { s.drop(); return nil }
-
-func (s *session) AuthMechanisms() []string { return nil } // EHLO's reply is the guard's
-
-func (s *session) Auth(string) (sasl.Server, error) {
-	if s.g.pending != verbAUTH {
-		return nil, errOutOfStep
-	}
-	return &s.g.sasl, nil
-}
-
-var _ smtp.AuthSession = (*session)(nil)
-
-// hopError gives what a next hop's failure means to the client.
-func hopError(err error) (message.Reply, *relay.Error) {
-	var e *relay.Error
-	if errors.As(err, &e) && !e.Reply.IsZero() && e.Reply.Code()/100 != 2 {
-		return complete(e.Reply), e
-	}
-	return say(451, "4.4.1", "The next mail server cannot be reached, try again later"), e
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/testpipe"
 )
 
 // TestShutdown: idle connections get 421, a transaction under way comes to its end and then gets it too. go-smtp lets open
@@ -37,7 +38,7 @@ func TestShutdown(t *testing.T) {
 		t.Errorf("Shutdown: %v", err)
 	}
 	s.hop.want("one\r\n", "last\r\n", "")
-	if err := s.Serve(context.Background(), Listener{Listener: newPipeListener()}); err != ErrServerClosed {
+	if err := s.Serve(context.Background(), Listener{Listener: testpipe.NewListener()}); err != ErrServerClosed {
 		t.Errorf("Serve after Shutdown: %v", err)
 	}
 }
@@ -70,7 +71,7 @@ func TestShutdownCuts(t *testing.T) {
 	for _, c := range []*client{stalled, handshake, waits} {
 		c.talk("EOF")
 	}
-	if n := len(s.door.inside()); n != 0 {
+	if n := len(s.table.all()); n != 0 {
 		t.Errorf("%d connections are left", n)
 	}
 	s.hop.want()
@@ -116,7 +117,7 @@ func TestShutdownWhileConnecting(t *testing.T) {
 			}
 		}()
 		s.stop()
-		if n := len(s.door.inside()); n != 0 {
+		if n := len(s.table.all()); n != 0 {
 			t.Errorf("%d connections are left", n)
 		}
 		close(stop)
@@ -127,7 +128,7 @@ func TestShutdownWhileConnecting(t *testing.T) {
 // TestServeNeeds: what a Server cannot do without is an error at once.
 func TestServeNeeds(t *testing.T) {
 	t.Parallel()
-	l := newPipeListener()
+	l := testpipe.NewListener()
 	if err := (&Server{}).Serve(context.Background(), Listener{Listener: l}); err == nil || !strings.Contains(err.Error(), "Hostname") {
 		t.Errorf("Serve: %v", err)
 	}
@@ -143,10 +144,10 @@ func TestServeEnds(t *testing.T) {
 	s := startPipe(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := s.Serve(ctx, Listener{Listener: newPipeListener()}); !errors.Is(err, context.Canceled) {
+	if err := s.Serve(ctx, Listener{Listener: testpipe.NewListener()}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Serve: %v", err)
 	}
-	l := newPipeListener()
+	l := testpipe.NewListener()
 	l.Close()
 	if err := s.Serve(context.Background(), Listener{Listener: l}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Serve: %v", err)

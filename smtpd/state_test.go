@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/postern-mail/postern/internal/testpipe"
 )
 
 // TestResetsEndTheTransaction: after each of them RCPT and DATA without MAIL are refused. Postfix took them after a reject at
@@ -187,7 +189,7 @@ func (s *site) replies(pieces ...string) ([]string, error) {
 	for _, p := range pieces {
 		io.WriteString(conn, p)
 	}
-	conn.(*pipeEnd).CloseWrite()
+	conn.(*testpipe.End).CloseWrite()
 	all, err := io.ReadAll(conn)
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -18,7 +17,7 @@ type Answer struct {
 	Operations []Operation   // EndOfMessage, if the message is accepted; they passed Terms.Check
 }
 
-// refuses reports whether the answer ends the transaction or refuses a command.
+// refuses reports whether the answer is other than "continue".
 func (a Answer) refuses() bool { return a.Discard || !a.Reply.IsZero() }
 
 // appendTo appends the operations and the answer as frames.
@@ -116,21 +115,4 @@ func (o Operation) size() int {
 		n += len(t) + 1
 	}
 	return n
-}
-
-// ErrWithheld is wrapped by the error of Terms.Check for an operation that the mail server does not allow.
-var ErrWithheld = errors.New("the mail server does not allow an operation")
-
-// Check reports whether all operations may be sent. A Session calls it before it answers with operations: a message is
-// changed by all of them or by none.
-func (t Terms) Check(ops []Operation) error {
-	for _, o := range ops {
-		if !t.Allows(o.Op) {
-			return fmt.Errorf("%w: %s", ErrWithheld, o)
-		}
-		if o.size() > maxFrame {
-			return fmt.Errorf("operation %s takes more octets than a frame may have", o)
-		}
-	}
-	return nil
 }

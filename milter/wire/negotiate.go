@@ -2,6 +2,8 @@ package wire
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 
 	gomilter "github.com/emersion/go-milter"
 )
@@ -25,6 +27,23 @@ type Needs struct {
 func (t Terms) Allows(op Op) bool {
 	need := op.action()
 	return t.actions&need == need
+}
+
+// ErrWithheld is wrapped by the error of Terms.Check for an operation that the mail server does not allow.
+var ErrWithheld = errors.New("the mail server does not allow an operation")
+
+// Check reports whether all operations may be sent. A Session calls it before it answers with operations: a message is
+// changed by all of them or by none.
+func (t Terms) Check(ops []Operation) error {
+	for _, o := range ops {
+		if !t.Allows(o.Op) {
+			return fmt.Errorf("%w: %s", ErrWithheld, o)
+		}
+		if o.size() > maxFrame {
+			return fmt.Errorf("operation %s takes more octets than a frame may have", o)
+		}
+	}
+	return nil
 }
 
 // ChosenMacros reports whether the mail server sends the macros that it was asked for. A macro that is absent then means

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/postern-mail/postern/smtpd"
 )
 
 const page = "../../../docs/reference/configuration.md"
@@ -86,6 +88,9 @@ func knownKeys(t *testing.T) []string {
 	}
 	w := &keyWalker{methods: methods}
 	w.walk(methods["root"], "", 0)
+	for _, l := range new(smtpd.Limits).Declared() {
+		w.keys = append(w.keys, "submission.limits."+l.Name)
+	}
 	slices.Sort(w.keys)
 	return slices.Compact(w.keys)
 }

@@ -34,31 +34,32 @@ func during(to *time.Duration, least, most time.Duration) func(yamldoc.Node) {
 	return func(n yamldoc.Node) { set(to)(n.Duration(least, most)) }
 }
 
+// limits reads those that package smtpd declares.
 func (r *reader) limits(n yamldoc.Node, l *smtpd.Limits) {
-	r.section(n, yamldoc.Keys{
-		"message_bytes":      octets(&l.MessageBytes, 1<<10, 4<<30),
-		"recipients":         count(&l.Recipients, 100_000),
-		"connections":        count(&l.Connections, maxCount),
-		"connections_per_ip": count(&l.ConnectionsPerIP, maxCount),
-		"commands":           count(&l.Commands, maxCount),
-		"errors":             count(&l.Errors, 10_000),
-		"auth_failures":      count(&l.AuthFailures, 1000),
-		"messages":           count(&l.Messages, 1_000_000_000),
-		"header_bytes":       octets(&l.Header.Bytes, 1<<10, maxHeader),
-		"header_fields":      count(&l.Header.Fields, 100_000),
-		"header_field_bytes": octets(&l.Header.FieldBytes, 1<<10, maxHeader),
-		"command_line":       octets(&l.CommandLine, 512, 64<<10),
-		"line":               octets(&l.Line, 1000, 4<<30),
-		"chunks":             count(&l.Chunks, maxCount),
-		"idle":               during(&l.Idle, time.Second, time.Hour),
-		"data":               during(&l.Data, time.Second, time.Hour),
-		"transaction":        during(&l.Transaction, time.Second, 24*time.Hour),
-		"write":              during(&l.Write, time.Second, time.Hour),
-		"handshake":          during(&l.Handshake, time.Second, 10*time.Minute),
-		"message_memory":     octets(&l.SpoolMemory, 4<<10, 1<<30),
-		"memory":             octets(&l.SpoolMemoryTotal, 64<<10, maxOctets),
-		"disk":               octets(&l.SpoolDisk, 64<<10, maxOctets),
-	})
+	keys := yamldoc.Keys{}
+	for _, d := range l.Declared() {
+		switch to := d.Value.(type) {
+		case *int:
+			keys[d.Name] = number(to, d)
+		case *int64:
+			keys[d.Name] = number(to, d)
+		case *time.Duration:
+			keys[d.Name] = during(to, time.Duration(d.Least), time.Duration(d.Most))
+		}
+	}
+	r.section(n, keys)
+}
+
+// number reads a size, or a number of things.
+func number[T int | int64](to *T, d smtpd.Limit) func(yamldoc.Node) {
+	if d.Octets {
+		return octets(to, d.Least, d.Most)
+	}
+	return func(n yamldoc.Node) {
+		if v, ok := n.Int(int(d.Least), int(d.Most)); ok {
+			*to = T(v)
+		}
+	}
 }
 
 func (r *reader) milterLimits(n yamldoc.Node) {

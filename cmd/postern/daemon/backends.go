@@ -7,10 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/cmd/postern/config"
-	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
@@ -65,9 +65,12 @@ func oauthOptions(c *config.OAuth) (auth.OAuthOptions, error) {
 		}
 	}
 	if c.ClientSecretFile != "" {
-		if o.ClientSecret, err = safefile.ReadSecret(c.ClientSecretFile); err != nil {
+		b, err := os.ReadFile(c.ClientSecretFile)
+		if err != nil {
 			return o, fmt.Errorf("OAuth client secret: %w", err)
 		}
+		o.ClientSecret, _, _ = strings.Cut(string(b), "\n")
+		o.ClientSecret = strings.TrimSuffix(o.ClientSecret, "\r")
 	}
 	return o, nil
 }
@@ -76,15 +79,24 @@ func oauthOptions(c *config.OAuth) (auth.OAuthOptions, error) {
 // change when the program starts again, because what they are told of one that exists does not.
 func decoyKey(dir string) ([]byte, error) {
 	path := filepath.Join(dir, "decoy.key")
-	key, err := safefile.ReadFile(path, 4096)
+	key, err := os.ReadFile(path)
 	if err == nil && len(key) >= 32 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	// Missing, or too short because somebody cut it off: nothing hangs on the old one but that it stays the same.
+	// Missing, or cut off when the machine went down: nothing hangs on the old one but that it stays the same.
 	key = make([]byte, 32)
 	rand.Read(key) // never fails (crypto/rand)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return key, safefile.WriteFile(path, key, 0o600)
+	f, err := os.CreateTemp(dir, ".decoy-*") // 0600 by itself
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(f.Name()) // gone after the rename
+	_, err = f.Write(key)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, err
+	}
+	return key, os.Rename(f.Name(), path)
 }

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/cmd/postern/config"
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
-	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/smtpd"
 	"github.com/postern-mail/postern/smtpd/auth"
 	"github.com/postern-mail/postern/smtpd/relay"
@@ -196,9 +196,12 @@ func hopOptions(t config.Target) (o relay.Options, err error) {
 		}
 	}
 	if t.PasswordFile != "" {
-		if o.Password, err = safefile.ReadSecret(t.PasswordFile); err != nil {
+		b, err := os.ReadFile(t.PasswordFile)
+		if err != nil {
 			return o, fmt.Errorf("relay password: %w", err)
 		}
+		o.Password, _, _ = strings.Cut(string(b), "\n")
+		o.Password = strings.TrimSuffix(o.Password, "\r")
 	}
 	return o, nil
 }

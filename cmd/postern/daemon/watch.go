@@ -3,80 +3,107 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
 
-	"github.com/postern-mail/postern/internal/safefile"
+	"github.com/fsnotify/fsnotify"
 )
 
 // watched is a set of files that are read again together when one of them changes.
 type watched struct {
 	name   string
 	paths  []string
-	reload func() error // on failure it keeps what was there, and says why
+	reload func() error // keeps what was there when it fails, and says why
 }
 
-// watchFiles reloads sets whose files change, until ctx ends. ask asks for all of them at once (SIGHUP). The caller owns the
-// goroutine that it runs on.
-func watchFiles(ctx context.Context, sets []watched, ask <-chan struct{}, log *slog.Logger) {
-	r := newReloads(sets, log)
-	w := &safefile.Watcher{
-		Paths: r.paths, Changed: func(_ context.Context, asked bool) { r.changed(asked) },
-		Ask: ask, Due: r.due, Log: log,
+// watchFiles reloads what changes until ctx ends; all asks for everything at once (SIGHUP). Directories are watched, not
+// files, so that rename-and-save and symlink swaps are seen; a poll every 30 seconds finds what was not reported.
+// Its caller owns the goroutine it runs on.
+func watchFiles(ctx context.Context, sets []watched, all <-chan struct{}, log *slog.Logger) {
+	events := make(<-chan fsnotify.Event)
+	if w, err := fsnotify.NewWatcher(); err != nil {
+		log.Warn("files are polled, not watched", "error", err)
+	} else {
+		defer w.Close()
+		events = w.Events
+		for _, s := range sets {
+			for _, p := range s.paths {
+				if err := w.Add(filepath.Dir(p)); err != nil {
+					log.Warn("directory is polled, not watched", "directory", filepath.Dir(p), "error", err)
+				}
+			}
+		}
 	}
-	w.Run(ctx)
+	look := newLook(sets, log)
+	poll := time.NewTicker(30 * time.Second)
+	defer poll.Stop()
+	settle := time.NewTimer(time.Hour)
+	defer settle.Stop()
+	for {
+		force := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-events:
+			settle.Reset(300 * time.Millisecond) // a certificate and its key are two files
+			continue
+		case <-all:
+			force = true
+		case <-settle.C:
+		case <-poll.C:
+		}
+		look.again(force)
+	}
 }
 
-// reloads remembers what was read of each set.
-type reloads struct {
+// look remembers what was seen of each set.
+type look struct {
 	sets   []watched
-	seen   []string // fingerprint before the last reload; "": the reload failed, so it is done again
-	logged []string // the last error that was logged
+	stamps []string // "": to be read again, whatever it looks like
+	said   []string // the error that was logged last
 	log    *slog.Logger
 }
 
-func newReloads(sets []watched, log *slog.Logger) *reloads {
-	r := &reloads{sets, make([]string, len(sets)), make([]string, len(sets)), log}
+func newLook(sets []watched, log *slog.Logger) *look {
+	l := &look{sets, make([]string, len(sets)), make([]string, len(sets)), log}
 	for i, s := range sets {
-		r.seen[i] = safefile.Fingerprint(s.paths...)
+		l.stamps[i] = stamp(s.paths)
 	}
-	return r
+	return l
 }
 
-func (r *reloads) paths() []string {
-	var paths []string
-	for _, s := range r.sets {
-		paths = append(paths, s.paths...)
-	}
-	return paths
-}
-
-// due reports whether a reload has failed. It is tried again at the next poll although the files look the same: it may have
-// failed for want of file descriptors.
-func (r *reloads) due() bool {
-	for _, s := range r.seen {
-		if s == "" {
-			return true
-		}
-	}
-	return false
-}
-
-// changed reloads the sets that have changed, and all of them if somebody asked. An error is logged once, and again when
-// somebody asked.
-func (r *reloads) changed(asked bool) {
-	for i, s := range r.sets {
-		now := safefile.Fingerprint(s.paths...)
-		if now == r.seen[i] && !asked {
+// again reads what has changed, or everything. What failed is tried again the next time, although it looks the same: it may
+// have failed for want of file descriptors. An error is logged once, and again when it was asked for.
+func (l *look) again(force bool) {
+	for i, s := range l.sets {
+		now := stamp(s.paths)
+		if now == l.stamps[i] && !force {
 			continue
 		}
 		err := s.reload()
 		if err == nil {
-			r.seen[i], r.logged[i] = now, ""
+			l.stamps[i], l.said[i] = now, ""
 			continue
 		}
-		r.seen[i] = ""
-		if r.logged[i] != err.Error() || asked {
-			r.log.Error("reload failed; what was there stays", "what", s.name, "error", err)
+		if l.stamps[i] = ""; l.said[i] != err.Error() || force {
+			l.log.Error("reload failed; what was there stays", "what", s.name, "error", err)
 		}
-		r.logged[i] = err.Error()
+		l.said[i] = err.Error()
 	}
+}
+
+// stamp changes when one of the files does.
+func stamp(paths []string) string {
+	var b []byte
+	for _, p := range paths {
+		info, err := os.Stat(p)
+		if err != nil {
+			b = append(b, "gone;"...)
+			continue
+		}
+		b = info.ModTime().AppendFormat(b, time.RFC3339Nano)
+		b = append(b, byte(info.Size()), byte(info.Size()>>8), byte(info.Size()>>16), byte(info.Size()>>24), ';')
+	}
+	return string(b)
 }

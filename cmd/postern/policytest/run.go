@@ -29,7 +29,6 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/terminal"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/contract"
-	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/internal/trial"
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
@@ -255,7 +254,7 @@ func (r *run) message(ctx context.Context, t *Result) {
 	}
 	if r.Update {
 		if text, err = c.Update(result); err == nil {
-			err = safefile.WriteFile(t.File, text, 0o644)
+			err = os.WriteFile(t.File, text, 0o644) // keeps links and the file's mode
 		}
 		if err != nil {
 			t.fail(err)

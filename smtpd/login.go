@@ -13,28 +13,23 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// attempt is one try at proving who one is.
+// attempt is one try to log in.
 type attempt struct {
 	mechanism string
-	authzid   string // as whom the client wants to act; "": as who it is
-	login     string // as whom the client says it is, before anything is proved; "": it does not say
+	authzid   string // the login that the client wants to act as; "": the one that it proves
+	login     string // the login that the client claims, before anything is proved; "": it claims none
 	// prove asks the backends. Its errors are those of auth.Backend.
 	prove func(context.Context) (auth.Identity, error)
-	// certificate that proves it.
+	// certificate that proves the login; nil: another mechanism.
 	certificate *engine.Certificate
 }
 
 var errLoginForm = errors.New("malformed login or password")
 
-// AUTH checks a try (RFC 4954 §4). What it was tried with is not kept, and nothing of it is logged.
-func (s *session) AUTH(a attempt) message.Reply {
-	r, _ := s.authenticate(a)
-	return r
-}
-
-// authenticate is AUTH, and says why not, for mechanisms that tell the client.
+// authenticate checks an attempt and returns the reply. err is why it failed, for mechanisms that tell the client. The credentials
+// are neither kept nor logged.
 func (s *session) authenticate(a attempt) (message.Reply, error) {
-	// Who does not say who he is counts by his address alone.
+	// An attempt that claims no login is counted by its address alone.
 	counted := a.login
 	if counted == "" {
 		counted = "[" + s.client.IP.String() + "]"
@@ -56,8 +51,8 @@ func (s *session) authenticate(a attempt) (message.Reply, error) {
 		ctx = auth.WithTrust(ctx)
 	}
 	id, err := a.prove(ctx)
-	if err == nil && !same(a.authzid, id.Login, a.login) {
-		// Speaking for somebody else (RFC 4422 §3.4.1) is not offered: what one may send as is policy.
+	if err == nil && !sameLogin(a.authzid, id.Login, a.login) {
+		// Acting as somebody else (RFC 4422 §3.4.1) is not offered: which senders a login may use is for policy to decide.
 		err = auth.ErrCredentials
 	}
 	switch {
@@ -69,12 +64,12 @@ func (s *session) authenticate(a attempt) (message.Reply, error) {
 	}
 	s.srv.Metrics.auth(a.mechanism, "unavailable")
 	s.log.Error("authentication is not available", "login", s.loggable(a.login), "mechanism", a.mechanism, "error", err)
-	s.g.errs++
+	s.errors++
 	return say(454, "4.7.0", "Temporary authentication failure, try again later"), err
 }
 
-// same says whether the identity to act as is the one that was proved.
-func same(authzid, proved, claimed string) bool {
+// sameLogin reports whether the login to act as is the one that was proved.
+func sameLogin(authzid, proved, claimed string) bool {
 	if authzid == "" || authzid == proved || authzid == claimed {
 		return true
 	}
@@ -97,17 +92,18 @@ func (s *session) succeeded(a attempt, id auth.Identity) {
 	s.log.Info("authenticated", "login", id.Login, "mechanism", a.mechanism, "backend", id.Backend)
 }
 
-// password is a try by PLAIN or LOGIN. The backends are asked about what can be a login at all.
+// password is an attempt by PLAIN or LOGIN. The backends are asked only about what can be a login.
 func (s *session) password(mechanism, authzid, login, password string) message.Reply {
-	return s.AUTH(attempt{mechanism: mechanism, authzid: authzid, login: login, prove: func(ctx context.Context) (auth.Identity, error) {
+	r, _ := s.authenticate(attempt{mechanism: mechanism, authzid: authzid, login: login, prove: func(ctx context.Context) (auth.Identity, error) {
 		if _, ok := auth.Login(login); !ok || password == "" || len(password) > auth.MaxPassword {
 			return auth.Identity{}, errors.Join(auth.ErrCredentials, errLoginForm)
 		}
 		return auth.Chain(s.srv.Auth).Password(ctx, login, password)
 	}})
+	return r
 }
 
-// failed slows down who guesses, and then closes the connection.
+// failed slows the client down, and after too many failures closes the connection.
 func (s *session) failed(a attempt, counted string, why error) message.Reply {
 	s.failures++
 	s.srv.Throttle.Failed(s.client.IP, counted)
@@ -121,15 +117,14 @@ func (s *session) failed(a attempt, counted string, why error) message.Reply {
 		s.pause(s.limits.AuthDelay << min(s.failures-1, 4))
 	}
 	if s.failures >= s.limits.AuthFailures {
-		s.met(limitAuthFailures, s.limits.AuthFailures)
+		s.met(limitAuthFailures)
 		return say(421, "4.7.0", "Too many authentication failures")
 	}
 	return say(535, "5.7.8", "Authentication credentials invalid")
 }
 
-// loggable is a login that was not proved, as logs may have it: people type their password where the login belongs. One that is
-// known to be a login stands as it is; of another there is a keyed hash, by which tries of one run can be told apart and nothing
-// else.
+// loggable is what the log may show of a login that was not proved, because users type their password where the login belongs. A
+// known login is shown. Of any other there is a keyed hash, by which attempts can be told apart until the next start.
 func (s *session) loggable(login string) string {
 	if login == "" || s.srv.Throttle.Proved(login) {
 		return login
@@ -142,7 +137,7 @@ func (s *session) loggable(login string) string {
 	return fmt.Sprintf("unknown-%08x", uint32(maphash.String(s.srv.hide, login)))
 }
 
-// pause holds the client up for d and up to a quarter more, so that the time tells nothing.
+// pause waits for d and up to a quarter more, so that the time does not tell why an attempt failed.
 func (s *session) pause(d time.Duration) {
 	if d <= 0 {
 		return
@@ -154,4 +149,10 @@ func (s *session) pause(d time.Duration) {
 	case <-s.ctx.Done():
 	case <-s.srv.stopping():
 	}
+}
+
+// malformed ends an exchange whose answer has the wrong form. No login was tried, so it counts as an error and not as a failure.
+func (s *session) malformed(text string) ([]byte, message.Reply) {
+	s.errors++
+	return nil, say(501, "5.5.2", text)
 }

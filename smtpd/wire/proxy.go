@@ -1,4 +1,4 @@
-package smtpd
+package wire
 
 import (
 	"bytes"
@@ -6,63 +6,40 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// The PROXY protocol, versions 1 and 2 (haproxy's proxy-protocol.txt). It is believed from trusted networks only, which
-// must then speak it: whoever else could send it could be anyone.
+// The PROXY protocol, versions 1 and 2 (proxy-protocol.txt of HAProxy). A header is read from trusted peers only, which must send
+// one: any other client could claim any address.
 
 var errProxy = errors.New("malformed PROXY header")
 
-// v2Signature begins version 2; its length is below that of the shortest version 1 header, so that it can be read first.
+// v2Signature begins a header of version 2. It is shorter than the shortest header of version 1, so it can be read first.
 const v2Signature = "\r\n\r\n\x00\r\nQUIT\n"
 
 const (
 	v1Length = 107  // §2.1, CRLF included
-	v2Length = 2048 // of addresses and TLVs; they need a few hundred
+	v2Length = 2048 // octets of addresses and TLVs, which need a few hundred
 )
 
-// address finds out who the client is.
-func (s *session) address() error {
-	peer := s.g.raw.RemoteAddr()
-	s.setClient(peer)
-	if !trusted(s.ln.Trusted, s.client.IP) {
-		return nil
+// ReadProxyHeader reads a PROXY header from the socket within timeout, and not an octet more, because TLS may follow. It returns
+// the address of the client. A zero address means that the proxy speaks for itself, as in a health check. After an error the
+// connection is of no use.
+func (c *Conn) ReadProxyHeader(timeout time.Duration) (netip.AddrPort, error) {
+	if err := c.arm(time.Now().Add(timeout), true); err != nil {
+		return netip.AddrPort{}, err
 	}
-	if err := s.g.arm(time.Now().Add(s.limits.Handshake), true); err != nil {
-		return err
+	client, err := readProxy(c.raw)
+	if err = c.disarm(true, err); err != nil {
+		c.rerr = err
+		return netip.AddrPort{}, err
 	}
-	from, err := readProxy(s.g.raw)
-	if err = s.g.disarm(true, err); err != nil {
-		return err
-	}
-	if from.IsValid() { // else the proxy speaks for itself: a health check
-		s.client.IP, s.client.Port = from.Addr().Unmap(), from.Port()
-	}
-	return nil
+	return client, nil
 }
 
-func (s *session) setClient(addr net.Addr) {
-	if tcp, ok := addr.(*net.TCPAddr); ok {
-		ap := tcp.AddrPort()
-		s.client.IP, s.client.Port = ap.Addr().Unmap(), ap.Port()
-	}
-}
-
-func trusted(nets []netip.Prefix, ip netip.Addr) bool {
-	for _, n := range nets {
-		if n.Contains(ip.WithZone("")) {
-			return true
-		}
-	}
-	return false
-}
-
-// readProxy reads one header and not an octet more: what follows may be TLS.
 func readProxy(r io.Reader) (netip.AddrPort, error) {
 	var start [len(v2Signature)]byte
 	if _, err := io.ReadFull(r, start[:]); err != nil {
@@ -103,7 +80,7 @@ func parseProxy1(line string) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, errProxy
 	}
-	// Our own address is of no use here, but a header in which it is wrong is not one (§2.1).
+	// The server's address is not used, but a header in which it is wrong is malformed (§2.1).
 	to, err := netip.ParseAddr(f[3])
 	if err != nil || to.Zone() != "" || to.Is4() != ip.Is4() {
 		return netip.AddrPort{}, errProxy
@@ -114,7 +91,7 @@ func parseProxy1(line string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ip, port), nil
 }
 
-// proxyPort has no zeros in front, which another reader could take for octal (§2.1).
+// proxyPort refuses leading zeros, which another reader could take for octal (§2.1).
 func proxyPort(s string) (uint16, error) {
 	port, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || len(s) > 1 && s[0] == '0' {

@@ -1,4 +1,4 @@
-package smtpd
+package wire
 
 import (
 	"bytes"
@@ -93,4 +93,21 @@ func otherProxy2(s string) (client netip.AddrPort, rest string, ok bool) {
 	}
 	ip, _ := netip.AddrFromSlice([]byte(block[:octets]))
 	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16([]byte(block[2*octets:]))), rest, true
+}
+
+// v2 is a PROXY header of version 2: command and family, and what follows.
+func v2(command, family byte, rest ...byte) string {
+	return v2Signature + string([]byte{command, family}) + string(binary.BigEndian.AppendUint16(nil, uint16(len(rest)))) + string(rest)
+}
+
+// addresses of a version 2 header: client, server, ports.
+func addresses(client, server string, ports ...uint16) []byte {
+	var b []byte
+	for _, a := range []string{client, server} {
+		b = append(b, netip.MustParseAddr(a).AsSlice()...)
+	}
+	for _, p := range ports {
+		b = binary.BigEndian.AppendUint16(b, p)
+	}
+	return b
 }

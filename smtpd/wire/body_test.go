@@ -1,0 +1,110 @@
+package wire
+
+import (
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/testpipe"
+)
+
+// TestEndless: of a message that is too large, only so much is read.
+func TestEndless(t *testing.T) {
+	t.Parallel()
+	to := &kept{}
+	s := &Body{Store: to, Max: 10, Line: 1 << 20, Endless: 20}
+	for i, want := range []error{nil, nil, nil, nil, ErrEndless} {
+		if err := s.put([]byte("12345")); err != want {
+			t.Errorf("put %d: %v", i, err)
+		}
+	}
+	if s.err != message.ErrTooLarge || to.String() != "1234512345" || to.closed != 1 {
+		t.Errorf("%v %q, closed %d times", s.err, to.String(), to.closed)
+	}
+}
+
+// TestReadDataCuts holds readData against the whole message, for every place at which the octets can be cut in two.
+func TestReadDataCuts(t *testing.T) {
+	t.Parallel()
+	for _, wire := range append(testpipe.Endings(), "\r\n.\r\n", "\r\n..\r\n.\r\n", "\r\n.x\r\n.\r\n", "\r\n..x.\r\n\r\n.\r\n") {
+		text := "a" + wire + "tail\r\n.\r\n"
+		want, wantLeft, wantErr := readAll(text, len(text))
+		for cut := range len(text) {
+			got, left, err := readAll(text, cut)
+			if got != want || (err == nil) != (wantErr == nil) || left != wantLeft { // which of two faults is seen first may differ
+				t.Errorf("%q cut at %d: %q %v, %d left; whole: %q %v, %d left", text, cut, got, err, left, want, wantErr, wantLeft)
+			}
+		}
+	}
+}
+
+// readAll reads a message that comes in two pieces, and says how many octets were left unread, where there was no error.
+func readAll(text string, cut int) (body string, left int, err error) {
+	here, there := testpipe.New()
+	there.Write([]byte(text[:cut]))
+	there.Write([]byte(text[cut:]))
+	there.Close()
+	c, to := testConn(here), &kept{}
+	err = c.ReadData(&Body{Store: to, Max: 1 << 20, Line: 1 << 20, Endless: 1 << 20}, &Pace{Window: time.Minute})
+	if err != nil {
+		return "", 0, err
+	}
+	return to.String(), here.Unread() + c.Buffered(), nil
+}
+
+// testConn reads from conn, without a session.
+func testConn(conn net.Conn) *Conn {
+	return NewServer(Options{CommandLine: 2048, Write: time.Minute, Log: slog.New(slog.DiscardHandler)}).NewConn(conn, nil)
+}
+
+// kept is what a sink has kept.
+type kept struct {
+	strings.Builder
+	closed int
+}
+
+func (k *kept) Close() error { k.closed++; return nil }
+
+// BenchmarkReadData is the undoing of dot-stuffing, block by block: at 100 KB the library spends 90 % of its time in code that does it
+// octet by octet.
+func BenchmarkReadData(b *testing.B) {
+	for name, line := range map[string]string{"plain": strings.Repeat("x", 76) + "\r\n", "dots": ".." + strings.Repeat("x", 74) + "\r\n"} {
+		b.Run("lines="+name, func(b *testing.B) {
+			text := []byte(strings.Repeat(line, 100<<10/78) + ".\r\n")
+			conn := &repeating{text: text}
+			c := testConn(conn)
+			b.SetBytes(int64(len(text)))
+			b.ReportAllocs()
+			for b.Loop() {
+				conn.at = 0
+				if err := c.ReadData(&Body{Store: nowhere{}, Max: 1 << 30, Line: 1 << 20, Endless: 1 << 30}, &Pace{Window: time.Minute}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// repeating is a connection from which one text comes again and again.
+type repeating struct {
+	testpipe.End
+	text []byte
+	at   int
+}
+
+func (r *repeating) Read(p []byte) (int, error) {
+	n := copy(p, r.text[r.at:])
+	r.at += n
+	return n, nil
+}
+
+func (r *repeating) SetReadDeadline(time.Time) error { return nil }
+
+// nowhere takes messages and keeps nothing.
+type nowhere struct{}
+
+func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
+func (nowhere) Close() error                { return nil }
