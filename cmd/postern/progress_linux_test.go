@@ -26,7 +26,7 @@ func TestProgressTerminal(t *testing.T) {
 	}
 	select {
 	case got := <-code:
-		if got != exitcode.Failed || !strings.Contains(stdout.String(), "<stdin>:1: the line is no JSON object") {
+		if got != exitcode.Failed || !strings.Contains(stdout.String(), "<stdin>:1: the line is not a JSON object") {
 			t.Errorf("code %d, %s", got, stdout.String())
 		}
 	case <-time.After(30 * time.Second):

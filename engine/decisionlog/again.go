@@ -2,8 +2,8 @@ package decisionlog
 
 import "github.com/postern-mail/postern/engine"
 
-// appendReplay appends what asking again needs beside the input: whether the transaction was SMTPUTF8, the failure verdict
-// where it is not to defer, and which parts the input has; what is not among them says nothing by its absence.
+// appendReplay appends what a replay needs beside the input: whether the transaction was SMTPUTF8, the failure verdict where it is
+// not Defer, and which parts the input has. The absence of a fact means something only for parts that the input has.
 func (e *Entry) appendReplay(dst []byte) []byte {
 	if e.utf8 {
 		dst = append(dst, `,"smtputf8":true`...)

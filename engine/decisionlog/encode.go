@@ -21,7 +21,7 @@ type encoder struct {
 	masker *masker
 	labels []byte // a JSON object; nil: none
 
-	// Of the line under way.
+	// State of the current line.
 	dst            []byte
 	at             []byte   // JSON pointer (RFC 6901) of the value under way
 	erased, masked []string // pointers
@@ -31,7 +31,7 @@ type encoder struct {
 	input          []byte   // kept for its room
 }
 
-// known is a word that is masked wherever it stands.
+// known is a word that is masked wherever it occurs.
 type known struct{ word, by string }
 
 func newEncoder(m Mask, labels map[string]string) (*encoder, error) {
@@ -54,7 +54,7 @@ func newEncoder(m Mask, labels map[string]string) (*encoder, error) {
 	return enc, nil
 }
 
-// line appends the line of e without its line end.
+// line appends the line of e without a line end.
 func (c *encoder) line(dst []byte, e *Entry) []byte {
 	c.dst, c.at, c.body = dst, c.at[:0], ""
 	c.erased, c.masked, c.known, c.told = c.erased[:0], c.masked[:0], c.known[:0], c.told[:0]
@@ -86,7 +86,7 @@ func (c *encoder) line(dst []byte, e *Entry) []byte {
 	return append(c.dst, '}')
 }
 
-// event appends the fields of OPA's events that say which decision this is.
+// event appends the fields of OPA's events that identify the decision.
 func (c *encoder) event(e *Entry) {
 	c.raw(`{"decision_id":"`)
 	c.dst = appendUUID(c.dst)
@@ -116,7 +116,7 @@ func (c *encoder) event(e *Entry) {
 	c.raw(`}`)
 }
 
-// summary appends what a postmaster looks for, and learns who is in the line.
+// summary appends the fields that a postmaster searches for, and remembers the persons in the line.
 func (c *encoder) summary(e *Entry) {
 	c.raw(`,"id":`)
 	c.dst = engine.AppendString(c.dst, e.id)
@@ -158,7 +158,7 @@ func (c *encoder) client(a netip.Addr) {
 	c.in("client", func() { c.replace(ip, masked) })
 }
 
-// fail appends why the failure verdict was taken, as OPA's events have it.
+// fail appends the reason of the failure verdict in the form of OPA's events.
 func (c *encoder) fail(err error) {
 	if err == nil {
 		return
@@ -219,7 +219,7 @@ func (c *encoder) reason(r *engine.Reason) {
 	c.raw(`}`)
 }
 
-// edit appends an edit as a policy writes it.
+// edit appends an edit in the form in which a policy writes it.
 func (c *encoder) edit(e message.Edit) {
 	c.raw(`{"op":`)
 	c.dst = engine.AppendString(c.dst, contract.EditName(e.Op()))
@@ -249,7 +249,7 @@ func (c *encoder) edit(e message.Edit) {
 	c.raw(`}`)
 }
 
-// note appends what a policy noted, any JSON.
+// note appends an element of the set note, which may be any JSON.
 func (c *encoder) note(v any) {
 	switch v := v.(type) {
 	case string:
@@ -289,7 +289,7 @@ func (c *encoder) list(n int, item func(int)) {
 
 func (c *encoder) raw(s string) { c.dst = append(c.dst, s...) }
 
-// pointers appends a list of them, unless there are none.
+// pointers appends a list of JSON pointers unless it is empty.
 func (c *encoder) pointers(name string, list []string) {
 	if len(list) == 0 {
 		return
@@ -315,7 +315,7 @@ func appendField(dst []byte, name, value string) []byte {
 	return engine.AppendString(dst, value)
 }
 
-// newUUID is a random UUID (RFC 9562 §5.4).
+// newUUID returns a random UUID (RFC 9562 §5.4).
 func newUUID() string { return string(appendUUID(nil)) }
 
 func appendUUID(dst []byte) []byte {

@@ -8,7 +8,7 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// Entry is one line before it is encoded. It shares nothing that anybody writes to.
+// Entry is one line before it is encoded. It shares no memory that others write to.
 type Entry struct {
 	id         string
 	number     uint64 // req_id; 0: none
@@ -28,7 +28,7 @@ type Entry struct {
 	done   chan error // strict: told when the line is written
 }
 
-// NewEntry takes from a record what the line will say. It allocates once and encodes nothing.
+// NewEntry copies from a record what the line needs. It allocates once and encodes nothing.
 func NewEntry(r engine.Record) *Entry {
 	t := r.Transaction
 	e := &Entry{id: t.ID, time: t.Now, server: t.Server, client: t.Client.IP, decision: *r.Decision, input: r.Input, failure: t.Failure}
@@ -46,7 +46,7 @@ func NewEntry(r engine.Record) *Entry {
 	return e
 }
 
-// AppendJSON appends the line without its line end, by the zero Mask and without labels. Every call makes a new decision_id.
+// AppendJSON appends the line without its line end, by the zero Mask and without labels. Each call makes a new decision_id.
 func (e *Entry) AppendJSON(dst []byte) []byte {
 	enc, err := newEncoder(Mask{}, nil)
 	if err != nil {

@@ -19,7 +19,7 @@ type file struct {
 	dirty   bool  // written since the last sync
 }
 
-// openFile for appending. Decisions hold addresses and subjects: nobody else may read them.
+// openFile opens the file for appending. Only its owner may read it, because decisions hold addresses and subjects.
 func openFile(name string) (*file, error) {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
@@ -33,7 +33,7 @@ func openFile(name string) (*file, error) {
 	return out, nil
 }
 
-// unfinished says that a file of that size does not end in a line end: a process died while it wrote.
+// unfinished reports whether a file of that size does not end with a line end, because a process died while it wrote.
 func unfinished(name string, size int64) bool {
 	if size == 0 {
 		return false
@@ -48,7 +48,7 @@ func unfinished(name string, size int64) bool {
 	return err != nil && !errors.Is(err, io.EOF) || last[0] != '\n'
 }
 
-// write lines in one go: all of them, or as far as the file can be cut again, none.
+// write writes all lines in one write. After a failure it truncates the file, so that none of them is in it.
 func (o *file) write(lines []byte) error {
 	if o.torn {
 		if _, err := o.f.Write([]byte{'\n'}); err != nil {
@@ -67,8 +67,8 @@ func (o *file) write(lines []byte) error {
 	return nil
 }
 
-// cut the last n octets off again: no line is there in half, and none that was reported as lost. The size is asked for,
-// because whoever rotates by copying and truncating has changed it.
+// cut removes the last n octets, so that the file has neither half lines nor lines that were reported as lost. It asks for the
+// size, because a rotation by copying and truncating changes it.
 func (o *file) cut(n int) {
 	if n == 0 {
 		return
@@ -95,7 +95,7 @@ func (o *file) close() error {
 	return errors.Join(o.sync(), o.f.Close())
 }
 
-// gone says that the name is no more this file: it was renamed or removed, or its directory was.
+// gone reports whether the name is no longer that of this file, because the file or its directory was renamed or removed.
 func (o *file) gone() bool {
 	if !o.regular {
 		return false
@@ -109,13 +109,13 @@ func (o *file) gone() bool {
 	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(mine, there)
 }
 
-// unlinked says that the file has no name at all: what is written to it is gone when it is closed.
+// unlinked reports whether the file has no name any more. What is written to such a file is lost when it is closed.
 func (o *file) unlinked() bool {
 	info, err := o.f.Stat()
 	return o.regular && (err != nil || links(info) == 0)
 }
 
-// rotate renames the file to a name with the time in it and opens a new one. Where that fails, the old one stays in use under
+// rotate renames the file to a name with the time in it and opens a new one. Where that fails, the old file stays in use with
 // its old name.
 func (o *file) rotate(now time.Time) (*file, error) {
 	old, err := rotatedName(o.name, now)

@@ -36,7 +36,7 @@ type Line struct {
 	onError  string
 }
 
-// Result is the decision as the log has it.
+// Result is the logged decision.
 type Result struct {
 	Verdict string         `json:"verdict"`
 	Reply   *Reply         `json:"reply"`
@@ -70,14 +70,14 @@ type Edit struct {
 	Address string `json:"address"`
 }
 
-// Parser makes Lines of text. It is safe for concurrent use.
+// Parser parses lines. It is safe for concurrent use.
 type Parser struct{ inputs *engine.InputReader }
 
-// NewParser makes one.
+// NewParser returns a Parser.
 func NewParser() *Parser { return &Parser{inputs: engine.NewInputReader()} }
 
-// Parse reads one line strictly: what it knows must have its type and stand there once. Fields that it does not know are for
-// other readers. The Line keeps parts of text.
+// Parse reads one line strictly: each known field must have its type and must not occur twice. Unknown fields are ignored. The
+// Line refers to text, which must not be changed afterwards.
 func (p *Parser) Parse(text []byte) (*Line, error) {
 	raw, err := members(text)
 	if err != nil {
@@ -115,24 +115,24 @@ func (p *Parser) Parse(text []byte) (*Line, error) {
 	return l, l.check()
 }
 
-// check what every line of ours has.
+// check that the line has what every line of Postern has.
 func (l *Line) check() error {
 	switch {
 	case l.Stage == 0:
-		return errors.New("this is no decision of Postern: it names no stage")
+		return errors.New("this is not a decision of Postern: it has no stage")
 	case l.ID == "":
-		return errors.New("this is no decision of Postern: it has no transaction id")
+		return errors.New("this is not a decision of Postern: it has no transaction id")
 	case l.Result == nil && !l.gone("/result"):
-		return errors.New("this is no decision of Postern: it has no result")
+		return errors.New("this is not a decision of Postern: it has no result")
 	case l.Result != nil && !knownVerdict(l.Result.Verdict):
-		return fmt.Errorf("result: there is no verdict %.40q", l.Result.Verdict)
+		return fmt.Errorf("result: unknown verdict %.40q", l.Result.Verdict)
 	case l.onError != "" && !knownVerdict(l.onError):
-		return fmt.Errorf("on_error: there is no verdict %.40q", l.onError)
+		return fmt.Errorf("on_error: unknown verdict %.40q", l.onError)
 	}
 	return nil
 }
 
-// verdict of that name.
+// verdict returns the verdict with that name.
 func verdict(name string) (engine.Verdict, bool) {
 	for _, v := range []engine.Verdict{engine.Accept, engine.Reject, engine.Defer, engine.Quarantine, engine.Discard} {
 		if v.String() == name {
@@ -144,7 +144,7 @@ func verdict(name string) (engine.Verdict, bool) {
 
 func knownVerdict(name string) bool { _, ok := verdict(name); return ok }
 
-// gone says whether something at or below a JSON pointer was masked or erased.
+// gone reports whether something at or below a JSON pointer was masked or erased.
 func (l *Line) gone(pointer string) bool {
 	for _, g := range l.Gone {
 		if g == pointer || strings.HasPrefix(g, pointer+"/") || strings.HasPrefix(pointer, g+"/") {
@@ -154,8 +154,8 @@ func (l *Line) gone(pointer string) bool {
 	return false
 }
 
-// ResultMasked says that the logged result is not what was decided. Notes and the messages of rules do not count: what
-// the client was told is in the reply.
+// ResultMasked reports whether masking changed the logged result. Notes and the messages of rules do not count, because the
+// reply has the text that the client was sent.
 func (l *Line) ResultMasked() bool {
 	if l.Result == nil {
 		return true
@@ -172,7 +172,7 @@ func (l *Line) ResultMasked() bool {
 // ErrNoInput is what Logged returns for a line without an input.
 var ErrNoInput = errors.New("the line has no input")
 
-// Logged is the question of the line, to be asked again. The error is about the input.
+// Logged returns the transaction of the line, to be decided again. The error is about its input.
 func (p *Parser) Logged(l *Line) (*engine.Logged, error) {
 	if l.input == nil {
 		return nil, ErrNoInput
@@ -182,7 +182,7 @@ func (p *Parser) Logged(l *Line) (*engine.Logged, error) {
 		return nil, err
 	}
 	if s := in.Stage(); s != l.Stage {
-		return nil, fmt.Errorf("the line is about stage %s, its input about stage %s", l.Stage, s)
+		return nil, fmt.Errorf("the line is of stage %s, but its input is of stage %s", l.Stage, s)
 	}
 	q := engine.NewLogged(l.Stage, in, l.parts, l.Gone)
 	q.UTF8 = l.smtputf8
@@ -190,11 +190,11 @@ func (p *Parser) Logged(l *Line) (*engine.Logged, error) {
 	return q, nil
 }
 
-// members splits an object into its members, each of which may stand there once. The decoder refuses what is not UTF-8.
+// members splits an object into its members; none may occur twice. The decoder refuses text that is not UTF-8.
 func members(text []byte) (map[string]jsontext.Value, error) {
 	dec := jsontext.NewDecoder(bytes.NewBuffer(text))
 	if dec.PeekKind() != '{' {
-		return nil, errors.New("the line is no JSON object")
+		return nil, errors.New("the line is not a JSON object")
 	}
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, syntax(err)
@@ -221,7 +221,7 @@ func members(text []byte) (map[string]jsontext.Value, error) {
 	return out, nil
 }
 
-// syntax words an error of the decoder.
+// syntax returns an error of the decoder in plain words.
 func syntax(err error) error {
 	var e *jsontext.SyntacticError
 	switch {

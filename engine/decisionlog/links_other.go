@@ -4,5 +4,5 @@ package decisionlog
 
 import "io/fs"
 
-// links is how many names a file has; here a file that is open cannot lose its last one.
+// links returns how many names a file has. On this system an open file cannot lose its last name.
 func links(fs.FileInfo) uint64 { return 1 }

@@ -27,15 +27,15 @@ const (
 	gather        = 5 * time.Millisecond
 )
 
-// ErrClosed is what Record and Reopen return after Close.
+// ErrClosed is returned by Record and Reopen after Close.
 var ErrClosed = errors.New("decision log is closed")
 
-// Sync says when the file is forced to disk. It always is when it is closed.
+// Sync says when the file is synced to disk. It always is when it is closed.
 type Sync uint8
 
-// When the file is synced.
+// The choices.
 const (
-	SyncNever    Sync = iota // when the system likes
+	SyncNever    Sync = iota // when the operating system decides
 	SyncInterval             // once a second
 	SyncEach                 // with every write, and before a strict Record returns
 )
@@ -49,13 +49,13 @@ type Options struct {
 	Rotate Rotate
 	Mask   Mask
 	Upload *Upload // nil: none
-	// Labels are in every line, beside "id", which is another at each start, so that lines of several instances can be told apart.
+	// Labels are in every line, beside the label "id", which is new at each start and so distinguishes instances.
 	Labels map[string]string
 
 	Queue int           // entries that may wait; 0: 4096
-	Wait  time.Duration // how long Record waits for room before it gives a line up, when not strict; 0: 10 ms
+	Wait  time.Duration // how long Record waits for a free place before the line is lost, without Strict; 0: 10 ms
 
-	Logger  *slog.Logger          // told when writing fails and when it works again; nil: nobody is
+	Logger  *slog.Logger          // receives failures and the end of a series of failures; nil: no log
 	Metrics prometheus.Registerer // nil: none
 }
 
@@ -84,7 +84,7 @@ func Open(o Options) (*Log, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.File == "" && (o.Upload == nil || o.Strict) {
-		return nil, errors.New("decision log: no file named")
+		return nil, errors.New("decision log: no file is named")
 	}
 	labels := map[string]string{"id": newUUID()}
 	maps.Copy(labels, o.Labels)
@@ -122,7 +122,7 @@ func Open(o Options) (*Log, error) {
 	return l, nil
 }
 
-// Lost is the number of decisions that are not in the file, or for want of one were not uploaded.
+// Lost is the number of decisions that are not in the file, or where there is no file, were not uploaded.
 func (l *Log) Lost() uint64 { return l.losses.total(l.o.File == "") }
 
 // Record queues a decision; see Options.Strict for what it waits for and when it fails.
@@ -154,7 +154,7 @@ func (l *Log) Record(ctx context.Context, r engine.Record) error {
 	}
 }
 
-// send puts e into the queue, waiting for room at most wait.
+// send puts e into the queue. It waits at most wait for a free place.
 func (l *Log) send(ctx context.Context, e *Entry, wait time.Duration) error {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -175,7 +175,7 @@ func (l *Log) send(ctx context.Context, e *Entry, wait time.Duration) error {
 	return nil
 }
 
-// await is send where there is no room: neither too many entries nor too many octets may wait.
+// await is send where the queue is full, by entries or by octets.
 func (l *Log) await(ctx context.Context, e *Entry, wait time.Duration) error {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -198,8 +198,8 @@ func (l *Log) await(ctx context.Context, e *Entry, wait time.Duration) error {
 	}
 }
 
-// Reopen closes the file and opens its name anew, for after a rotation by somebody else; where that fails, the old file stays
-// in use.
+// Reopen closes the file and opens its name again, for use after a rotation by another program. Where that fails, the old file
+// stays in use.
 func (l *Log) Reopen() error {
 	answer := make(chan error, 1)
 	select {
@@ -211,7 +211,7 @@ func (l *Log) Reopen() error {
 }
 
 // Close writes what is queued, syncs and closes the file, and uploads what it can within Upload.Drain. Decisions recorded
-// after it are lost. Calling it again is harmless.
+// afterwards are lost. It may be called again.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	if !l.closed {

@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// loss is why a line was lost: a value of the label reason.
+// loss is the reason why a line was lost, a value of the label reason.
 type loss int
 
 const (
@@ -29,7 +29,7 @@ type losses struct {
 	metrics [lossCount]prometheus.Counter
 }
 
-// newLosses registers the counters, each from zero, so that a rate sees the first loss.
+// newLosses registers the counters. All reasons start at zero, so that a rate includes the first loss.
 func newLosses(reg prometheus.Registerer) (*losses, error) {
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "postern_decision_log_lost_total",
@@ -52,7 +52,7 @@ func (l *losses) add(why loss, n int) {
 	l.metrics[why].Add(float64(n))
 }
 
-// total of what the file lacks; of what was not uploaded either where uploads is set.
+// total returns how many lines the file lacks; with uploads, lines that were not uploaded count as well.
 func (l *losses) total(uploads bool) (n uint64) {
 	for i := range l.counts {
 		if uploads || loss(i) < lostBuffer {

@@ -39,19 +39,19 @@ const (
 	NetworkClientIP                 // first address of its /24 (IPv4) or /48 (IPv6)
 )
 
-// Mask says what lines do not tell. The zero value leaves out the text of bodies, which no mask brings back.
+// Mask says what is left out of lines or replaced in them. The zero value leaves out the text of bodies; every mask does.
 type Mask struct {
 	Addresses    Addresses
 	ClientIP     ClientIP
 	EraseSubject bool
-	// EraseHeaders are names of fields whose values are left out; with KeepHeaders, those of all others are. At most one of
-	// them is used.
+	// EraseHeaders names header fields whose values are left out. KeepHeaders leaves out the values of all other fields. At most
+	// one of the two is set.
 	EraseHeaders, KeepHeaders []string
-	// Key makes tokens (HMAC-SHA-256): the same key, the same tokens. Required where something is hashed.
+	// Key makes tokens (HMAC-SHA-256). The same key gives the same tokens. It is required where something is hashed.
 	Key []byte
 }
 
-// hashes says that a key is needed.
+// hashes reports whether a key is needed.
 func (m Mask) hashes() bool { return m.Addresses != PlainAddresses || m.ClientIP == HashedClientIP }
 
 // Bounds of a key, in bytes: its least length, and that of its file.
@@ -61,9 +61,9 @@ const (
 )
 
 // ErrKey is the error of a key that is too short.
-var ErrKey = fmt.Errorf("a key has at least %d octets", minKey)
+var ErrKey = fmt.Errorf("the key is too short: it needs at least %d octets", minKey)
 
-// LoadKey reads the key of a mask. With create, one that is missing is made, for its owner alone.
+// LoadKey reads the key of a mask. With create, it makes a key where the file is missing, which only its owner may read.
 func LoadKey(path string, create bool) ([]byte, error) {
 	key, err := readKey(path)
 	if !create || !errors.Is(err, fs.ErrNotExist) {
@@ -97,7 +97,7 @@ func readKey(path string) ([]byte, error) {
 	return key, nil
 }
 
-// masker carries out a Mask. One goroutine uses it at a time.
+// masker applies a Mask. One goroutine uses it at a time.
 type masker struct {
 	Mask
 	mac    hash.Hash
@@ -113,7 +113,7 @@ func newMasker(m Mask) (*masker, error) {
 		return nil, fmt.Errorf("decision log: mask: %w", ErrKey)
 	}
 	if len(m.EraseHeaders) > 0 && len(m.KeepHeaders) > 0 {
-		return nil, errors.New("decision log: mask: headers are either kept or erased by name, not both")
+		return nil, errors.New("decision log: mask: set keep_headers or erase_headers, not both")
 	}
 	k := &masker{Mask: m, mac: hmac.New(sha256.New, m.Key), tokens: map[string]string{}, erase: map[string]bool{}}
 	for _, name := range append(m.EraseHeaders, m.KeepHeaders...) {
@@ -122,7 +122,7 @@ func newMasker(m Mask) (*masker, error) {
 	return k, nil
 }
 
-// sum is a token of n hexadecimal digits. kind keeps a login apart from a domain of the same letters.
+// sum returns a token of n hexadecimal digits. kind gives a login and a domain with the same letters different tokens.
 func (k *masker) sum(kind byte, s string, n int) string {
 	name := string(kind) + s
 	if t, ok := k.tokens[name]; ok {
@@ -139,7 +139,7 @@ func (k *masker) sum(kind byte, s string, n int) string {
 	return t
 }
 
-// address is the token of an address as it is written in SMTP; of a login too, which often is one. Case does not count.
+// address returns the token of an address as it is written in SMTP, or of a login, which often is an address. Case is ignored.
 func (k *masker) address(s string) string {
 	if k.Addresses == PlainAddresses || s == "" {
 		return s
@@ -158,7 +158,7 @@ func (k *masker) address(s string) string {
 	return local + "@" + k.domain(s[at+1:])
 }
 
-// domain of a masked address. It stays a domain, and no mail can be sent to it (RFC 2606 §2).
+// domain returns the domain of a masked address. It is a valid domain to which no mail can be sent (RFC 2606 §2).
 func (k *masker) domain(s string) string {
 	if k.Addresses != HashedAddresses || s == "" {
 		return s
@@ -166,7 +166,7 @@ func (k *masker) domain(s string) string {
 	return "d" + k.sum('d', strings.ToLower(s), 12) + ".invalid"
 }
 
-// ip is the client's address as the mask has it, still an address, so that policies can read it.
+// ip returns the client's masked address. It still is an address, so that policies can read it.
 func (k *masker) ip(a netip.Addr) netip.Addr {
 	a = a.Unmap().WithZone("")
 	switch k.ClientIP {
@@ -187,14 +187,13 @@ func (k *masker) ip(a netip.Addr) netip.Addr {
 	return a
 }
 
-// tracing are the fields that tell where a message came from.
+// tracing are the fields that say where a message came from.
 var tracing = map[string]bool{
 	"received": true, "x-received": true, "x-originating-ip": true, "x-forwarded-for": true, "x-client-ip": true,
 	"authentication-results": true, "received-spf": true, "arc-authentication-results": true,
 }
 
-// addressing are the fields of which only the addresses are kept where addresses are masked: what stands beside them is
-// mostly a name.
+// addressing are the fields of which only the addresses are kept where addresses are masked, because the rest is mostly names.
 var addressing = map[string]bool{
 	"from": true, "sender": true, "reply-to": true, "to": true, "cc": true, "bcc": true, "resent-from": true, "resent-sender": true,
 	"resent-reply-to": true, "resent-to": true, "resent-cc": true, "resent-bcc": true, "return-path": true, "delivered-to": true,
@@ -202,7 +201,7 @@ var addressing = map[string]bool{
 	"disposition-notification-to": true, "return-receipt-to": true, "x-sender": true, "x-authenticated-sender": true,
 }
 
-// erased says that the values of a header field are left out.
+// erased reports whether the values of a header field are left out.
 func (k *masker) erased(name string) bool {
 	name = strings.ToLower(name)
 	switch {

@@ -6,7 +6,7 @@ import (
 	"github.com/postern-mail/postern/engine"
 )
 
-// Bounds of what is looked for in results, in octets.
+// Bounds of the words that are searched for in results, in octets.
 const (
 	minGone    = 4       // a shorter header value is a word like any other
 	bodyWindow = 24      // so much of a body in a row is a quotation
@@ -19,7 +19,7 @@ const (
 
 const erasedText = "[erased]"
 
-// in appends below a pointer. name is ours, and may be several with slashes.
+// in runs its function below a pointer. name is a constant, and may be several names with slashes.
 func (c *encoder) in(name string, f func()) {
 	n := len(c.at)
 	c.at = append(append(c.at, '/'), name...)
@@ -29,14 +29,14 @@ func (c *encoder) in(name string, f func()) {
 
 var escapePointer = strings.NewReplacer("~", "~0", "/", "~1")
 
-// key is in for a name that is not ours.
+// key is in for a name from the transaction, which is escaped.
 func (c *encoder) key(name string, f func()) { c.in(escapePointer.Replace(name), f) }
 
-// erase and mark say what became of the value under way.
+// erase and mark record that the current value was left out or masked.
 func (c *encoder) erase() { c.erased = append(c.erased, string(c.at)) }
 func (c *encoder) mark()  { c.masked = append(c.masked, string(c.at)) }
 
-// replace appends a string that stands for s.
+// replace appends a string in the place of s.
 func (c *encoder) replace(s, by string) {
 	c.dst = engine.AppendString(c.dst, by)
 	if s != by {
@@ -44,12 +44,12 @@ func (c *encoder) replace(s, by string) {
 	}
 }
 
-// hides says that strings must be looked through.
+// hides reports whether strings must be searched.
 func (c *encoder) hides() bool {
 	return c.masker.Addresses != PlainAddresses || c.masker.ClientIP != PlainClientIP
 }
 
-// person remembers a login, to mask it in prose.
+// person remembers a login, so that it is masked in prose.
 func (c *encoder) person(s string) {
 	if c.masker.Addresses == PlainAddresses || len(s) < minPerson || strings.Contains(s, "@") {
 		return
@@ -57,7 +57,7 @@ func (c *encoder) person(s string) {
 	c.known = append(c.known, known{s, c.masker.address(s)})
 }
 
-// learn remembers a value that was masked or left out, unless it is too short to be told from any other.
+// learn remembers a value that was masked or left out, unless it is so short that it occurs by chance.
 func (c *encoder) learn(s, by string, least int) {
 	if s = strings.TrimSpace(s); len(s) >= least {
 		c.told = append(c.told, known{s, by})
@@ -81,7 +81,7 @@ func (c *encoder) clean(s string, list []known) string {
 // text appends a string of the input.
 func (c *encoder) text(s string) { c.replace(s, c.clean(s, c.known)) }
 
-// outcome appends a string that policy made, which may hold what it has read.
+// outcome appends a string from the policy, which may contain what the policy has read.
 func (c *encoder) outcome(s string) {
 	if c.quotes(s) {
 		c.replace(s, erasedText)
@@ -90,7 +90,7 @@ func (c *encoder) outcome(s string) {
 	c.replace(s, c.clean(s, c.told))
 }
 
-// quotes says that s repeats the body.
+// quotes reports whether s contains text of the body.
 func (c *encoder) quotes(s string) bool {
 	if c.body == "" {
 		return false
@@ -107,7 +107,7 @@ func (c *encoder) quotes(s string) bool {
 	return len(whole) >= minGone && strings.Contains(s, whole)
 }
 
-// field appends the value of a header field that is not erased; prose appends one that is no list of addresses.
+// field appends the value of a header field that is not erased; prose does so for a field that is not a list of addresses.
 func (c *encoder) field(name, value string, prose func(string)) {
 	if c.masker.Addresses == PlainAddresses || !addressing[strings.ToLower(name)] {
 		prose(value)

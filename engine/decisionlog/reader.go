@@ -9,23 +9,23 @@ import (
 	"io"
 )
 
-// MaxLine bounds a line that is read: the longest input there can be, with all of its octets escaped, is shorter.
+// MaxLine bounds a line that is read. The longest possible input is shorter, even with every octet escaped.
 const MaxLine = 16 << 20
 
-// LineError is something wrong with one line of a log.
+// LineError is an error in one line of a log.
 type LineError struct {
 	File string
 	Line int // from 1
 	Err  error
 }
 
-// Error is "file:line: what".
+// Error returns "file:line: error".
 func (e *LineError) Error() string { return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err) }
 
-// Unwrap is what is wrong.
+// Unwrap returns the error without its place.
 func (e *LineError) Unwrap() error { return e.Err }
 
-// Reader gives the lines of a log one by one, out of a plain or a gzip-compressed stream. It holds one line in memory. One
+// Reader reads the lines of a log one by one from a plain or gzip-compressed stream. It holds one line in memory. One
 // goroutine uses it.
 type Reader struct {
 	name string
@@ -35,7 +35,7 @@ type Reader struct {
 	end  error // after which there is nothing more
 }
 
-// NewReader reads from r; name stands for it in errors. What it is compressed with shows in its first octets.
+// NewReader returns a Reader of r. name is the file name in errors. The first octets of r show whether it is compressed.
 func NewReader(name string, r io.Reader) (*Reader, error) {
 	src := bufio.NewReaderSize(r, 256<<10)
 	if magic, _ := src.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) { // RFC 1952 §2.3.1
@@ -48,9 +48,9 @@ func NewReader(name string, r io.Reader) (*Reader, error) {
 	return &Reader{name: name, src: src}, nil
 }
 
-// Next is the next line that is not blank, without its end, and its number. The slice is valid until the next call. A line
-// that is too long is a *LineError, and reading goes on behind it; a stream that breaks off is one as well, and io.EOF
-// follows. whole is false for a last line without an end, which may have been cut off.
+// Next returns the next line that is not blank, without its line end, and its number. The slice is valid until the next call. A
+// line that is too long gives a *LineError, and the next call reads the line after it. A stream that breaks off gives a *LineError
+// and then io.EOF. whole is false for a last line without a line end, which may be incomplete.
 func (r *Reader) Next() (text []byte, line int, whole bool, err error) {
 	for r.end == nil {
 		r.buf = r.buf[:0]
@@ -80,10 +80,10 @@ func (r *Reader) Next() (text []byte, line int, whole bool, err error) {
 	return nil, r.line, false, io.EOF
 }
 
-// errCut is what is wrong with a last line that has no end and cannot be read.
+// errCut is the error of a last line that has no line end and cannot be read.
 var errCut = errors.New("the line is cut off: the log was copied or the program ended while it was written")
 
-// At words an error of Parser.Parse with its place; whole is as Next gave it.
+// At adds the place to an error of Parser.Parse. whole is the value that Next returned.
 func (r *Reader) At(line int, whole bool, err error) *LineError {
 	if !whole {
 		err = errCut

@@ -94,22 +94,22 @@ func TestParse(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	p := NewParser()
 	for _, c := range []struct{ old, new, want string }{
-		{good, ``, "no JSON object"},
-		{good, `null`, "no JSON object"},
-		{good, `[1]`, "no JSON object"},
+		{good, ``, "not a JSON object"},
+		{good, `null`, "not a JSON object"},
+		{good, `[1]`, "not a JSON object"},
 		{good, `{"stage":"mail"`, "ends in the middle"},
 		{good, `{"stage" "mail"}`, "column "},
 		{good, good + `{}`, "something follows"},
 		{`"id":"t1","stage"`, `"id":"t1","id":"t2","stage"`, "column 88: /id: duplicate object member name"},
 		{`"id":"t1","stage"`, `"id":1,"stage"`, "id: json"},
 		{`"id":"t1","stage"`, `"stage"`, "no transaction id"},
-		{`"stage":"mail","login"`, `"stage":"data","login"`, "names no stage"},
-		{`"verdict":"accept"`, `"verdict":"maybe"`, `no verdict "maybe"`},
+		{`"stage":"mail","login"`, `"stage":"data","login"`, "has no stage"},
+		{`"verdict":"accept"`, `"verdict":"maybe"`, `unknown verdict "maybe"`},
 		{`"rules":[]`, `"rules":{}`, "result: json"},
 		{`"result":{"verdict":"accept","rules":[]},`, ``, "no result"},
 		{`2026-01-02T03:04:05Z`, `yesterday`, "timestamp: "},
 		{`"parts":["auth"]`, `"parts":"auth"`, "parts: json"},
-		{`"parts":["auth"]`, `"on_error":"perhaps"`, `on_error: there is no verdict "perhaps"`},
+		{`"parts":["auth"]`, `"on_error":"perhaps"`, `on_error: unknown verdict "perhaps"`},
 		{`"login":"alice"`, "\"login\":\"al\xffice\"", "/login: invalid UTF-8"},
 	} {
 		text := strings.Replace(good, c.old, c.new, 1)
@@ -119,7 +119,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 	for _, c := range []struct{ old, new, want string }{
 		{`"now":1`, `"now":"1"`, "input.now: want a whole number"},
-		{`"stage":"mail","unknown"`, `"stage":"rcpt","unknown"`, "about stage mail, its input about stage rcpt"},
+		{`"stage":"mail","unknown"`, `"stage":"rcpt","unknown"`, "of stage mail, but its input is of stage rcpt"},
 	} {
 		l, err := p.Parse([]byte(strings.Replace(good, c.old, c.new, 1)))
 		if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/postern-mail/postern/internal/safefile"
 )
 
-// Rotate says when a file is full and what becomes of it. Full files are named FILE.20260102T150405.000000Z, so that names in
-// order are files in order.
+// Rotate says when a file is full and what happens to it then. Full files are named FILE.20260102T150405.000000Z, so that sorting
+// the names sorts the files by time.
 type Rotate struct {
 	Size     int64 // octets of a file; 0: it is never full. A single line or write may be longer
 	Keep     int   // full files that are kept; 0: all
@@ -30,7 +30,7 @@ const (
 	compressed  = ".gz"
 )
 
-// rotatedName is a name for a full file that nobody has.
+// rotatedName returns an unused name for a full file.
 func rotatedName(name string, now time.Time) (string, error) {
 	for range 1000 { // the clock may have been set back
 		old := name + "." + now.UTC().Format(stampFormat)
@@ -44,8 +44,8 @@ func rotatedName(name string, now time.Time) (string, error) {
 	return "", fmt.Errorf("%s.*: every name is taken", name)
 }
 
-// archive is the goroutine that compresses full files and removes the oldest. It works on what lies there, so that it goes on
-// where a process that died left off.
+// archive is the goroutine that compresses full files and removes the oldest. It works on the files that it finds, so that
+// it continues what an earlier process did not finish.
 type archive struct {
 	name  string
 	o     Rotate
@@ -63,7 +63,7 @@ func newArchive(name string, o Rotate, log *slog.Logger) *archive {
 	return a
 }
 
-// wake says that a file is full.
+// wake tells the archive that a file is full.
 func (a *archive) wake() {
 	select {
 	case a.work <- struct{}{}:
@@ -71,7 +71,7 @@ func (a *archive) wake() {
 	}
 }
 
-// close ends run, in the middle of a file if need be: it stays as it is until the next start.
+// close ends run, even in the middle of a file, which the next start then compresses.
 func (a *archive) close() {
 	a.stop()
 	<-a.ended
@@ -91,7 +91,7 @@ func (a *archive) run() {
 	}
 }
 
-// tidy removes what is too much, then compresses the rest.
+// tidy removes the files beyond the limits, then compresses the rest.
 func (a *archive) tidy() error {
 	files, err := a.files()
 	if err != nil {
@@ -114,7 +114,7 @@ func (a *archive) tidy() error {
 	return errors.Join(errs...)
 }
 
-// files are the full ones, the oldest first. Nothing that is not named as rotate names them is among them.
+// files returns the full files, the oldest first. It leaves out files whose names rotate does not make.
 func (a *archive) files() ([]string, error) {
 	entries, err := os.ReadDir(filepath.Dir(a.name))
 	if err != nil {
@@ -131,7 +131,7 @@ func (a *archive) files() ([]string, error) {
 	return out, nil
 }
 
-// compress puts a compressed copy in the place of a file, once the copy is whole.
+// compress replaces a file with a compressed copy once the copy is complete.
 func (a *archive) compress(name string) error {
 	in, err := os.Open(name)
 	if err != nil {

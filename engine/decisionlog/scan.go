@@ -5,8 +5,8 @@ import (
 	"unicode/utf8"
 )
 
-// addresses replaces each mail address in s, whatever it stands between, by what f gives for it, and what stands between by
-// what rest gives. An address without a domain cannot be told from a word.
+// addresses replaces each mail address in s with the result of f, and the text between addresses with the result of rest. An
+// address without a domain is not recognised, because it looks like a word.
 func addresses(s string, f, rest func(string) string) string {
 	var out strings.Builder
 	done := 0 // s up to here is in out
@@ -32,7 +32,8 @@ func addresses(s string, f, rest func(string) string) string {
 	return out.String()
 }
 
-// localStart finds where the local part before the "@" at at begins, not before least; at where there is none.
+// localStart returns the start of the local part before the "@" at position at, but not before least. It returns at where there
+// is no local part.
 func localStart(s string, least, at int) int {
 	if at > least && s[at-1] == '"' {
 		for i := at - 2; i >= least; i-- {
@@ -46,19 +47,19 @@ func localStart(s string, least, at int) int {
 	for start > least && localOctet(s[start-1]) {
 		start--
 	}
-	// What stands around an address in prose, or before it in a name=value, is seldom part of it.
+	// Punctuation around an address, or before it in name=value, is seldom part of it.
 	for start < at && strings.IndexByte("'`{|*/=!#$%&?^~.", s[start]) >= 0 {
 		start++
 	}
 	return start
 }
 
-// localOctet is an octet of a dot-string (RFC 5321 §4.1.2, RFC 6531 §3.3).
+// localOctet reports whether c may be in a dot-string (RFC 5321 §4.1.2, RFC 6531 §3.3).
 func localOctet(c byte) bool {
 	return c >= utf8.RuneSelf || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || strings.IndexByte("!#$%&'*+-/=?^_`{|}~.", c) >= 0
 }
 
-// domainEnd finds where the domain that begins at start ends; start where there is none.
+// domainEnd returns the end of the domain that begins at start; start where there is none.
 func domainEnd(s string, start int) int {
 	if start < len(s) && s[start] == '[' {
 		if n := strings.IndexByte(s[start:], ']'); n > 1 {
@@ -80,7 +81,7 @@ func letterDigit(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }
 
-// words replaces each occurrence of word in s that is no part of a longer one. Case does not count.
+// words replaces each occurrence of word in s that is not part of a longer word. Case is ignored.
 func words(s, word, by string) string {
 	if len(word) == 0 || len(word) > len(s) {
 		return s
@@ -104,7 +105,7 @@ func words(s, word, by string) string {
 	return out.String()
 }
 
-// inside says that s[i:j] goes on to the left or to the right as the same word.
+// inside reports whether s[i:j] is part of a longer word.
 func inside(s string, i, j int) bool {
 	word := func(c byte) bool { return letterDigit(c) || c >= utf8.RuneSelf }
 	return i > 0 && word(s[i-1]) && word(s[i]) || j < len(s) && word(s[j]) && word(s[j-1])

@@ -22,36 +22,36 @@ import (
 	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
-// Upload says where lines are sent, as OPA's decision log plugin sends them: POST URL/logs, a JSON array of them,
-// compressed with gzip. What waits is held in memory alone; a file beside it is the record.
+// Upload says where lines are sent. The request is that of OPA's decision log plugin: POST URL/logs with a JSON array of lines,
+// compressed with gzip. Waiting lines are in memory only; use a file as well where they must not be lost.
 type Upload struct {
 	URL       string         // http:// or https://, to which /logs is added
-	TokenFile string         // its first line goes into Authorization: Bearer; read for every request; "": none
-	Roots     *x509.CertPool // authorities of the service; nil: the system's
+	TokenFile string         // file with the token for Authorization: Bearer, read for every request; "": none
+	Roots     *x509.CertPool // certificate authorities for the service; nil: those of the system
 	UserAgent string         // "": postern
 
-	Batch    int           // octets after which a request is due, before compression; 0: 256 KiB
-	Interval time.Duration // a line waits no longer for others; 0: 5 s
-	Buffer   int           // octets that may wait; beyond them the oldest are lost; 0: 16 MiB
+	Batch    int           // octets, before compression, after which a request is sent; 0: 256 KiB
+	Interval time.Duration // the longest that a line waits for others; 0: 5 s
+	Buffer   int           // octets that may wait; beyond that the oldest lines are lost; 0: 16 MiB
 	Timeout  time.Duration // of a request; 0: 30 s
-	Drain    time.Duration // what Close may take; 0: 10 s
+	Drain    time.Duration // the longest that Close sends; 0: 10 s
 }
 
 // Bounds of retrying.
 const (
 	firstRetry   = 100 * time.Millisecond
 	lastRetry    = time.Minute
-	longestAfter = 5 * time.Minute // that a service may ask for with Retry-After
+	longestAfter = 5 * time.Minute // limit of Retry-After
 	closingRetry = time.Second     // while Close waits
 )
 
-// What a service's answer may say of a batch.
+// What the answer of a service may say about a batch.
 var (
 	errTooLarge = errors.New("it is too large for the service (413)")
 	errRefused  = errors.New("the service refuses it")
 )
 
-// uploader is the goroutine that sends. It waits for the service as long as Close lets it.
+// uploader is the goroutine that sends. Close limits how long it waits for the service.
 type uploader struct {
 	o      Upload
 	target string
@@ -72,7 +72,7 @@ type uploader struct {
 func newUploader(o Upload, log *slog.Logger, losses *losses) (*uploader, error) {
 	target, err := url.Parse(o.URL)
 	if err != nil || target.Host == "" || target.Scheme != "http" && target.Scheme != "https" {
-		return nil, fmt.Errorf("decision log: upload: %q is no URL of a service", o.URL)
+		return nil, fmt.Errorf("decision log: upload: %q is not the URL of a service", o.URL)
 	}
 	o.UserAgent = cmp.Or(o.UserAgent, "postern")
 	o.Batch = cmp.Or(max(o.Batch, 0), 256<<10)
@@ -88,7 +88,7 @@ func newUploader(o Upload, log *slog.Logger, losses *losses) (*uploader, error) 
 	}
 	u := &uploader{
 		o: o, target: target.JoinPath("logs").String(), log: log, losses: losses,
-		// A redirect would turn POST into GET, or take the token elsewhere.
+		// A redirect would turn POST into GET, or send the token to another host.
 		client: &http.Client{Transport: transport, Timeout: o.Timeout, CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse
 		}},
@@ -106,7 +106,7 @@ func (u *uploader) offer(lines []byte) {
 	}
 }
 
-// close sends what waits, within Drain. The writer has ended.
+// close sends the waiting lines within Drain. The writer has ended before.
 func (u *uploader) close() {
 	u.once.Do(func() { close(u.closing) })
 	timer := time.AfterFunc(u.o.Drain, u.stop)
@@ -148,7 +148,7 @@ func (u *uploader) run() {
 	}
 }
 
-// deliver sends p until the service has it, does not want it, or the time is up.
+// deliver tries to send p until the service accepts it, refuses it, or the time is over.
 func (u *uploader) deliver(p *pack) {
 	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
 		after, err := u.post(p)
@@ -181,7 +181,7 @@ func (u *uploader) deliver(p *pack) {
 	}
 }
 
-// pause waits before another try; false: there will be none.
+// pause waits before the next attempt; false: there must not be one.
 func (u *uploader) pause(d time.Duration) bool {
 	closing := u.closing
 	if u.isClosing() {
@@ -191,13 +191,13 @@ func (u *uploader) pause(d time.Duration) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-closing: // try at once: there is not much time left
+	case <-closing: // try at once, because little time is left
 	case <-u.ctx.Done():
 	}
 	return u.ctx.Err() == nil
 }
 
-// post sends p once. after is how long the service wants to be left alone.
+// post sends p once. after is the delay that the service asks for.
 func (u *uploader) post(p *pack) (after time.Duration, err error) {
 	body, err := u.encode(p)
 	if err != nil {
@@ -222,11 +222,11 @@ func (u *uploader) post(p *pack) (after time.Duration, err error) {
 		return 0, err
 	}
 	defer resp.Body.Close()
-	io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
+	io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be reused
 	return retryAfter(resp.Header.Get("Retry-After"), time.Now()), verdictOf(resp)
 }
 
-// verdictOf a response: what may pass, with time or by an administrator's hand, is tried again.
+// verdictOf returns the error of a response. Errors that time or an administrator may resolve are tried again.
 func verdictOf(resp *http.Response) error {
 	switch code := resp.StatusCode; {
 	case code >= 200 && code < 300:
@@ -266,7 +266,7 @@ func (u *uploader) encode(p *pack) ([]byte, error) {
 		rest = more
 	}
 	u.zip.Write([]byte{']'})
-	if err := u.zip.Close(); err != nil { // says whether any of the writes failed
+	if err := u.zip.Close(); err != nil { // returns the error of any failed write
 		return nil, err
 	}
 	return out.Bytes(), nil

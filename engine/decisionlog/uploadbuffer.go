@@ -13,7 +13,7 @@ type pack struct {
 	since time.Time // of the first line
 }
 
-// halves of a pack of two lines or more.
+// halves splits a pack of two or more lines.
 func (p *pack) halves() (a, b *pack) {
 	n := 0
 	for range p.lines / 2 {
@@ -22,7 +22,7 @@ func (p *pack) halves() (a, b *pack) {
 	return &pack{p.text[:n], p.lines / 2, p.since}, &pack{p.text[n:], p.lines - p.lines/2, p.since}
 }
 
-// uploadBuffer holds what waits for upload. The writer adds, the uploader takes.
+// uploadBuffer holds the lines that wait for upload. The writer adds to it, and the uploader takes from it.
 type uploadBuffer struct {
 	batch, limit int // octets
 	interval     time.Duration
@@ -31,11 +31,11 @@ type uploadBuffer struct {
 	mu     sync.Mutex
 	full   []*pack // the oldest first
 	open   *pack   // nil: empty
-	octets int     // of all, with what was taken and not yet sent
+	octets int     // of all lines, including those that were taken and not sent yet
 }
 
-// add lines and say how many were lost: the oldest make room for the newest, and a line for which there is no room at all is
-// lost itself.
+// add adds lines and returns how many were lost. The oldest lines are dropped for the newest; a line that is larger than the
+// buffer is dropped itself.
 func (b *uploadBuffer) add(lines []byte, now time.Time) (lost int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -72,7 +72,7 @@ func (b *uploadBuffer) add(lines []byte, now time.Time) (lost int) {
 	return lost
 }
 
-// take the oldest pack that is due; nil, and how long there will be none, where none is. With all, every one is due.
+// take returns the oldest pack that is due, or nil and the time until one is. With all, every pack is due.
 func (b *uploadBuffer) take(now time.Time, all bool) (p *pack, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -89,7 +89,7 @@ func (b *uploadBuffer) take(now time.Time, all bool) (p *pack, wait time.Duratio
 	return p, 0
 }
 
-// sent says that p, which was taken, needs no room any more.
+// sent releases the space of p, which was taken.
 func (b *uploadBuffer) sent(p *pack) {
 	b.mu.Lock()
 	b.octets -= len(p.text)

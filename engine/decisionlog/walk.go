@@ -10,7 +10,7 @@ import (
 	"github.com/postern-mail/postern/engine"
 )
 
-// inputOf appends the masked input document.
+// inputOf appends the masked input.
 func (c *encoder) inputOf(e *Entry) {
 	if e.input == nil {
 		return
@@ -68,10 +68,10 @@ func (c *encoder) part(name string, v ast.Value) {
 	}
 }
 
-// ours are parts of the input that tell of nobody.
+// ours are parts of the input without personal data.
 var ours = map[string]bool{"version": true, "stage": true, "id": true, "now": true, "server": true, "unknown": true}
 
-// any appends a value of which nothing special is known.
+// any appends a value that needs no special treatment.
 func (c *encoder) any(v ast.Value) {
 	switch v := v.(type) {
 	case ast.String:
@@ -85,7 +85,7 @@ func (c *encoder) any(v ast.Value) {
 	}
 }
 
-// object appends an object, each value by each; one for which nothing is appended is left out.
+// object appends an object. each appends a value; a value for which it appends nothing is left out.
 func (c *encoder) object(obj ast.Object, each func(name string, v ast.Value)) {
 	c.raw(`{`)
 	first := true
@@ -93,7 +93,7 @@ func (c *encoder) object(obj ast.Object, each func(name string, v ast.Value)) {
 	for k, more := it.Next(); more; k, more = it.Next() {
 		name, ok := k.Value.(ast.String)
 		if !ok {
-			continue // no fact has another
+			continue // facts have no other keys
 		}
 		before := len(c.dst)
 		if !first {
@@ -111,7 +111,7 @@ func (c *encoder) object(obj ast.Object, each func(name string, v ast.Value)) {
 	c.raw(`}`)
 }
 
-// clientFact appends a fact of input.client. Names tell as much as the address.
+// clientFact appends a fact of input.client. Host names are masked like the address.
 func (c *encoder) clientFact(name string, v ast.Value) {
 	if c.masker.ClientIP == PlainClientIP {
 		c.any(v)
@@ -145,7 +145,7 @@ func (c *encoder) identity(name string, v ast.Value) {
 	}
 }
 
-// mailbox appends the facts of an address. All that is one address gets one token; the pointer is that of the whole.
+// mailbox appends the facts of an address. All forms of one address get the same token; the pointer names the whole mailbox.
 func (c *encoder) mailbox(obj ast.Object) {
 	if c.masker.Addresses == PlainAddresses {
 		c.any(obj)
@@ -194,7 +194,8 @@ func (c *encoder) mailboxes(list *ast.Array) {
 	})
 }
 
-// parameters of MAIL and RCPT; these are addresses in xtext (RFC 4954 §5, RFC 3461 §4.2), where "+40" hides the "@".
+// parameters appends the parameters of MAIL or RCPT. Some are addresses in xtext (RFC 4954 §5, RFC 3461 §4.2), where "@" may be
+// written "+40".
 func (c *encoder) parameters(v ast.Value) {
 	obj, ok := v.(ast.Object)
 	if !ok {
@@ -291,7 +292,7 @@ func (c *encoder) headerValues(key string, v ast.Value) {
 	})
 }
 
-// textOf is a string of an object, "" where there is none.
+// textOf returns a string of an object; "" where there is none.
 func textOf(obj ast.Object, name string) string {
 	if t := obj.Get(ast.InternedTerm(name)); t != nil {
 		if s, ok := t.Value.(ast.String); ok {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// How often the writer looks after its file where nothing else makes it.
+// How often the writer checks its file when it has nothing to write.
 const (
 	checkEvery  = time.Second
 	rotateAgain = time.Minute // after a rotation that failed
@@ -18,15 +18,15 @@ type writer struct {
 	encoder *encoder
 	file    *file // nil: upload alone
 	buf     []byte
-	waiting []chan error // of the lines in buf that somebody waits for
+	waiting []chan error // callers that wait for lines in buf
 	lines   int          // in buf
 	failing error        // of the last write
 
-	checked time.Time // when the name was last held against the file
-	rotate  time.Time // not before, after a failure
+	checked time.Time // when the file was last compared with its name
+	rotate  time.Time // earliest next rotation after a failure
 }
 
-// run until the queue is closed and empty.
+// run writes until the queue is closed and empty.
 func (w *writer) run() {
 	defer close(w.log.ended)
 	var tick <-chan time.Time
@@ -62,8 +62,8 @@ func (w *writer) end() {
 	w.log.endErr = err
 }
 
-// collect encodes e and what else is ready. When nobody waits it lets a few more come, which saves waking up and writing
-// for each.
+// collect encodes e and the other entries that are ready. Where no caller waits, it waits a moment for more entries, which saves a
+// wake-up and a write for each.
 func (w *writer) collect(e *Entry) {
 	w.encode(e)
 	if !w.log.o.Strict {
@@ -82,7 +82,7 @@ func (w *writer) collect(e *Entry) {
 	}
 }
 
-// encode one line into buf. A line that cannot be encoded is lost, and its waiter told.
+// encode appends one line to buf. A line that cannot be encoded is lost, and its caller gets an error.
 func (w *writer) encode(e *Entry) {
 	w.log.queued.Add(-int64(e.octets))
 	before := len(w.buf)
@@ -103,8 +103,8 @@ func (w *writer) encode(e *Entry) {
 	}
 }
 
-// flush writes buf, tells those who wait, and hands the lines on for upload. What a strict Record was refused is not
-// uploaded: that decision was not carried out.
+// flush writes buf, answers the waiting callers, and passes the lines on for upload. A line whose strict Record failed is not
+// uploaded, because that decision was not carried out.
 func (w *writer) flush() {
 	if w.lines == 0 {
 		return
@@ -123,11 +123,11 @@ func (w *writer) flush() {
 	clear(w.waiting)
 	w.waiting, w.lines, w.buf = w.waiting[:0], 0, w.buf[:0]
 	if cap(w.buf) > 4*batch {
-		w.buf = nil // one huge header must not stay for ever
+		w.buf = nil // do not keep the memory of one huge header
 	}
 }
 
-// report counts lines that err lost, and tells of the first and of the end of a series of failures.
+// report counts the lines that were lost by err, and logs the first failure and the end of a series of failures.
 func (w *writer) report(err error, lines int) {
 	switch {
 	case err != nil:
@@ -141,7 +141,7 @@ func (w *writer) report(err error, lines int) {
 	w.failing = err
 }
 
-// write buf to the file that has the name now, a new one where this one is full.
+// write writes buf to the file that has the name now, after a rotation where that file is full.
 func (w *writer) write() error {
 	now := time.Now()
 	if w.log.o.Strict || now.Sub(w.checked) >= checkEvery {
@@ -162,8 +162,8 @@ func (w *writer) write() error {
 	return nil
 }
 
-// follow opens the name anew where it is no more our file. That failing, the old file serves as long as it has any name:
-// somebody may still read it.
+// follow opens the name again where it has become another file. Where that fails, the old file is used as long as it has any
+// name, because it can still be read.
 func (w *writer) follow() error {
 	if !w.file.gone() {
 		return nil
@@ -174,11 +174,11 @@ func (w *writer) follow() error {
 	return nil
 }
 
-// turn rotates. A failure costs no line: the file only grows, and it is tried again after a while.
+// turn rotates. A failure loses no line: the file grows, and rotation is tried again later.
 func (w *writer) turn(now time.Time) {
 	var next *file
 	var err error
-	if w.file.gone() { // somebody has rotated for us; what has the name now is not ours to rename
+	if w.file.gone() { // another program has rotated; the file that has the name now must not be renamed
 		next, err = openFile(w.log.o.File)
 	} else {
 		next, err = w.file.rotate(now)
@@ -195,7 +195,7 @@ func (w *writer) turn(now time.Time) {
 	w.log.archive.wake()
 }
 
-// renew opens the name anew.
+// renew opens the name again.
 func (w *writer) renew() error {
 	if w.file == nil {
 		return nil
