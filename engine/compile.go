@@ -43,8 +43,8 @@ type Options struct {
 	// NamedFields builds only those fields of message.header that rules look up, if all their names are known. Set it where no
 	// input is kept: a logged header is complete, so that it can be decided by policies that look up other fields.
 	NamedFields bool
-	// Doors are the front ends that the bundle is for. Check warns of facts that one of them never knows.
-	Doors []lint.Door
+	// Doors are the front ends that the bundle is for, named as in input.server.door. Check warns of facts that one of them never knows.
+	Doors []string
 	// Tests has Check look at the modules whose file name ends in _test.rego too.
 	Tests bool
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -84,6 +83,18 @@ func (b *builder) strs(list []string) *ast.Term {
 	return b.term(ast.NewArray(out...))
 }
 
+// lists is an object of lists of strings.
+func (b *builder) lists(m map[string][]string) *ast.Term {
+	if len(m) == 0 {
+		return b.k.object
+	}
+	pairs := make([]pair, 0, len(m))
+	for name, values := range m {
+		pairs = append(pairs, pair{b.str(name), b.strs(values)})
+	}
+	return b.object(pairs)
+}
+
 // known appends a string fact unless it is empty, which is unknown.
 func (b *builder) known(pairs []pair, key *ast.Term, s string) []pair {
 	if s == "" {
@@ -127,73 +138,6 @@ func (b *builder) build(t *Transaction, read contract.Parts) (ast.Value, error) 
 		pairs = append(pairs, pair{k.message, m})
 	}
 	return ast.NewObject(pairs...), nil
-}
-
-func (b *builder) server(s *Server) *ast.Term {
-	pairs := make([]pair, 0, 3)
-	pairs = b.known(pairs, b.k.hostname, s.Hostname)
-	pairs = b.known(pairs, b.k.listener, s.Listener)
-	pairs = b.known(pairs, b.k.door, s.Door)
-	return b.object(pairs)
-}
-
-func (b *builder) client(c *Client) *ast.Term {
-	pairs := make([]pair, 0, 6)
-	if c.IP.IsValid() {
-		pairs = append(pairs, pair{b.k.ip, b.str(c.IP.Unmap().WithZone("").String())})
-	}
-	if c.Port != 0 {
-		pairs = append(pairs, pair{b.k.port, b.num(int64(c.Port))})
-	}
-	pairs = b.known(pairs, b.k.name, c.Name)
-	pairs = b.known(pairs, b.k.ehlo, c.EHLO)
-	if c.RecentAuthFailures != nil {
-		pairs = append(pairs, pair{b.k.recentAuthFailures, b.num(int64(*c.RecentAuthFailures))})
-	}
-	if r := c.RecentLogin; r != nil {
-		pairs = append(pairs, pair{b.k.recentLogin, b.object([]pair{{b.k.login, b.str(r.Login)}, {b.k.age, b.num(int64(r.Age / time.Second))}})})
-	}
-	return b.object(pairs)
-}
-
-func (b *builder) tls(t *TLS) *ast.Term {
-	pairs := make([]pair, 0, 4)
-	pairs = b.known(pairs, b.k.version, t.Version)
-	pairs = b.known(pairs, b.k.cipher, t.Cipher)
-	pairs = b.known(pairs, b.k.sni, t.SNI)
-	if c := t.Client; c != nil {
-		pairs = append(pairs, pair{b.k.certificate, b.clientCertificate(c)})
-	}
-	return b.object(pairs)
-}
-
-func (b *builder) clientCertificate(c *Certificate) *ast.Term {
-	pairs := append(make([]pair, 0, 4), pair{b.k.sans, b.strs(c.SANs)})
-	pairs = b.known(pairs, b.k.subject, c.Subject)
-	pairs = b.known(pairs, b.k.issuer, c.Issuer)
-	return b.object(b.known(pairs, b.k.sha256, c.SHA256))
-}
-
-func (b *builder) auth(a *Auth) *ast.Term {
-	pairs := append(make([]pair, 0, 9), pair{b.k.login, b.str(a.Login)}, pair{b.k.groups, b.strs(a.Groups)})
-	pairs = b.known(pairs, b.k.mechanism, a.Mechanism)
-	pairs = b.known(pairs, b.k.backend, a.Backend)
-	pairs = b.known(pairs, b.k.authzid, a.AuthzID)
-	if a.Certificate != nil {
-		pairs = append(pairs, pair{b.k.certificate, b.clientCertificate(a.Certificate)})
-	}
-	if a.RecentFailures != nil {
-		pairs = append(pairs, pair{b.k.recentFailures, b.num(int64(*a.RecentFailures))})
-	}
-	attributes := b.k.object
-	if len(a.Attributes) > 0 {
-		list := make([]pair, 0, len(a.Attributes))
-		for name, values := range a.Attributes {
-			list = append(list, pair{b.str(name), b.strs(values)})
-		}
-		attributes = b.object(list)
-	}
-	return b.object(append(pairs, pair{b.k.attributes, attributes}))
 }
 
 func (b *builder) envelope(e *Envelope, read contract.Parts) *ast.Term {
@@ -260,8 +204,7 @@ func (b *builder) message(m *Message, read contract.Parts) (*ast.Term, error) {
 	}
 	pairs = b.header(pairs, m.Header, read)
 	if read&contract.PartMessageGenerated != 0 {
-		pairs = append(pairs, pair{k.generated, b.object([]pair{
-			{k.messageID, b.str(m.Generated.MessageID)}, {k.date, b.str(m.Generated.Date)}})})
+		pairs = append(pairs, pair{k.generated, b.generated(&m.Generated)})
 	}
 	if read&contract.PartMessageBody != 0 && m.Body != nil {
 		text, err := m.Body(maxBody + 1)
@@ -388,4 +331,22 @@ func (b *builder) some(h *message.Header) *ast.Term {
 		}
 	}
 	return b.object(header)
+}
+
+// keys are the terms that every input shares: the names of the facts and constants, made once a Policy and never changed.
+type keys struct {
+	factKeys
+	three, yes, no, empty, list, object *ast.Term
+	stages                              [StageMessage + 1]*ast.Term
+}
+
+func newKeys() *keys {
+	k := &keys{
+		factKeys: newFactKeys(), three: ast.IntNumberTerm(contract.Version), yes: ast.BooleanTerm(true), no: ast.BooleanTerm(false),
+		empty: ast.StringTerm(""), list: ast.ArrayTerm(), object: ast.ObjectTerm(),
+	}
+	for _, stage := range contract.Stages() {
+		k.stages[stage] = ast.StringTerm(stage.String())
+	}
+	return k
 }

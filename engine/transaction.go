@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/postern-mail/postern/engine/contract"
@@ -43,63 +42,6 @@ type Transaction struct {
 	Failure Verdict
 }
 
-// Server is this side of the connection.
-type Server struct {
-	Hostname string // the name we greet with
-	Listener string // the configured name or address of the listener: ":587", "tcp:127.0.0.1:8891"
-	Door     string // "submission" or "milter"
-}
-
-// Client is the peer.
-type Client struct {
-	IP   netip.Addr // invalid: unknown (a local submission through non_smtpd_milters, a unix socket)
-	Port uint16     // 0: unknown
-	Name string     // verified reverse name, where the front end knows one
-	EHLO string     // argument of the last EHLO or HELO; "" before
-
-	// RecentAuthFailures are failed logins from this address of late (IPv6: its /64), on whatever connection; nil: not counted.
-	RecentAuthFailures *int
-	// RecentLogin is who has logged in elsewhere (POP, IMAP) from this address of late; nil: nobody that we were told of.
-	RecentLogin *RecentLogin
-}
-
-// RecentLogin is a login at another server. It says that somebody at the address proved it, not that the client is he: many
-// people may share an address.
-type RecentLogin struct {
-	Login string
-	Age   time.Duration
-}
-
-// TLS is the state of the connection's encryption.
-type TLS struct {
-	Version string // "1.2", "1.3"
-	Cipher  string // the suite as the front end names it
-	SNI     string // server name the client asked for; "" none
-	Client  *Certificate
-}
-
-// Certificate is a verified client certificate (RFC 5280).
-type Certificate struct {
-	Subject string   // RFC 4514 string
-	Issuer  string   // RFC 4514 string
-	SANs    []string // "dns:...", "email:...", "uri:..."
-	SHA256  string   // of the DER, lower-case hex
-}
-
-// Auth is the authenticated identity (RFC 4954). Login is what was proved, never what MAIL AUTH= claims.
-type Auth struct {
-	Login      string
-	Mechanism  string // "PLAIN", "LOGIN", ...
-	Backend    string // which backend vouched; "" where the MTA did
-	AuthzID    string // authorisation identity asked for, where it differs
-	Groups     []string
-	Attributes map[string][]string
-	// Certificate that proved the login, pinned or verified; nil: something else did.
-	Certificate *Certificate
-	// RecentFailures are failed tries at this login of late, from wherever; nil: not counted.
-	RecentFailures *int
-}
-
 // Envelope is the SMTP envelope so far.
 type Envelope struct {
 	From message.Path
@@ -124,10 +66,4 @@ type Message struct {
 	Body func(max int) ([]byte, error)
 	// Generated values that a policy may add, made by the front end so that a logged decision can be replayed.
 	Generated Generated
-}
-
-// Generated holds values made once a message.
-type Generated struct {
-	MessageID string // "<id@hostname>", ready for a Message-ID field
-	Date      string // RFC 5322 date-time of Now
 }

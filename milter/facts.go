@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/message"
 	"github.com/postern-mail/postern/milter/wire"
 )
@@ -138,23 +139,6 @@ func (c *connection) auth() *engine.Auth {
 	return &engine.Auth{Login: login, Mechanism: strings.ToUpper(c.wire.Macro("auth_type"))}
 }
 
-// NeverKnown names the facts that no mail server sends, by their dotted paths in input, sorted.
-func NeverKnown() []string {
-	return slices.Concat(unknownAuth(), unknownClient(), unknownTLS())
-}
-
-func unknownAuth() []string {
-	return []string{"auth.attributes", "auth.authzid", "auth.backend", "auth.certificate", "auth.groups", "auth.recent_failures"}
-}
-
-func unknownClient() []string {
-	return []string{"client.recent_auth_failures", "client.recent_login"}
-}
-
-func unknownTLS() []string {
-	return []string{"tls.certificate.sans", "tls.certificate.sha256", "tls.sni"}
-}
-
 // unknown names the facts that this mail server did not send, sorted.
 func (c *connection) unknown(t *engine.Transaction) []string {
 	var u []string
@@ -162,7 +146,7 @@ func (c *connection) unknown(t *engine.Transaction) []string {
 	switch {
 	case t.Stage < engine.StageMail:
 	case t.Auth != nil:
-		u = append(u, unknownAuth()...)
+		u = appendBelow(u, "auth.")
 	case c.simulated() || !chosen && c.wire.Macro("auth_type") == "":
 		u = append(u, "auth")
 	}
@@ -170,7 +154,7 @@ func (c *connection) unknown(t *engine.Transaction) []string {
 	case !t.Client.IP.IsValid() && c.simulated():
 		u = append(u, "client")
 	default:
-		u = append(u, unknownClient()...)
+		u = appendBelow(u, "client.")
 		if !t.Client.IP.IsValid() {
 			u = append(u, "client.ip")
 		}
@@ -180,7 +164,7 @@ func (c *connection) unknown(t *engine.Transaction) []string {
 	}
 	switch {
 	case t.TLS != nil:
-		u = append(u, unknownTLS()...)
+		u = appendBelow(u, "tls.")
 	case c.simulated(), !chosen:
 		u = append(u, "tls")
 	}
@@ -193,6 +177,16 @@ func (c *connection) unknown(t *engine.Transaction) []string {
 		}
 	}
 	slices.Sort(u)
+	return u
+}
+
+// appendBelow appends the facts below prefix that no mail server sends.
+func appendBelow(u []string, prefix string) []string {
+	for _, path := range contract.NeverKnown("milter") {
+		if strings.HasPrefix(path, prefix) {
+			u = append(u, path)
+		}
+	}
 	return u
 }
 

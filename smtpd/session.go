@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/message"
 	"github.com/postern-mail/postern/smtpd/relay"
 	"github.com/postern-mail/postern/smtpd/wire"
@@ -225,9 +226,6 @@ func (s *session) identity() string {
 	return s.client.IP.String()
 }
 
-// NeverKnown names the facts that this front end never has, by their dotted paths in input. It asks no DNS.
-func NeverKnown() []string { return []string{"client.name"} }
-
 // decide completes t with what is known about the connection, and asks policy.
 func (s *session) decide(t *engine.Transaction) engine.Decision {
 	t.Now = s.srv.now()
@@ -237,7 +235,7 @@ func (s *session) decide(t *engine.Transaction) engine.Decision {
 	t.TLS, t.Auth = s.tls, s.auth
 	s.recent(t)
 	t.Failure = s.ln.Failure
-	t.Unknown = NeverKnown()
+	t.Unknown = contract.NeverKnown("submission")
 	if s.srv.RecentLogins == nil {
 		t.Unknown = append(t.Unknown, "client.recent_login")
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
 	"github.com/postern-mail/postern/cmd/postern/gate"
 	"github.com/postern-mail/postern/engine"
-	"github.com/postern-mail/postern/engine/lint"
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
@@ -120,7 +119,7 @@ func (f *checkFlags) options(p *program) (func(cfg *config.Config, bare bool) en
 }
 
 // doorsNamed returns the front ends that --door names.
-func doorsNamed(name string) ([]lint.Door, error) {
+func doorsNamed(name string) ([]string, error) {
 	switch name {
 	case "":
 		return nil, nil

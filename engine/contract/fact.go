@@ -38,6 +38,10 @@ type Fact struct {
 	Fields []Fact // of a Closed object
 	Item   *Fact  // element of a List, or value of an Open object
 
+	// NeverAt names the front ends that never know the fact, as in input.server.door. They put its path into input.unknown.
+	NeverAt []string
+	// See is what the documentation adds to Doc: Markdown, such as a link.
+	See string
 	// Part says that the fact is built or left out as a whole, by whether rules read it: see Parts.
 	Part bool
 	// Type names the Go type in package engine that is generated for a Closed object; "": the object is built by hand.
@@ -106,8 +110,8 @@ func (f *Fact) CertainBelow(path []string, stage Stage, inStage bool) bool {
 	return next != nil && next.Certain(path[1:], stage, inStage)
 }
 
-// doc returns the description with the version that added the fact.
-func (f *Fact) doc() string {
+// Description returns Doc and the version that added the fact.
+func (f *Fact) Description() string {
 	if f.Since == 0 {
 		return f.Doc
 	}

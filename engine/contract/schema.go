@@ -3,14 +3,15 @@ package contract
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 )
 
-// InputSchema is the JSON schema of the policy input, made of the same table as the input itself. The default bundle
-// carries a copy of it for stock tools (opa check --schema); a test holds the two together.
+// InputSchema returns the JSON schema of the policy input. The default bundle
+// carries a copy of it for stock tools (opa check --schema), which go generate writes.
 func InputSchema() []byte {
 	doc := Facts().Schema()
 	doc["$schema"] = "http://json-schema.org/draft-07/schema#"
-	doc["title"] = "Postern policy input, version 3"
+	doc["title"] = fmt.Sprintf("Postern policy input, version %d", Version)
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -21,10 +22,11 @@ func InputSchema() []byte {
 	return b.Bytes()
 }
 
-// schema of one fact. Objects that are open get no "properties": OPA's type checker then lets any key pass.
+// Schema returns the JSON schema of the fact. An Open object gets no "properties", because the type checker of OPA then lets any
+// key pass.
 func (f *Fact) Schema() map[string]any {
 	out := map[string]any{}
-	if doc := f.doc(); doc != "" {
+	if doc := f.Description(); doc != "" {
 		out["description"] = doc
 	}
 	switch f.Kind {

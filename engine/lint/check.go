@@ -19,8 +19,8 @@ import (
 type Options struct {
 	// AllowBuiltins names builtins that policies may call although the default capabilities withhold them.
 	AllowBuiltins []string
-	// Doors are the front ends that the bundle is for. Check warns of facts that one of them never knows.
-	Doors []Door
+	// Doors are the front ends that the bundle is for, named as in input.server.door. Check warns of facts that one of them never knows.
+	Doors []string
 	// Tests has Check look at the modules whose file name ends in _test.rego too.
 	Tests bool
 }
@@ -57,7 +57,7 @@ func Check(b *bundle.Bundle, o Options) (*Bundle, []contract.Finding) {
 			WithPathConflictsCheck(storage.NonEmpty(context.Background(), store, nil)).
 			WithSkipStages(ast.StageBuildRequiredCapabilities)
 	}, nil)
-	findings = append(unknown, src.lintModules(o.Doors)...)
+	findings = append(unknown, src.lintModules(doorsOf(o.Doors))...)
 	if c.Failed() {
 		return nil, src.silence(append(findings, src.compilerFindings(c.Errors)...), false)
 	}
@@ -96,7 +96,7 @@ func unknownBuiltins(allow []string) []contract.Finding {
 //   - a function may have any name that is not a set's.
 //
 // Rules that several packages share belong into another package, such as postern.lib.<name>.
-func (s *sources) lintModules(doors []Door) []contract.Finding {
+func (s *sources) lintModules(doors []door) []contract.Finding {
 	var out []contract.Finding
 	refusals := map[contract.Stage]*stageRefusals{}
 	defined := map[contract.Stage]bool{}

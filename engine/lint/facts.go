@@ -337,15 +337,24 @@ func (sc *scope) lintEmpty(r *ast.Rule) (out []contract.Finding) {
 	return out
 }
 
-// Door is a front end that a bundle is checked for.
-type Door struct {
-	Name    string   // as in input.server.door
-	Unknown []string // dotted paths of facts that it never knows
+// door is a front end that a bundle is checked for.
+type door struct {
+	name    string   // as in input.server.door
+	unknown []string // dotted paths of facts that it never knows
+}
+
+// doorsOf returns the front ends of these names.
+func doorsOf(names []string) []door {
+	var doors []door
+	for _, name := range names {
+		doors = append(doors, door{name, contract.NeverKnown(name)})
+	}
+	return doors
 }
 
 // lintDoors warns of facts that a front end in use never knows, unless the rule is for another one only, or looks into
 // input.unknown.
-func (sc *scope) lintDoors(r *ast.Rule, doors []Door) (out []contract.Finding) {
+func (sc *scope) lintDoors(r *ast.Rule, doors []door) (out []contract.Finding) {
 	if len(doors) == 0 {
 		return nil
 	}
@@ -366,13 +375,13 @@ func (sc *scope) lintDoors(r *ast.Rule, doors []Door) (out []contract.Finding) {
 			path := sc.inputPath(t)
 			looks = looks || len(path) > 0 && path[0] == "unknown"
 			for _, d := range doors {
-				if only != "" && only != d.Name {
+				if only != "" && only != d.name {
 					continue
 				}
-				if what := d.unknown(path); what != "" {
+				if what := d.neverKnown(path); what != "" {
 					out = append(out, sc.src.at(contract.CodeDoorFact, t.Loc(), "say what happens without it, and then why that is right: "+
 						"`# postern:ignore "+contract.CodeDoorFact+" -- reason`; or ask for input.server.door first",
-						"input.%s is never known at the door %q", what, d.Name))
+						"input.%s is never known at the door %q", what, d.name))
 				}
 			}
 		}
@@ -384,10 +393,10 @@ func (sc *scope) lintDoors(r *ast.Rule, doors []Door) (out []contract.Finding) {
 	return out
 }
 
-// unknown is the path at or above one that the door never knows; "" where there is none.
-func (d *Door) unknown(path []string) string {
+// neverKnown returns the path at or above one that the front end never knows, or "".
+func (d *door) neverKnown(path []string) string {
 	at := strings.Join(path, ".")
-	for _, u := range d.Unknown {
+	for _, u := range d.unknown {
 		if at == u || strings.HasPrefix(at, u+".") {
 			return u
 		}

@@ -9,10 +9,7 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/config"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/contract"
-	"github.com/postern-mail/postern/engine/lint"
-	"github.com/postern-mail/postern/milter"
 	"github.com/postern-mail/postern/policies"
-	"github.com/postern-mail/postern/smtpd"
 )
 
 // Source returns where the policy comes from. Without a bundle that is the default bundle, which is part of the program.
@@ -55,14 +52,14 @@ func Load(ctx context.Context, p config.Policy, data ...string) (*bundles.Candid
 	return l.Load(ctx)
 }
 
-// Doors returns the front ends for which a policy is compiled, with the facts that each of them can never know.
-func Doors(submission, milters bool) []lint.Door {
-	var in []lint.Door
+// Doors returns the names of the front ends for which a policy is compiled.
+func Doors(submission, milters bool) []string {
+	var in []string
 	if submission {
-		in = append(in, lint.Door{Name: "submission", Unknown: smtpd.NeverKnown()})
+		in = append(in, "submission")
 	}
 	if milters {
-		in = append(in, lint.Door{Name: "milter", Unknown: milter.NeverKnown()})
+		in = append(in, "milter")
 	}
 	return in
 }
