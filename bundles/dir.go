@@ -23,16 +23,9 @@ func Dir(name string) Source { return dir(name) }
 
 type dir string
 
-func (d dir) String() string  { return string(d) }
+func (d dir) String() string { return string(d) }
+
 func (d dir) Paths() []string { return []string{string(d)} }
-
-// Attempts to read a directory that is being written to, and the pause between them.
-const (
-	readAttempts = 5
-	readPause    = 40 * time.Millisecond
-)
-
-var errChanged = errors.New("changed while it was read")
 
 // Read reads every file that counts and then looks whether anything changed meanwhile; if so it starts again, a few times.
 func (d dir) Read(ctx context.Context, limits Limits) (*Tree, error) {
@@ -133,18 +126,6 @@ func (d *diskFS) Stat(name string) (fs.FileInfo, error) {
 	return d.root.Stat(name)
 }
 
-func openFault(err error) *LoadError {
-	f := fault("", "%v", err).because(err)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		f.Message = "no such file or directory"
-	case errors.Is(err, fs.ErrPermission):
-		f.Message = "permission denied"
-		f.Hint = "let the account that runs this program read it"
-	}
-	return f
-}
-
 // FS is a bundle in a file system that does not change, such as the embedded default.
 func FS(fsys fs.FS, name string) Source { return &fsSource{fsys: fsys, name: name} }
 
@@ -153,7 +134,8 @@ type fsSource struct {
 	name string
 }
 
-func (s *fsSource) String() string  { return s.name }
+func (s *fsSource) String() string { return s.name }
+
 func (s *fsSource) Paths() []string { return nil }
 
 func (s *fsSource) Read(ctx context.Context, limits Limits) (*Tree, error) {

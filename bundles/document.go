@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"path"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -166,23 +165,4 @@ func (r *jsonReader) syntax(err error) *LoadError {
 
 func (r *jsonReader) fault(offset int, format string, args ...any) *LoadError {
 	return fault(r.name, format, args...).atOffset(r.content, offset)
-}
-
-// notAdded words why an object did not take a member.
-func notAdded(f *LoadError, key string, err error) *LoadError {
-	if errors.Is(err, table.ErrTwice) {
-		f.Message = "the key " + quoted(key) + " is there twice"
-		return f.hint("remove one of them")
-	}
-	return f.because(err)
-}
-
-// quoted is a key as messages show it, cut to a sensible length.
-func quoted(key string) string {
-	const most = 100
-	if len(key) > most {
-		key = strings.ToValidUTF8(key[:most], "") + "..."
-	}
-	out, _ := json.Marshal(key)
-	return string(out)
 }

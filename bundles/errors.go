@@ -2,12 +2,15 @@ package bundles
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/postern-mail/postern/internal/table"
 )
 
 // maxErrors bounds how many faults of one candidate are reported.
@@ -187,4 +190,62 @@ func lineOf(content []byte, line int) string {
 	const most = 200
 	content = bytes.TrimRight(content[:min(len(content), most)], "\r")
 	return strings.ToValidUTF8(string(content), "\uFFFD")
+}
+
+// Stage is where a candidate was refused.
+type Stage string
+
+// The stages, in their order. The gate answers for those from compile on.
+const (
+	StageRead      Stage = "read"      // the source cannot be reached, or is not whole
+	StageSignature Stage = "signature" // nobody we trust signed what is there
+	StageLoad      Stage = "load"      // a file in it cannot be parsed
+	StageCompile   Stage = "compile"   // the compiler refuses it
+	StageLint      Stage = "lint"      // it breaks the contract, or would fail open
+	StageTest      Stage = "test"      // a test of its own fails
+	StageSmoke     Stage = "smoke"     // it does not decide a plain transaction in time
+)
+
+func stages() []Stage {
+	return []Stage{StageRead, StageSignature, StageLoad, StageCompile, StageLint, StageTest, StageSmoke}
+}
+
+// Refusal says at which stage a candidate was refused, and why.
+type Refusal struct {
+	Stage Stage
+	Err   error
+}
+
+// Error is the reason's.
+func (r *Refusal) Error() string { return r.Err.Error() }
+
+// Unwrap returns the reason.
+func (r *Refusal) Unwrap() error { return r.Err }
+
+// refusal of any error; stage where the error does not say.
+func refusal(err error, stage Stage) *Refusal {
+	var r *Refusal
+	if errors.As(err, &r) {
+		return r
+	}
+	return &Refusal{stage, err}
+}
+
+// notAdded words why an object did not take a member.
+func notAdded(f *LoadError, key string, err error) *LoadError {
+	if errors.Is(err, table.ErrTwice) {
+		f.Message = "the key " + quoted(key) + " is there twice"
+		return f.hint("remove one of them")
+	}
+	return f.because(err)
+}
+
+// quoted is a key as messages show it, cut to a sensible length.
+func quoted(key string) string {
+	const most = 100
+	if len(key) > most {
+		key = strings.ToValidUTF8(key[:most], "") + "..."
+	}
+	out, _ := json.Marshal(key)
+	return string(out)
 }

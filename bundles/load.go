@@ -1,42 +1,18 @@
 package bundles
 
 import (
+	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 )
-
-// Candidate is a bundle that has been read and parsed, with the extra data merged in. It is immutable.
-type Candidate struct {
-	// Bundle in OPA's own type: Manifest, Data and Modules, whose Path is relative to the bundle. Tests are among the modules.
-	// In Data a large object is packed; engine.Compile and Policy.WithData take it as it is, and for anybody else there is
-	// Unpacked.
-	Bundle *bundle.Bundle
-	// Own is the bundle without the extra data: what was signed, and what its tests were written for.
-	Own *bundle.Bundle
-	// Source as it was configured.
-	Source string
-	// Revision is the manifest's, or else the first 16 digits of ContentHash. With extra data documents the manifest's is
-	// followed by "+data." and the first 8 digits of their hash, so that equal revisions mean equal decisions.
-	Revision string
-	// Files maps the path of every file that counts, and of every extra document, to its SHA-256 in hex.
-	Files map[string]string
-	// ContentHash covers all of Files; ModulesHash what is compiled; DataHash what is data. SHA-256 in hex. Two candidates
-	// with the same ModulesHash differ in data (or metadata) only and need no second compilation. OwnHash covers modules and
-	// data of Own: where it is the same, so are the outcomes of the tests.
-	ContentHash, ModulesHash, DataHash, OwnHash string
-	// Ignored are files of the source that mean nothing in a bundle, at most 1,000.
-	Ignored []string
-	// LastGood says that this is the copy of one that was active before.
-	LastGood bool
-}
 
 // Loader loads candidates and keeps what it parsed, so that the next one costs only what changed.
 // Its methods may be called from one goroutine at a time.
@@ -73,25 +49,6 @@ func (l *Loader) Load(ctx context.Context) (*Candidate, error) {
 		return nil, err
 	}
 	return l.parse(ctx, raw)
-}
-
-// content is everything that a candidate is made of, unparsed.
-type content struct {
-	tree      *Tree
-	documents []File
-	hash      string
-	stale     error // why the source could not be read, where the tree is the active one instead
-}
-
-func newContent(tree *Tree, documents []File) *content {
-	var all digest
-	for _, f := range tree.Files {
-		all.add("bundle", f.Path, f.Hash)
-	}
-	for _, f := range documents {
-		all.add("document", f.Path, f.Hash)
-	}
-	return &content{tree: tree, documents: documents, hash: all.sum()}
 }
 
 // read reads the source and the documents. A server that is down must not keep the operator's own documents from counting:
@@ -358,17 +315,70 @@ func (p *parse) document(name string, f File, ahead parsedDocument) (any, error)
 	return value, nil
 }
 
-// digest hashes a sequence of names and hashes without ambiguity.
-type digest struct{ lines []byte }
-
-func (d *digest) add(parts ...string) {
-	for _, part := range parts {
-		d.lines = fmt.Appendf(d.lines, "%d:%s,", len(part), part)
+// verify holds every file of a tree against the signature, and what is structured as it was parsed: what has been verified is
+// what decides.
+func (p *parse) verify(v *Verification, tree *Tree) error {
+	signed, err := v.signed(tree)
+	if err != nil {
+		return err
 	}
-	d.lines = append(d.lines, '\n')
+	var faults []*LoadError
+	covered := 0
+	for _, f := range slices.Concat(tree.Files, tree.Others) {
+		info, ok := signed[f.Path]
+		delete(signed, f.Path)
+		switch {
+		case f.Path == signaturesFile || v.excludes(f.Path):
+			continue
+		case !ok:
+			faults = append(faults, fault(f.Path, "is not covered by the signature").hint("sign the bundle again, or take the file out"))
+			continue
+		}
+		covered++
+		if fault := p.held(f, info); fault != nil {
+			faults = append(faults, fault)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(signed)) {
+		// `opa sign .` over an older signature lists that as signatures.json: it drops the dot with the directory's.
+		if !passedOver(name) && "."+name != signaturesFile {
+			faults = append(faults, fault(shown(name), "is covered by the signature, but missing").hint("sign the bundle again, or put the file back"))
+		}
+	}
+	if covered == 0 && len(faults) > 0 {
+		if top := commonTop(signed); top != "" {
+			return fault(signaturesFile, "was made of files under %s/, not of the bundle's own", shown(top)).because(errSignature).
+				hint("sign within the bundle: cd DIRECTORY && opa sign --bundle --signing-key KEY .")
+		}
+	}
+	for _, f := range faults {
+		f.Err = errSignature
+	}
+	return join(faults)
 }
 
-func (d *digest) sum() string {
-	sum := sha256.Sum256(d.lines)
-	return hex.EncodeToString(sum[:])
+// held compares a file with its hash in the signature.
+func (p *parse) held(f File, info bundle.FileInfo) *LoadError {
+	if info.Algorithm == string(bundle.MD5) || info.Algorithm == string(bundle.SHA1) {
+		return fault(f.Path, "is signed by its %s alone, which can be forged", info.Algorithm).hint("sign the bundle with a current opa")
+	}
+	hasher, err := bundle.NewSignatureHasher(bundle.HashingAlgorithm(info.Algorithm))
+	if err != nil {
+		return fault(f.Path, "its hash in the signature: %v", err)
+	}
+	var value any = f.Data
+	if bundle.IsStructuredDoc(f.Path) {
+		if value, err = p.document(f.Path, f, parsedDocument{}); err != nil {
+			var load *LoadError
+			if errors.As(err, &load) {
+				return load
+			}
+			return fault(f.Path, "%v", err)
+		}
+	}
+	got, err := hasher.HashFile(value)
+	if want, bad := hex.DecodeString(info.Hash); err != nil || bad != nil || !bytes.Equal(got, want) {
+		return fault(f.Path, "is not what was signed").hint("somebody changed it after that; sign the bundle again if it was you")
+	}
+	return nil
 }

@@ -1,13 +1,13 @@
 package bundles
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -47,29 +47,7 @@ const (
 	answerTimeout  = 20 * time.Second
 )
 
-// open returns the source at an address.
-func (r Remote) open(name string) (Source, error) {
-	address, err := url.Parse(name)
-	if err != nil {
-		return nil, &LoadError{Source: "the address of the bundle", Message: "is no URL", Hint: remoteHint, Err: err}
-	}
-	if err := r.checkAddress(address); err != nil {
-		return nil, from(address.Redacted(), err)
-	}
-	if address.Scheme == "oci" {
-		return newRegistry(address, r)
-	}
-	return &web{address: address, remote: r}, nil
-}
-
 const remoteHint = "write https://host/path/bundle.tar.gz or oci://registry/repository:tag"
-
-// CheckAddress says what is wrong with the address of a bundle; nil: nothing that could be told without asking. Its error is
-// a *LoadError.
-func (r Remote) CheckAddress(name string) error {
-	_, err := r.open(name)
-	return err
-}
 
 func (r Remote) checkAddress(address *url.URL) error {
 	switch {
@@ -156,25 +134,6 @@ func (r Remote) secret() (string, error) {
 	return token, nil
 }
 
-func readSmall(name string, limit int64) ([]byte, error) {
-	text, err := safefile.ReadFile(name, limit)
-	if err != nil {
-		return nil, fileFault(name, err)
-	}
-	return text, nil
-}
-
-// fileFault is err of reading a file, whose name it need not repeat.
-func fileFault(name string, err error) *LoadError {
-	f := openFault(err)
-	f.Source = name
-	var path *fs.PathError
-	if errors.As(err, &path) && f.Message == err.Error() {
-		f.Message = path.Err.Error()
-	}
-	return f
-}
-
 // bounded ends a download in time.
 func (r Remote) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	timeout := r.Timeout
@@ -230,4 +189,110 @@ func statusFault(code int) *LoadError {
 		return f.hint("is the address right?")
 	}
 	return f
+}
+
+// web is a bundle at an https:// or http:// address, served as a file or by an OPA bundle service.
+type web struct {
+	address *url.URL
+	remote  Remote
+}
+
+// String leaves the query out: it may be a signature that gives access.
+func (w *web) String() string {
+	bare := *w.address
+	bare.RawQuery = ""
+	return bare.String()
+}
+
+func (w *web) Paths() []string { return nil }
+
+func (w *web) Read(ctx context.Context, limits Limits) (*Tree, error) {
+	return w.ReadSince(ctx, limits, "")
+}
+
+// ReadSince sends version as If-None-Match. Only the caller knows whether what came was any good, so nothing is remembered
+// here: a bundle that could not be activated is sent again (opa#2220).
+func (w *web) ReadSince(ctx context.Context, limits Limits, version string) (*Tree, error) {
+	ctx, cancel := w.remote.bounded(ctx)
+	defer cancel()
+	packed, tag, err := w.download(ctx, limits.orDefault().File, version)
+	if err == ErrUnchanged {
+		return nil, err
+	}
+	if err != nil {
+		return nil, from(w.String(), err)
+	}
+	tree, err := Unpack(bytes.NewReader(packed), limits)
+	if err != nil {
+		return nil, from(w.String(), err)
+	}
+	tree.Version = tag
+	return tree, nil
+}
+
+func (w *web) download(ctx context.Context, limit int64, version string) (packed []byte, tag string, err error) {
+	client, err := w.remote.client()
+	if err != nil {
+		return nil, "", err
+	}
+	req, err := w.request(ctx, version)
+	if err != nil {
+		return nil, "", err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, "", netFault(ctx, err)
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusNotModified && version != "":
+		return nil, "", ErrUnchanged
+	case resp.StatusCode != http.StatusOK:
+		return nil, "", statusFault(resp.StatusCode)
+	case resp.Header.Get("Content-Encoding") != "":
+		return nil, "", fault("", "the server encodes the bundle once more (%s)", shown(resp.Header.Get("Content-Encoding"))).
+			hint("serve the file as it is")
+	}
+	packed, err = readBody(ctx, resp.Body, resp.ContentLength, limit)
+	return packed, resp.Header.Get("ETag"), err
+}
+
+func (w *web) request(ctx context.Context, version string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.address.String(), nil)
+	if err != nil {
+		return nil, fault("", "%v", err).because(err)
+	}
+	req.Header.Set("User-Agent", userAgent)
+	req.Header.Set("Accept", "application/gzip, application/vnd.openpolicyagent.bundles, application/octet-stream")
+	req.Header.Set("Prefer", "modes=snapshot") // OPA's bundle services: no deltas
+	if version != "" {
+		req.Header.Set("If-None-Match", version)
+	}
+	secret, err := w.remote.secret()
+	switch {
+	case err != nil:
+		return nil, err
+	case w.remote.Username != "":
+		req.SetBasicAuth(w.remote.Username, secret)
+	case secret != "":
+		req.Header.Set("Authorization", "Bearer "+secret)
+	}
+	return req, nil
+}
+
+const userAgent = "postern"
+
+// readBody reads an answer of at most limit octets. size is what the server says; below 0: it does not.
+func readBody(ctx context.Context, body io.Reader, size, limit int64) ([]byte, error) {
+	if size > limit {
+		return nil, fault("", "%d octets; at most %d are read", size, limit)
+	}
+	data, err := io.ReadAll(io.LimitReader(body, limit+1))
+	if err != nil {
+		return nil, netFault(ctx, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fault("", "more than %d octets", limit)
+	}
+	return data, nil
 }

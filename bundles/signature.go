@@ -7,7 +7,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -191,79 +190,11 @@ func (v *Verification) why(id, algorithm string, c claims, err error) string {
 	return fmt.Sprintf("key %s does not verify it", id)
 }
 
-// verify holds every file of a tree against the signature, and what is structured as it was parsed: what has been verified is
-// what decides.
-func (p *parse) verify(v *Verification, tree *Tree) error {
-	signed, err := v.signed(tree)
-	if err != nil {
-		return err
-	}
-	var faults []*LoadError
-	covered := 0
-	for _, f := range slices.Concat(tree.Files, tree.Others) {
-		info, ok := signed[f.Path]
-		delete(signed, f.Path)
-		switch {
-		case f.Path == signaturesFile || v.excludes(f.Path):
-			continue
-		case !ok:
-			faults = append(faults, fault(f.Path, "is not covered by the signature").hint("sign the bundle again, or take the file out"))
-			continue
-		}
-		covered++
-		if fault := p.held(f, info); fault != nil {
-			faults = append(faults, fault)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(signed)) {
-		// `opa sign .` over an older signature lists that as signatures.json: it drops the dot with the directory's.
-		if !passedOver(name) && "."+name != signaturesFile {
-			faults = append(faults, fault(shown(name), "is covered by the signature, but missing").hint("sign the bundle again, or put the file back"))
-		}
-	}
-	if covered == 0 && len(faults) > 0 {
-		if top := commonTop(signed); top != "" {
-			return fault(signaturesFile, "was made of files under %s/, not of the bundle's own", shown(top)).because(errSignature).
-				hint("sign within the bundle: cd DIRECTORY && opa sign --bundle --signing-key KEY .")
-		}
-	}
-	for _, f := range faults {
-		f.Err = errSignature
-	}
-	return join(faults)
-}
-
 func (v *Verification) excludes(name string) bool {
 	return slices.ContainsFunc(v.Exclude, func(pattern string) bool {
 		match, _ := path.Match(pattern, name)
 		return match
 	})
-}
-
-// held compares a file with its hash in the signature.
-func (p *parse) held(f File, info bundle.FileInfo) *LoadError {
-	if info.Algorithm == string(bundle.MD5) || info.Algorithm == string(bundle.SHA1) {
-		return fault(f.Path, "is signed by its %s alone, which can be forged", info.Algorithm).hint("sign the bundle with a current opa")
-	}
-	hasher, err := bundle.NewSignatureHasher(bundle.HashingAlgorithm(info.Algorithm))
-	if err != nil {
-		return fault(f.Path, "its hash in the signature: %v", err)
-	}
-	var value any = f.Data
-	if bundle.IsStructuredDoc(f.Path) {
-		if value, err = p.document(f.Path, f, parsedDocument{}); err != nil {
-			var load *LoadError
-			if errors.As(err, &load) {
-				return load
-			}
-			return fault(f.Path, "%v", err)
-		}
-	}
-	got, err := hasher.HashFile(value)
-	if want, bad := hex.DecodeString(info.Hash); err != nil || bad != nil || !bytes.Equal(got, want) {
-		return fault(f.Path, "is not what was signed").hint("somebody changed it after that; sign the bundle again if it was you")
-	}
-	return nil
 }
 
 // commonTop is the directory that all names are under; "": there is none.

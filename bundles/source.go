@@ -5,9 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"os"
 	"path"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 )
 
 // Limits bound what a source may hold. The zero value of each means its default.
@@ -82,23 +84,6 @@ func newFile(name string, data []byte) File {
 func hash(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
-}
-
-// Open returns the source that name stands for: a directory, a tarball (.tar.gz, .tgz), or an address (https://, http://,
-// oci://), which is read as remote says. It does not touch the disk unless the name leaves the choice open, nor the network.
-func Open(name string, remote Remote) (Source, error) {
-	switch {
-	case name == "":
-		return nil, &LoadError{Source: `""`, Message: "no bundle named", Hint: "name a directory, a .tar.gz or an https:// address"}
-	case strings.Contains(name, "://"):
-		return remote.open(name)
-	case strings.HasSuffix(name, ".tar.gz"), strings.HasSuffix(name, ".tgz"):
-		return Tarball(name), nil
-	}
-	if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
-		return Tarball(name), nil
-	}
-	return Dir(name), nil
 }
 
 // kind of a file, by its name.
@@ -219,4 +204,30 @@ func (c *collector) add(f File) {
 // passedOver reports whether an element of a path begins with a dot, .manifest and .signatures.json at the root apart.
 func passedOver(name string) bool {
 	return name != ".manifest" && name != ".signatures.json" && hidden(name)
+}
+
+// spread calls do for 0 to n-1 on as many goroutines as there are processors, and waits for all of them. A process that has little to
+// do may have left itself one processor (cmd/postern) until this gives it more.
+func spread(n int, do func(int)) {
+	workers := min(max(runtime.GOMAXPROCS(0), min(runtime.NumCPU(), 4)), n)
+	if workers <= 1 {
+		for i := range n {
+			do(i)
+		}
+		return
+	}
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range workers {
+		all.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				do(i)
+			}
+		})
+	}
+	all.Wait()
 }

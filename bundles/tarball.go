@@ -10,14 +10,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/postern-mail/postern/internal/safefile"
 )
 
 // Tarball is a bundle in one .tar.gz file, as `opa build` writes it.
@@ -25,7 +22,8 @@ func Tarball(name string) Source { return tarball(name) }
 
 type tarball string
 
-func (t tarball) String() string  { return string(t) }
+func (t tarball) String() string { return string(t) }
+
 func (t tarball) Paths() []string { return []string{string(t)} }
 
 func (t tarball) Read(ctx context.Context, limits Limits) (*Tree, error) {
@@ -175,48 +173,4 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
 	return n, err
-}
-
-// readWhole reads a regular file of at most limit octets, and again when it changes meanwhile.
-func readWhole(ctx context.Context, name string, limit int64) ([]byte, error) {
-	for range readAttempts {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		data, err := readStable(name, limit)
-		if !errors.Is(err, errChanged) {
-			return data, err
-		}
-	}
-	return nil, fault("", "%v", errChanged).because(errChanged)
-}
-
-func readStable(name string, limit int64) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, openFault(err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fault("", "is not a regular file")
-	}
-	if info.Size() > limit {
-		return nil, fault("", "%d octets; at most %d are read", info.Size(), limit)
-	}
-	file, err := os.Open(name)
-	if err != nil {
-		return nil, openFault(err)
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, info.Size()+1))
-	if err != nil {
-		return nil, fault("", "%v", err).because(err)
-	}
-	after, err := file.Stat()
-	if err != nil {
-		return nil, fault("", "%v", err).because(err)
-	}
-	if int64(len(data)) != info.Size() || !after.ModTime().Equal(info.ModTime()) || safefile.Identify(after) != safefile.Identify(info) {
-		return nil, errChanged
-	}
-	return data, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
+	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/version"
 )
 
@@ -253,4 +254,137 @@ func testResult(o *tester.Result) TestResult {
 		}
 	}
 	return r
+}
+
+// A trace holds every step of an evaluation: failed tests are traced only where there are few of them and they are short.
+const (
+	maxTraced   = 50
+	traceBudget = 200 * time.Millisecond
+)
+
+// explain runs what failed once more and notes where it stopped.
+func (t *Tests) explain(ctx context.Context, results []TestResult) error {
+	var names []string
+	for _, r := range results {
+		if !r.Passed && !r.Skipped && r.Err == nil && r.Duration < traceBudget && len(names) < maxTraced {
+			names = append(names, regexp.QuoteMeta(r.Package+"."+r.Name))
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	filter := "^(?:" + strings.Join(names, "|") + ")$"
+	return t.run(ctx, pass{filter: filter, trace: true}, func(o *tester.Result) {
+		i := slices.IndexFunc(results, func(r TestResult) bool {
+			return r.Package == o.Package && r.Name == o.Name && o.Location != nil && r.File == o.Location.File && r.Line == o.Location.Row
+		})
+		if i < 0 || !o.Fail {
+			return
+		}
+		r := &results[i]
+		if len(o.SubResults) == 0 {
+			r.Stopped = stopped(o.Trace)
+			return
+		}
+		for name, sub := range o.SubResults.Iter {
+			at := slices.IndexFunc(r.Cases, func(c TestCase) bool { return c.Name == strings.Join(name, "/") })
+			if at >= 0 && sub.Fail && len(sub.SubResults) == 0 {
+				r.Cases[at].Stopped = stopped(sub.Trace)
+			}
+		}
+	})
+}
+
+// stopped is the last expression of a trace that did not hold; nil where the trace has none.
+func stopped(trace []*topdown.Event) *TestPlace {
+	for _, e := range slices.Backward(trace) {
+		expr, is := e.Node.(*ast.Expr)
+		if e.Op != topdown.FailOp || !is || e.Location == nil || e.Location.File == "" {
+			continue
+		}
+		if _, every := expr.Terms.(*ast.Every); every {
+			continue // what failed is in its body
+		}
+		p := &TestPlace{File: e.Location.File, Line: e.Location.Row, Column: e.Location.Col, Text: string(e.Location.Text)}
+		var b strings.Builder
+		if topdown.PrettyEvent(&b, e, topdown.PrettyEventOpts{PrettyVars: true}) == nil {
+			p.Detail = strings.TrimRight(b.String(), "\n")
+		}
+		return p
+	}
+	return nil
+}
+
+// maxDependencies bounds tests times rules in one run: OPA's compiler notes for each test every rule of each set that it looks
+// at, some 200 octets a pair.
+const maxDependencies = 1_000_000
+
+// TestParts splits a bundle so that no part has so many tests for its rules that to compile them would take all memory. Each
+// part has all modules, and its share of the test rules; their results together are those of the whole. Most bundles are one
+// part, themselves; one without tests is none.
+func TestParts(b *bundle.Bundle) []*bundle.Bundle {
+	return testParts(b, maxDependencies)
+}
+
+func testParts(b *bundle.Bundle, most int) []*bundle.Bundle {
+	tests, rules := 0, 0
+	for _, m := range b.Modules {
+		for _, r := range m.Parsed.Rules {
+			if isTestRule(r) {
+				tests++
+			} else {
+				rules++
+			}
+		}
+	}
+	if tests == 0 {
+		return nil
+	}
+	share := max(1, most/max(1, rules))
+	if tests <= share {
+		return []*bundle.Bundle{b}
+	}
+	var parts []*bundle.Bundle
+	for from := 0; from < tests; from += share {
+		parts = append(parts, testPart(b, from, from+share))
+	}
+	return parts
+}
+
+// testPart keeps the test rules from one number on up to another.
+func testPart(b *bundle.Bundle, from, to int) *bundle.Bundle {
+	part := *b
+	part.Modules = make([]bundle.ModuleFile, len(b.Modules))
+	number := 0
+	for i, m := range b.Modules {
+		kept := make([]*ast.Rule, 0, len(m.Parsed.Rules))
+		for _, r := range m.Parsed.Rules {
+			if !isTestRule(r) {
+				kept = append(kept, r)
+				continue
+			}
+			if number >= from && number < to {
+				kept = append(kept, r)
+			}
+			number++
+		}
+		if len(kept) < len(m.Parsed.Rules) {
+			module := *m.Parsed
+			module.Rules = kept
+			module.Annotations = nil // they would be of rules that are not there
+			m.Parsed = &module
+		}
+		part.Modules[i] = m
+	}
+	return &part
+}
+
+func isTestRule(r *ast.Rule) bool {
+	name := string(r.Head.Name)
+	if name == "" && len(r.Head.Reference) > 0 {
+		if v, ok := r.Head.Reference[0].Value.(ast.Var); ok {
+			name = string(v)
+		}
+	}
+	return strings.HasPrefix(name, "test_") || strings.HasPrefix(name, "todo_test_")
 }

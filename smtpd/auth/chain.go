@@ -2,7 +2,9 @@ package auth
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
+	"slices"
 	"strings"
 )
 
@@ -33,4 +35,110 @@ func (c Chain) Password(ctx context.Context, login, password string) (Identity, 
 		}
 	}
 	return Identity{}, failed
+}
+
+// Mechanisms implements Offerer: all that one of the backends can serve now.
+func (c Chain) Mechanisms() []string {
+	var all []string
+	for _, b := range c {
+		for _, m := range mechanisms(b) {
+			if !slices.Contains(all, m) {
+				all = append(all, m)
+			}
+		}
+	}
+	return all
+}
+
+func mechanisms(b Backend) []string {
+	if o, ok := b.(Offerer); ok {
+		return o.Mechanisms()
+	}
+	return []string{Plain, LoginMech}
+}
+
+// serving are the backends of type T that can serve mechanism now.
+func serving[T Backend](c Chain, mechanism string) []T {
+	var out []T
+	for _, b := range c {
+		if t, ok := b.(T); ok && slices.Contains(mechanisms(b), mechanism) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// StoredKeys implements Verifier: those of the first backend that knows the login.
+func (c Chain) StoredKeys(ctx context.Context, login string) (StoredKeys, error) {
+	var decoy *StoredKeys
+	failed := ErrCredentials
+	for _, v := range serving[Verifier](c, ScramSHA256) {
+		k, err := v.StoredKeys(ctx, login)
+		switch {
+		case err == nil && k.Known():
+			return k, nil
+		case err == nil && decoy == nil:
+			decoy = &k
+		case err != nil:
+			failed = worse(failed, err)
+		}
+	}
+	if decoy == nil || errors.Is(failed, ErrUnavailable) {
+		return StoredKeys{}, failed
+	}
+	return *decoy, nil
+}
+
+// Token implements Bearer.
+func (c Chain) Token(ctx context.Context, token string) (Identity, error) {
+	failed := ErrCredentials
+	for _, b := range serving[Bearer](c, OAuthBearer) {
+		id, err := b.Token(ctx, token)
+		if err == nil {
+			return id, nil
+		}
+		failed = worse(failed, err)
+	}
+	return Identity{}, failed
+}
+
+// Hint implements Bearer: that of the first backend that has one.
+func (c Chain) Hint() BearerHint {
+	for _, b := range serving[Bearer](c, OAuthBearer) {
+		if h := b.Hint(); h != (BearerHint{}) {
+			return h
+		}
+	}
+	return BearerHint{}
+}
+
+// Certificate implements Certifier.
+func (c Chain) Certificate(ctx context.Context, login string, chain []*x509.Certificate) (Identity, error) {
+	failed := ErrCredentials
+	for _, b := range serving[Certifier](c, External) {
+		id, err := b.Certificate(ctx, login, chain)
+		if err == nil {
+			return id, nil
+		}
+		failed = worse(failed, err)
+	}
+	return Identity{}, failed
+}
+
+// worse of two failures: that somebody could not tell outweighs every "no", and a reason outweighs none.
+func worse(before, err error) error {
+	switch {
+	case !errors.Is(err, ErrCredentials) || errors.Is(err, ErrUnavailable):
+		if errors.Is(before, ErrUnavailable) {
+			return errors.Join(before, err)
+		}
+		return errors.Join(ErrUnavailable, err)
+	case errors.Is(before, ErrUnavailable):
+		return before
+	case before == ErrCredentials:
+		return err
+	case err == ErrCredentials:
+		return before
+	}
+	return errors.Join(before, err)
 }

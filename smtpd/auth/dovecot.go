@@ -156,14 +156,6 @@ func (d *Dovecot) keep(c *dovecotConn) {
 	d.idle = append(d.idle, c)
 }
 
-// until makes reads and writes end with ctx. The function that it returns ends that.
-func until(ctx context.Context, c net.Conn) (release func()) {
-	deadline, _ := ctx.Deadline()
-	c.SetDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	return func() { stop() }
-}
-
 // handshake greets, and reads Dovecot's greeting to its end.
 func (c *dovecotConn) handshake(ctx context.Context) error {
 	defer until(ctx, c)()

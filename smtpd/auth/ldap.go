@@ -3,7 +3,6 @@ package auth
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,51 +17,6 @@ import (
 	"github.com/postern-mail/postern/internal/netaddr"
 )
 
-// LDAPOptions configure an LDAP backend: either DN, or Base and Filter. Zero fields mean the defaults.
-//
-// In DN and in the filters, {login}, {local} and {domain} stand for the login and for what is before and after its last @,
-// and in Groups.Filter {dn} for the user's entry, each escaped for its place.
-type LDAPOptions struct {
-	// URLs of servers with the same content, in order of preference: ldap://host:389, ldaps://host:636, ldapi:///path.
-	URLs []string
-	// StartTLS before anything else is said over ldap://. Without it ldap:// is taken for loopback only.
-	StartTLS bool
-	// TLS of ldaps:// and StartTLS; its ServerName, where empty, is the host of the URL. nil: the system's authorities.
-	TLS *tls.Config
-
-	// DN of a user: "uid={login},ou=people,dc=example,dc=com".
-	DN string
-	// BindDN and BindPassword are whom we search as; empty: anonymous.
-	BindDN, BindPassword string
-	// Base and Filter find a user below Base: "(&(objectClass=person)(uid={login}))".
-	Base, Filter string
-
-	// LoginAttribute of the entry is the login that is proved; empty: the login as it was given.
-	LoginAttribute string
-	// Attributes of the entry that become facts.
-	Attributes []string
-	Groups     LDAPGroups
-
-	// Timeout of a check at one server; 5 s.
-	Timeout time.Duration
-	// Checks at once; 8. Each uses at most two connections, which are kept.
-	Conns int
-	// Cache of successes. With Base and Filter, the entry is looked up all the same, and only the bind is spared where it has
-	// not changed since; with DN it is for NewCached to remember.
-	Cache CacheOptions
-	// Logger hears of servers that fail; none.
-	Logger *slog.Logger
-}
-
-// LDAPGroups says where a user's groups are; all empty: nowhere.
-type LDAPGroups struct {
-	// Attribute of the user's entry: "memberOf". Values that are DNs right below Under become the value of their first RDN,
-	// and all others nothing; with Under empty, values are taken as they are.
-	Attribute, Under string
-	// Base and Filter find the groups' entries: "(member={dn})"; their Name attribute, "cn", is the group's name.
-	Base, Filter, Name string
-}
-
 // LDAP is a Backend that proves a password by binding with it (RFC 4513 §5.1.3). An empty password never gets there: that
 // would be an anonymous bind, which succeeds (§5.1.2). Make one with NewLDAP; it is safe for concurrent use.
 type LDAP struct {
@@ -72,15 +26,6 @@ type LDAP struct {
 	first   atomic.Int32 // the server that answered last
 	cache   *cache
 }
-
-// Bounds of what a directory may send.
-const (
-	ldapAnswer  = 4 << 20 // octets on a connection for one check
-	ldapEntries = maxGroups
-)
-
-// errServer marks errors after which the next server may know better.
-var errServer = errors.New("LDAP server failed")
 
 // NewLDAP checks the options. It does not connect.
 func NewLDAP(o LDAPOptions) (*LDAP, error) {
@@ -142,17 +87,8 @@ func (l *LDAP) check() error {
 	return nil
 }
 
-// expand replaces {name} by its value, escaped for where it is put. Values are not expanded again.
-func expand(template string, values map[string]string, escape func(string) string) string {
-	var pairs []string
-	for name, v := range values {
-		pairs = append(pairs, "{"+name+"}", escape(v))
-	}
-	return strings.NewReplacer(pairs...).Replace(template)
-}
-
 // Name implements Backend.
-func (l *LDAP) Name() string { return "ldap" }
+func (l *LDAP) Name() string { return ldapName }
 
 // Flush forgets successes.
 func (l *LDAP) Flush() { l.cache.empty() }
@@ -202,7 +138,7 @@ func (l *LDAP) Password(ctx context.Context, login, password string) (Identity, 
 
 // password checks at one server.
 func (s *ldapServer) password(ctx context.Context, values map[string]string, password string) (id Identity, err error) {
-	if s.l.o.DN != "" {
+	if s.o.DN != "" {
 		return s.bindDN(ctx, values, password)
 	}
 	var user *ldap.Entry
@@ -217,7 +153,7 @@ func (s *ldapServer) password(ctx context.Context, values map[string]string, pas
 	}
 	if user == nil {
 		// Nobody: a bind all the same, so that the time tells less. Its outcome says nothing.
-		decoy := "cn=" + ldap.EscapeDN(values["login"]) + ",cn=nobody," + s.l.o.Base
+		decoy := "cn=" + ldap.EscapeDN(values["login"]) + ",cn=nobody," + s.o.Base
 		err := s.with(ctx, &s.binds, func(c *ldap.Conn) error { return c.Bind(decoy, password) })
 		if errors.Is(err, errServer) {
 			return Identity{}, err
@@ -226,29 +162,29 @@ func (s *ldapServer) password(ctx context.Context, values map[string]string, pas
 	}
 	// The state of the entry is part of the proof: after any change of it the next check is a bind again.
 	state := user.GetAttributeValue("entryCSN") + user.GetAttributeValue("modifyTimestamp")
-	p := s.l.cache.proof(values["login"], []byte(password), user.DN, state)
-	if _, known := s.l.cache.recall(p, s.l.o.Cache.Now()); known && state != "" {
+	p := s.cache.proof(values["login"], []byte(password), user.DN, state)
+	if _, known := s.cache.recall(p, s.o.Cache.Now()); known && state != "" {
 		return id, nil
 	}
 	if err := s.with(ctx, &s.binds, func(c *ldap.Conn) error { return bindError(c.Bind(user.DN, password)) }); err != nil {
 		return Identity{}, err
 	}
 	if state != "" {
-		s.l.cache.add(p, s.l.o.Cache.Now())
+		s.cache.add(p, s.o.Cache.Now())
 	}
 	return id, nil
 }
 
 // bindDN binds as the user, and then reads the user's own entry and groups as the user.
 func (s *ldapServer) bindDN(ctx context.Context, values map[string]string, password string) (id Identity, err error) {
-	dn := expand(s.l.o.DN, values, ldap.EscapeDN)
+	dn := expand(s.o.DN, values, ldap.EscapeDN)
 	err = s.with(ctx, &s.binds, func(c *ldap.Conn) error {
 		if err := bindError(c.Bind(dn, password)); err != nil {
 			return err
 		}
 		user := &ldap.Entry{DN: dn}
-		if len(s.l.wanted()) > 0 {
-			found, err := s.search(c, dn, ldap.ScopeBaseObject, "(objectClass=*)", s.l.wanted(), 1)
+		if len(s.o.wanted()) > 0 {
+			found, err := s.search(c, dn, ldap.ScopeBaseObject, "(objectClass=*)", s.o.wanted(), 1)
 			if err != nil {
 				return err
 			}
@@ -271,7 +207,7 @@ func newLDAPServer(l *LDAP, raw string) (*ldapServer, error) {
 	if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%q is no URL of a server: write ldaps://ldap.example.com", redacted(u))
 	}
-	s := &ldapServer{l: l, scheme: u.Scheme, host: u.Hostname(), name: u.Redacted()}
+	s := &ldapServer{o: &l.o, cache: l.cache, scheme: u.Scheme, host: u.Hostname(), name: u.Redacted()}
 	ports := map[string]string{"ldap": "389", "ldaps": "636"}
 	switch {
 	case u.Scheme == "ldapi" && u.Host == "" && len(u.Path) > 1:

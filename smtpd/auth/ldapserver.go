@@ -6,20 +6,88 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/go-ldap/ldap/v3"
 
 	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
+// LDAPOptions configure an LDAP backend: either DN, or Base and Filter. Zero fields mean the defaults.
+//
+// In DN and in the filters, {login}, {local} and {domain} stand for the login and for what is before and after its last @,
+// and in Groups.Filter {dn} for the user's entry, each escaped for its place.
+type LDAPOptions struct {
+	// URLs of servers with the same content, in order of preference: ldap://host:389, ldaps://host:636, ldapi:///path.
+	URLs []string
+	// StartTLS before anything else is said over ldap://. Without it ldap:// is taken for loopback only.
+	StartTLS bool
+	// TLS of ldaps:// and StartTLS; its ServerName, where empty, is the host of the URL. nil: the system's authorities.
+	TLS *tls.Config
+
+	// DN of a user: "uid={login},ou=people,dc=example,dc=com".
+	DN string
+	// BindDN and BindPassword are whom we search as; empty: anonymous.
+	BindDN, BindPassword string
+	// Base and Filter find a user below Base: "(&(objectClass=person)(uid={login}))".
+	Base, Filter string
+
+	// LoginAttribute of the entry is the login that is proved; empty: the login as it was given.
+	LoginAttribute string
+	// Attributes of the entry that become facts.
+	Attributes []string
+	Groups     LDAPGroups
+
+	// Timeout of a check at one server; 5 s.
+	Timeout time.Duration
+	// Checks at once; 8. Each uses at most two connections, which are kept.
+	Conns int
+	// Cache of successes. With Base and Filter, the entry is looked up all the same, and only the bind is spared where it has
+	// not changed since; with DN it is for NewCached to remember.
+	Cache CacheOptions
+	// Logger hears of servers that fail; none.
+	Logger *slog.Logger
+}
+
+// LDAPGroups says where a user's groups are; all empty: nowhere.
+type LDAPGroups struct {
+	// Attribute of the user's entry: "memberOf". Values that are DNs right below Under become the value of their first RDN,
+	// and all others nothing; with Under empty, values are taken as they are.
+	Attribute, Under string
+	// Base and Filter find the groups' entries: "(member={dn})"; their Name attribute, "cn", is the group's name.
+	Base, Filter, Name string
+}
+
+// Bounds of what a directory may send.
+const (
+	ldapAnswer  = 4 << 20 // octets on a connection for one check
+	ldapEntries = maxGroups
+)
+
+const ldapName = "ldap" // of the backend
+
+// errServer marks errors after which the next server may know better.
+var errServer = errors.New("LDAP server failed")
+
+// expand replaces {name} by its value, escaped for where it is put. Values are not expanded again.
+func expand(template string, values map[string]string, escape func(string) string) string {
+	var pairs []string
+	for name, v := range values {
+		pairs = append(pairs, "{"+name+"}", escape(v))
+	}
+	return strings.NewReplacer(pairs...).Replace(template)
+}
+
 // ldapServer is one server with its idle connections: those that searches use, bound as whom we search as, and those that are
 // bound as one user after another.
 type ldapServer struct {
-	l                *LDAP
+	o                *LDAPOptions
+	cache            *cache
 	scheme, host     string
 	network, address string
 	name             string // for logs
@@ -99,14 +167,14 @@ func (s *ldapServer) take(ctx context.Context, kind *[]*ldapConn) (c *ldapConn, 
 		return c, true, nil
 	}
 	c, err = s.dial(ctx)
-	if err != nil || kind != &s.searches || s.l.o.BindDN == "" {
+	if err != nil || kind != &s.searches || s.o.BindDN == "" {
 		return c, false, err
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := c.Bind(s.l.o.BindDN, s.l.o.BindPassword); err != nil {
+	if err := c.Bind(s.o.BindDN, s.o.BindPassword); err != nil {
 		c.Close()
-		return nil, false, fmt.Errorf("bind as %s to search: %w", s.l.o.BindDN, err)
+		return nil, false, fmt.Errorf("bind as %s to search: %w", s.o.BindDN, err)
 	}
 	return c, false, nil
 }
@@ -140,8 +208,8 @@ func (s *ldapServer) dial(ctx context.Context) (*ldapConn, error) {
 	c := &limitedConn{Conn: conn}
 	c.left.Store(ldapAnswer)
 	config := tlsprofile.New()
-	if s.l.o.TLS != nil {
-		config = s.l.o.TLS.Clone()
+	if s.o.TLS != nil {
+		config = s.o.TLS.Clone()
 	}
 	config.ServerName = cmp.Or(config.ServerName, s.host)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -158,7 +226,7 @@ func (s *ldapServer) dial(ctx context.Context) (*ldapConn, error) {
 	}
 	l := ldap.NewConn(c, false)
 	l.Start()
-	if s.l.o.StartTLS {
+	if s.o.StartTLS {
 		if err := l.StartTLS(config); err != nil {
 			l.Close()
 			return nil, fmt.Errorf("StartTLS: %w", err)
@@ -180,8 +248,8 @@ func bindError(err error) error {
 
 // find looks for the user; nil where there is none. Several are nobody's password: the filter is wrong.
 func (s *ldapServer) find(c *ldap.Conn, values map[string]string) (*ldap.Entry, error) {
-	wanted := append([]string{"entryCSN", "modifyTimestamp"}, s.l.wanted()...)
-	found, err := s.search(c, s.l.o.Base, ldap.ScopeWholeSubtree, expand(s.l.o.Filter, values, ldap.EscapeFilter), wanted, 2)
+	wanted := append([]string{"entryCSN", "modifyTimestamp"}, s.o.wanted()...)
+	found, err := s.search(c, s.o.Base, ldap.ScopeWholeSubtree, expand(s.o.Filter, values, ldap.EscapeFilter), wanted, 2)
 	switch {
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded) || len(found) > 1:
 		return nil, unavailable("ldap: the filter finds several entries for one login: make it unambiguous")
@@ -202,8 +270,8 @@ func (s *ldapServer) search(c *ldap.Conn, base string, scope int, filter string,
 }
 
 // wanted are the attributes of the user's entry that are read.
-func (l *LDAP) wanted() (names []string) {
-	for _, name := range append([]string{l.o.LoginAttribute, l.o.Groups.Attribute}, l.o.Attributes...) {
+func (o *LDAPOptions) wanted() (names []string) {
+	for _, name := range append([]string{o.LoginAttribute, o.Groups.Attribute}, o.Attributes...) {
 		if name != "" {
 			names = append(names, name)
 		}
@@ -213,8 +281,8 @@ func (l *LDAP) wanted() (names []string) {
 
 // identity is what user's entry says, and the groups found beside it.
 func (s *ldapServer) identity(c *ldap.Conn, user *ldap.Entry, values map[string]string) (Identity, error) {
-	o, attributes := s.l.o, facts{}
-	id := Identity{Login: values["login"], Backend: s.l.Name()}
+	o, attributes := s.o, facts{}
+	id := Identity{Login: values["login"], Backend: ldapName}
 	if o.LoginAttribute != "" {
 		login, ok := Login(user.GetEqualFoldAttributeValue(o.LoginAttribute))
 		if !ok {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"syscall"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -72,4 +74,12 @@ func (id Identity) inGroups(groups []string) (Identity, error) {
 // isReset says that the other side had closed the connection before we wrote to it.
 func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// until makes reads and writes end with ctx. The function that it returns ends that.
+func until(ctx context.Context, c net.Conn) (release func()) {
+	deadline, _ := ctx.Deadline()
+	c.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	return func() { stop() }
 }
