@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/autoconfig"
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
 	"github.com/postern-mail/postern/cmd/postern/postfix"
+	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
@@ -119,7 +119,10 @@ func (p *program) importPostfixMap(name string, o mapOptions) error {
 		_, err = p.stdout.Write(text)
 		return err
 	}
-	return replaceFile(o.output, text)
+	return safefile.Output(o.output, 0o644, func(f *os.File) error {
+		_, err := f.Write(text)
+		return err
+	})
 }
 
 // sendersYAML returns the document, sorted by login.
@@ -153,19 +156,4 @@ func yamlText(s string) string {
 	enc.SetEscapeHTML(false)
 	enc.Encode(s) // a string always encodes
 	return strings.TrimSuffix(b.String(), "\n")
-}
-
-// replaceFile writes a file as a whole, so that whoever watches it never reads half of it.
-func replaceFile(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".postern-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

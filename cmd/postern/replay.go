@@ -17,6 +17,7 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/gate"
 	"github.com/postern-mail/postern/cmd/postern/replay"
 	"github.com/postern-mail/postern/cmd/postern/terminal"
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
 type replayFlags struct {
@@ -188,11 +189,7 @@ func (f *replayFlags) write(s *replay.Summary) error {
 	if f.writeApprovals == "" {
 		return nil
 	}
-	file, err := os.Create(f.writeApprovals)
-	if err != nil {
-		return err
-	}
-	return errors.Join(replay.WriteApprovals(file, s), file.Close())
+	return safefile.Output(f.writeApprovals, 0o644, func(file *os.File) error { return replay.WriteApprovals(file, s) })
 }
 
 // moment reads the day or time of a flag. "" is the zero time.

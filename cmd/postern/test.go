@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"syscall"
@@ -138,7 +135,7 @@ func (f *testFlags) once(ctx context.Context, cmd *cobra.Command, p *program, bu
 		return err
 	}
 	if f.junit != "" {
-		if err := writeFile(f.junit, r.WriteJUnit); err != nil {
+		if err := safefile.Output(f.junit, 0o644, func(f *os.File) error { return r.WriteJUnit(f) }); err != nil {
 			return exitcode.UsageError(fmt.Errorf("--junit: %w", err))
 		}
 	}
@@ -192,35 +189,4 @@ func (f *testFlags) paths(p *program, bundle string) []string {
 		paths = append(paths, source.Paths()...)
 	}
 	return append(paths, cfg.Policy.Data...)
-}
-
-// writeFile writes a file whole or not at all.
-func writeFile(name string, write func(io.Writer) error) error {
-	var b bytes.Buffer
-	if err := write(&b); err != nil {
-		return err
-	}
-	mode := os.FileMode(0o644)
-	if info, err := os.Stat(name); err == nil {
-		if !info.Mode().IsRegular() { // such as /dev/stdout
-			return os.WriteFile(name, b.Bytes(), mode)
-		}
-		mode = info.Mode().Perm()
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".postern-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b.Bytes())
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	return err
 }

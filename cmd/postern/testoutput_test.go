@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
-	"github.com/postern-mail/postern/cmd/postern/policytest"
 	"github.com/postern-mail/postern/cmd/postern/terminal"
 )
 
@@ -119,26 +118,5 @@ func TestTestJUnit(t *testing.T) {
 	}
 	if tests != r.Tests || failures != r.Failures {
 		t.Errorf("%d tests and %d failures in the suites", tests, failures)
-	}
-}
-
-// TestWriteFile: whole or not at all, with the mode that was there.
-func TestWriteFile(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "a")
-	if err := os.WriteFile(file, []byte("old"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := writeFile(file, (&policytest.Report{Bundle: "b"}).WriteJUnit); err != nil {
-		t.Fatal(err)
-	}
-	info, err := os.Stat(file)
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%v %v", info.Mode(), err)
-	}
-	if text, _ := os.ReadFile(file); !bytes.Contains(text, []byte("<testsuites")) {
-		t.Errorf("%s", text)
-	}
-	if err := writeFile(filepath.Join(file, "no"), (&policytest.Report{}).WriteJUnit); err == nil {
-		t.Error("written into a file")
 	}
 }

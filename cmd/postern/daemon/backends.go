@@ -4,99 +4,176 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
+	"time"
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// openProved makes a backend to which clients prove who they are without a password, and notes which files are watched for it.
-func (d *daemon) openProved(a config.Auth) (auth.Backend, error) {
-	if a.OAuth != nil {
-		o, err := oauthOptions(a.OAuth)
+// backends authenticate users, in the order of the configuration.
+type backends struct {
+	list     []auth.Backend
+	files    []fileSet // to be reloaded when they change
+	closers  []io.Closer
+	flushers []interface{ Flush() } // caches, which a reload empties
+}
+
+// open makes the backends. It reads their files, but connects to no server: that happens when a user logs in.
+func (b *backends) open(cfg *config.Config, log *slog.Logger) error {
+	for _, a := range cfg.Auth {
+		backend, err := b.openOne(cfg, a, log)
+		if err != nil {
+			return err
+		}
+		b.list = append(b.list, backend)
+	}
+	return nil
+}
+
+func (b *backends) openOne(cfg *config.Config, a config.Auth, log *slog.Logger) (auth.Backend, error) {
+	switch {
+	case a.OAuth != nil:
+		return b.openOAuth(a.OAuth, log)
+	case a.Certificate != nil:
+		return b.openCertificates(cfg, a.Certificate, log)
+	case a.Dovecot != nil:
+		d, err := auth.NewDovecot(a.Dovecot.Options)
 		if err != nil {
 			return nil, err
 		}
-		o.Logger = d.log
-		b, err := auth.OpenOAuth(o)
-		if err == nil && len(b.Paths()) > 0 {
-			d.backends = append(d.backends, watched{"OAuth keys", b.Paths(), b.Reload})
+		b.closers = append(b.closers, d)
+		return b.cached(d, a.Dovecot.Cache), nil
+	case a.LDAP != nil:
+		return b.openLDAP(a.LDAP, log)
+	case a.RADIUS != nil:
+		o := a.RADIUS.Options
+		o.Logger = log
+		r, err := a.RADIUS.Open(o)
+		if err != nil {
+			return nil, err
 		}
-		return b, err
+		return b.cached(r, a.RADIUS.Cache), nil
 	}
-	c := a.Certificate
-	b, err := auth.OpenCertificates(auth.CertificatesOptions{
-		CA: d.cfg.Submission.TLS.ClientCA, Map: c.Map, SAN: c.SAN, CRL: c.CRL, Logger: d.log,
-	})
-	if err == nil {
-		d.backends = append(d.backends, watched{"client certificates", b.Paths(), b.Reload})
-	}
-	return b, err
+	return b.openFile(cfg, a, log)
 }
 
-// fileOptions of a users file.
-func (d *daemon) fileOptions(a config.Auth) auth.FileOptions {
-	key, err := decoyKey(d.cfg.StateDir)
-	if err != nil { // one made for this run alone does it until the next start
-		d.log.Warn("the key for SCRAM salts of logins that do not exist is not kept", "error", err)
+// openFile opens a users file.
+func (b *backends) openFile(cfg *config.Config, a config.Auth, log *slog.Logger) (auth.Backend, error) {
+	key, err := decoyKey(cfg.StateDir)
+	if err != nil { // auth makes a key for this run
+		log.Warn("the key for SCRAM salts of unknown logins is not kept; the salts change when the program starts again", "error", err)
 	}
 	scram := map[string]auth.ScramOffer{"on": auth.ScramOn, "off": auth.ScramOff}[a.Scram]
-	for _, other := range d.cfg.Auth {
+	for _, other := range cfg.Auth {
 		if scram == auth.ScramAuto && other.File == "" && other.OAuth == nil && other.Certificate == nil {
-			scram = auth.ScramOff // a backend beside it that takes passwords only: its users could not log in by SCRAM
+			scram = auth.ScramOff // the users of this backend have only passwords, and clients would try SCRAM for them, too
 		}
 	}
-	return auth.FileOptions{Logger: d.log, Scram: scram, DecoyKey: key}
+	f, err := auth.OpenFile(a.File, auth.FileOptions{Logger: log, Scram: scram, DecoyKey: key})
+	if err != nil {
+		return nil, err
+	}
+	b.files = append(b.files, fileSet{"users", []string{f.Path()}, f.Reload})
+	return f, nil
 }
 
-func oauthOptions(c *config.OAuth) (auth.OAuthOptions, error) {
-	o := auth.OAuthOptions{
+func (b *backends) openLDAP(c *config.LDAP, log *slog.Logger) (auth.Backend, error) {
+	o := c.Options
+	o.Logger = log
+	l, err := c.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	b.closers, b.flushers = append(b.closers, l), append(b.flushers, l)
+	if o.DN != "" {
+		return b.cached(l, c.Cache), nil
+	}
+	return l, nil // it has a cache of its own, which notices when an entry changes
+}
+
+func (b *backends) openOAuth(c *config.OAuth, log *slog.Logger) (auth.Backend, error) {
+	o, err := oauthOptions(c)
+	if err != nil {
+		return nil, err
+	}
+	o.Logger = log
+	backend, err := auth.OpenOAuth(o)
+	if err != nil {
+		return nil, err
+	}
+	if paths := backend.Paths(); len(paths) > 0 {
+		b.files = append(b.files, fileSet{"OAuth keys", paths, backend.Reload})
+	}
+	return backend, nil
+}
+
+func oauthOptions(c *config.OAuth) (o auth.OAuthOptions, err error) {
+	o = auth.OAuthOptions{
 		Keys: c.Keys, Algorithms: c.Algorithms, Introspection: c.Introspection, ClientID: c.ClientID, Hint: c.Discovery, Timeout: c.Timeout,
 		Claims: auth.Claims{Issuer: c.Issuer, Audience: c.Audience, Scope: c.Scope, Login: c.Login, Groups: c.Groups, Attributes: c.Attributes},
 	}
-	var err error
 	if c.CA != "" {
 		if o.Roots, err = certs.LoadPool(c.CA); err != nil {
 			return o, err
 		}
 	}
 	if c.ClientSecretFile != "" {
-		b, err := os.ReadFile(c.ClientSecretFile)
-		if err != nil {
+		if o.ClientSecret, err = safefile.ReadSecret(c.ClientSecretFile); err != nil {
 			return o, fmt.Errorf("OAuth client secret: %w", err)
 		}
-		o.ClientSecret, _, _ = strings.Cut(string(b), "\n")
-		o.ClientSecret = strings.TrimSuffix(o.ClientSecret, "\r")
 	}
 	return o, nil
 }
 
-// decoyKey is read from the state directory, or made there: what SCRAM clients are told of a login that does not exist must not
-// change when the program starts again, because what they are told of one that exists does not.
+func (b *backends) openCertificates(cfg *config.Config, c *config.Certificate, log *slog.Logger) (auth.Backend, error) {
+	backend, err := auth.OpenCertificates(auth.CertificatesOptions{CA: cfg.Submission.TLS.ClientCA, Map: c.Map, SAN: c.SAN, CRL: c.CRL, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	b.files = append(b.files, fileSet{"client certificates", backend.Paths(), backend.Reload})
+	return backend, nil
+}
+
+// cached puts a cache of successful logins before a backend.
+func (b *backends) cached(backend auth.Backend, life time.Duration) auth.Backend {
+	c := auth.NewCached(backend, auth.CacheOptions{Life: life})
+	b.flushers = append(b.flushers, c)
+	return c
+}
+
+// flush empties the caches.
+func (b *backends) flush() {
+	for _, f := range b.flushers {
+		f.Flush()
+	}
+}
+
+func (b *backends) close() {
+	for _, c := range b.closers {
+		c.Close()
+	}
+}
+
+// decoyKey returns the key for the SCRAM salts of logins that do not exist. It is kept in the state directory, because a salt that changes
+// when the program starts again would tell a client that the login does not exist.
 func decoyKey(dir string) ([]byte, error) {
 	path := filepath.Join(dir, "decoy.key")
-	key, err := os.ReadFile(path)
+	key, err := safefile.ReadFile(path, 4096)
 	if err == nil && len(key) >= 32 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	// Missing, or cut off when the machine went down: nothing hangs on the old one but that it stays the same.
+	// There is no key, or it is too short. A new one is safe, because the key protects no data.
 	key = make([]byte, 32)
 	rand.Read(key) // never fails (crypto/rand)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(dir, ".decoy-*") // 0600 by itself
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(f.Name()) // gone after the rename
-	_, err = f.Write(key)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, err
-	}
-	return key, os.Rename(f.Name(), path)
+	return key, safefile.WriteFile(path, key, 0o600)
 }

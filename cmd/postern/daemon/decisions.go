@@ -1,10 +1,13 @@
 package daemon
 
 import (
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/cmd/postern/config"
@@ -13,30 +16,25 @@ import (
 	"github.com/postern-mail/postern/engine/decisionlog"
 )
 
-// openDecisions opens the decision log and lets the engine write to it.
-func (d *daemon) openDecisions() error {
-	c := d.cfg.DecisionLog
+// openDecisions opens the decision log of a configuration. It returns nil where none is configured.
+func openDecisions(c config.DecisionLog, log *slog.Logger, metrics prometheus.Registerer) (*decisionlog.Log, error) {
 	if c.File == "" && c.Upload.URL == "" {
-		return nil
+		return nil, nil
 	}
 	o, err := decisionOptions(c)
 	if err != nil {
-		return exitcode.UsageError(err)
+		return nil, exitcode.UsageError(err)
 	}
 	if c.File != "" {
 		if err := os.MkdirAll(filepath.Dir(c.File), 0o700); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	o.Logger, o.Metrics = d.log, d.metrics
-	if d.decisions, err = decisionlog.Open(o); err != nil {
-		return err
-	}
-	d.engine.Recorder = d.decisions
-	return nil
+	o.Logger, o.Metrics = log, metrics
+	return decisionlog.Open(o)
 }
 
-// decisionOptions of a configuration that has been checked. A key for hashes is made where none is named and none is there.
+// decisionOptions returns the options of a checked configuration. It makes the key for hashes if the file does not exist.
 func decisionOptions(c config.DecisionLog) (decisionlog.Options, error) {
 	info, _ := debug.ReadBuildInfo()
 	release := version.Read(info).Version

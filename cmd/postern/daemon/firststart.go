@@ -20,8 +20,8 @@ import (
 // demoLogin is an address, so that the default policy lets it send as itself without any data.
 const demoLogin = "demo@example.com"
 
-// firstStart makes what a start without configuration lacks: the directory, a users file with the demo user, whose
-// password it tells notice once, and the certificate.
+// firstStart makes what the first start needs: the state directory, a self-signed certificate, and, without a configuration, a users file
+// with the demo user. It prints the password to notice.
 func firstStart(cfg *config.Config, notice io.Writer) error {
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return err
@@ -32,7 +32,7 @@ func firstStart(cfg *config.Config, notice io.Writer) error {
 		}
 	}
 	if cfg.File != "" {
-		return nil // who writes a configuration names his users
+		return nil // a configuration names its users
 	}
 	users := cfg.Auth[0].File
 	if _, err := os.Stat(users); err == nil || !errors.Is(err, fs.ErrNotExist) {
@@ -46,16 +46,16 @@ func firstStart(cfg *config.Config, notice io.Writer) error {
 	if _, err := usersfile.SetPassword(users, demoLogin, hash); err != nil {
 		return err
 	}
-	// To the terminal only, never to the log: logs are kept and shipped.
+	// The password goes to the terminal and never to the log, because logs are kept and sent elsewhere.
 	port := "2587"
 	if len(cfg.Submission.Listen) > 0 {
 		_, port, _ = net.SplitHostPort(cfg.Submission.Listen[0])
 	}
 	fmt.Fprintf(notice, `
 A demo user was made: %[1]s, password %[2]s
-Everything that is written lies in %[3]s; accepted mail in %[4]s
+All files are in %[3]s; accepted mail is in %[4]s
 
-Submit a first message with one of these:
+Submit a first message with one of these commands:
 
   swaks --server 127.0.0.1:%[5]s --tls --auth PLAIN --auth-user %[1]s --auth-password %[2]s \
         --from %[1]s --to you@example.net

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -21,10 +20,10 @@ import (
 
 // Options are what Run needs.
 type Options struct {
-	Config *config.Config // checked
+	Config *config.Config // checked by config.Check or Validate
 	Log    *slog.Logger
 	Notice io.Writer     // where a first start prints the password of its demo user
-	Grace  time.Duration // how long transactions may take to end after SIGTERM
+	Grace  time.Duration // how long transactions may take to finish after SIGTERM
 }
 
 // Run runs the servers of a configuration until a signal ends them, ctx ends, or one of them fails. Its errors may carry an exit code
@@ -40,10 +39,10 @@ func Run(ctx context.Context, o Options) error {
 	}
 
 	signals := make(chan os.Signal, 4)
-	// There is no signal.Stop: a signal during the last log line must not make a clean end look like a kill.
+	// There is no signal.Stop. Otherwise a signal during the last log line would kill the process, and a clean end would look like a kill.
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
 
-	d := &daemon{cfg: o.Config, log: o.Log, hup: make(chan struct{}, 1), inherited: sockets}
+	d := &daemon{cfg: o.Config, log: o.Log, reloadAll: make(chan struct{}, 1), inherited: sockets}
 	defer d.close()
 	process.ConfigureGC()
 	if err := d.build(ctx, o.Notice); err != nil {
@@ -61,7 +60,7 @@ func Run(ctx context.Context, o Options) error {
 
 	ended := make(chan error, 1)
 	go func() { ended <- group.Wait() }()
-	return d.attend(cut, ended, signals, o.Grace)
+	return d.wait(cut, ended, signals, o.Grace)
 }
 
 // prepareProcess compares the limits of the configuration with those of the process, and keeps passwords out of core files.
@@ -79,8 +78,9 @@ func prepareProcess(o Options) error {
 	return nil
 }
 
-// attend waits for signals and the end, and lets the service manager know how things are.
-func (d *daemon) attend(cut func(), ended <-chan error, signals <-chan os.Signal, grace time.Duration) error {
+// wait handles signals until the servers end, and reports the state to the service manager. cut ends all goroutines; ended receives their
+// error when they have ended.
+func (d *daemon) wait(cut func(), ended <-chan error, signals <-chan os.Signal, grace time.Duration) error {
 	manager := systemd.Manager{Log: d.log}
 	var watchdog <-chan time.Time
 	if every := manager.Watchdog(); every > 0 {
@@ -92,14 +92,14 @@ func (d *daemon) attend(cut func(), ended <-chan error, signals <-chan os.Signal
 	for {
 		select {
 		case err := <-ended:
-			return err // a listener failed: a server that cannot be reached must not look alive
+			return err // a listener failed; the process ends, so that the service manager notices
 		case <-watchdog:
 			manager.Alive()
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				manager.Reloading()
 				d.reload()
-				manager.Ready("reload asked for; its outcome is in the log and in postern_policy_last_reload_successful")
+				manager.Ready("reload asked for; its result is in the log and in postern_policy_last_reload_successful")
 				continue
 			}
 			d.log.Info("stopping", "signal", s.String(), "grace", grace)
@@ -109,7 +109,7 @@ func (d *daemon) attend(cut func(), ended <-chan error, signals <-chan os.Signal
 	}
 }
 
-// stop ends gracefully, then not.
+// stop lets transactions finish for as long as grace, or until another signal comes, and then cuts the connections.
 func (d *daemon) stop(cut func(), ended <-chan error, again <-chan os.Signal, grace time.Duration) error {
 	bounded, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
@@ -127,58 +127,9 @@ func (d *daemon) stop(cut func(), ended <-chan error, again <-chan os.Signal, gr
 		err = errors.Join(err, serveErr)
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		d.log.Warn("connections were cut: they did not end in time")
+		d.log.Warn("connections were cut, because they did not end in time")
 		err = nil
 	}
 	d.log.Info("stopped")
 	return err
-}
-
-// addresses are the fields of the line that says we are ready.
-func (d *daemon) addresses() []any {
-	fields := []any{"policy", d.engine.Policy().Revision()}
-	if len(d.submission) > 0 {
-		var list []string
-		for _, l := range d.submission {
-			list = append(list, l.listener.Addr().String())
-		}
-		fields = append(fields, "submission", list)
-	}
-	if len(d.milters) > 0 {
-		var list []string
-		for _, l := range d.milters {
-			list = append(list, l.listener.Addr().Network()+":"+l.listener.Addr().String())
-		}
-		fields = append(fields, "milter", list)
-	}
-	if len(d.adminListeners) > 0 {
-		fields = append(fields, "admin", d.adminListeners[0].Addr().String())
-	}
-	return append(fields, "directory", d.cfg.StateDir)
-}
-
-// reload does what SIGHUP asks for.
-func (d *daemon) reload() {
-	d.log.Info("reloading")
-	d.feed.Watcher.Trigger()
-	d.candidates.Reload()
-	for _, f := range d.flushers {
-		f.Flush()
-	}
-	select {
-	case d.hup <- struct{}{}:
-	default: // one is under way
-	}
-	if d.decisions != nil {
-		if err := d.decisions.Reopen(); err != nil {
-			d.log.Error("decision log was not reopened", "error", err)
-		}
-	}
-}
-
-var errNothing = errors.New("nothing to serve: configure submission.listen, submission.listen_tls or milter.listen")
-
-// describe an error of binding.
-func bindError(what, addr string, err error) error {
-	return fmt.Errorf("%s %s: %w", what, addr, err)
 }

@@ -4,141 +4,114 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"io"
+	"log/slog"
+	"net"
 	"os"
-	"strings"
-	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/postern-mail/postern/cmd/postern/autoconfig"
 	"github.com/postern-mail/postern/cmd/postern/certs"
 	"github.com/postern-mail/postern/cmd/postern/config"
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/cmd/postern/systemd"
+	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/smtpd"
 	"github.com/postern-mail/postern/smtpd/auth"
-	"github.com/postern-mail/postern/smtpd/relay"
 )
 
-// buildSubmission makes the submission server with its certificate, users and next hops.
-func (d *daemon) buildSubmission(_ context.Context, notice io.Writer) error {
-	if err := firstStart(d.cfg, notice); err != nil {
-		return err
-	}
-	if err := d.loadCertificate(); err != nil {
+// submissionDoor is the submission server with its certificate, users, next hops and listeners. The zero value is one that is not
+// configured.
+type submissionDoor struct {
+	server    *smtpd.Server
+	certs     *certs.Reloader
+	backends  backends
+	hops      hops
+	listeners []smtpd.Listener
+
+	recent       *auth.RecentLogins // logins at POP and IMAP servers; nil where not configured
+	recentSocket *net.UnixConn      // where they are reported
+}
+
+// build makes the server and what it needs. If it fails, close frees what was made.
+func (s *submissionDoor) build(cfg *config.Config, eng *engine.Engine, log *slog.Logger, metrics prometheus.Registerer) (err error) {
+	if s.certs, err = loadCertificate(cfg, log); err != nil {
 		return exitcode.UsageError(err)
 	}
-	backends, err := d.openBackends()
-	if err != nil {
+	if err := s.backends.open(cfg, log); err != nil {
 		return exitcode.UsageError(err)
 	}
-	if err := d.openHops(); err != nil {
+	if err := s.hops.open(cfg, log, metrics); err != nil {
 		return exitcode.UsageError(err)
 	}
-	c := d.cfg.Submission
+	c := cfg.Submission
 	if c.RecentLogins.Socket != "" {
-		d.recent = &auth.RecentLogins{Life: c.RecentLogins.Life, Logger: d.log}
+		s.recent = &auth.RecentLogins{Life: c.RecentLogins.Life, Logger: log}
 	}
-	d.smtp = &smtpd.Server{
-		Hostname: d.cfg.Hostname, Engine: d.engine, Relay: d.hop, Quarantine: d.held, Auth: backends, Throttle: throttle(d.cfg.Submission.AuthLimits), RecentLogins: d.recent, Anonymous: !c.RequireAuth,
-		TLS: d.tlsConfig(), Received: c.Received, Log: d.log, Metrics: smtpd.NewMetrics(d.metrics),
-		Limits: c.Limits,
+	tlsConfig := s.certs.Config()
+	s.server = &smtpd.Server{
+		Hostname: cfg.Hostname, Engine: eng, Relay: s.hops.relay, Quarantine: s.hops.quarantine,
+		Auth: s.backends.list, Throttle: throttle(c.AuthLimits), RecentLogins: s.recent, Anonymous: !c.RequireAuth,
+		TLS: func() *tls.Config { return tlsConfig }, Received: c.Received, Limits: c.Limits,
+		Log: log, Metrics: smtpd.NewMetrics(metrics),
 	}
 	return nil
 }
 
-func (d *daemon) loadCertificate() (err error) {
-	files := certs.Files{Cert: d.cfg.Submission.TLS.Cert, Key: d.cfg.Submission.TLS.Key, ClientCA: d.cfg.Submission.TLS.ClientCA, AskClient: d.cfg.PinsCertificates()}
-	if cert, key, ok := d.cfg.SelfSigned(); ok {
+func loadCertificate(cfg *config.Config, log *slog.Logger) (*certs.Reloader, error) {
+	c := cfg.Submission.TLS
+	files := certs.Files{Cert: c.Cert, Key: c.Key, ClientCA: c.ClientCA, AskClient: cfg.PinsCertificates()}
+	if cert, key, ok := cfg.SelfSigned(); ok {
 		files.Cert, files.Key = cert, key
 	}
-	d.certs, err = certs.NewReloader(files, d.cfg.Submission.TLS.SessionTickets, nil, d.log)
-	return err
-}
-
-func (d *daemon) tlsConfig() func() *tls.Config {
-	c := d.certs.Config()
-	return func() *tls.Config { return c }
-}
-
-func (d *daemon) openBackends() ([]auth.Backend, error) {
-	var backends []auth.Backend
-	for _, a := range d.cfg.Auth {
-		if a.OAuth != nil || a.Certificate != nil {
-			b, err := d.openProved(a)
-			if err != nil {
-				return nil, err
-			}
-			backends = append(backends, b)
-			continue
-		}
-		if a.File == "" {
-			b, err := d.openRemote(a)
-			if err != nil {
-				return nil, err
-			}
-			backends = append(backends, b)
-			continue
-		}
-		f, err := auth.OpenFile(a.File, d.fileOptions(a))
-		if err != nil {
-			return nil, err
-		}
-		d.users = append(d.users, f)
-		backends = append(backends, f)
-	}
-	return backends, nil
-}
-
-// openRemote makes a backend whose passwords are somewhere else. None is asked before somebody logs in.
-func (d *daemon) openRemote(a config.Auth) (auth.Backend, error) {
-	switch {
-	case a.Dovecot != nil:
-		b, err := auth.NewDovecot(a.Dovecot.Options)
-		if err != nil {
-			return nil, err
-		}
-		d.closers = append(d.closers, b)
-		return d.cached(b, a.Dovecot.Cache), nil
-	case a.LDAP != nil:
-		o := a.LDAP.Options
-		o.Logger = d.log
-		b, err := a.LDAP.Open(o)
-		if err != nil {
-			return nil, err
-		}
-		d.closers, d.flushers = append(d.closers, b), append(d.flushers, b)
-		if o.DN != "" {
-			return d.cached(b, a.LDAP.Cache), nil
-		}
-		return b, nil // it looks whether the entry has changed
-	default:
-		o := a.RADIUS.Options
-		o.Logger = d.log
-		b, err := a.RADIUS.Open(o)
-		if err != nil {
-			return nil, err
-		}
-		return d.cached(b, a.RADIUS.Cache), nil
-	}
-}
-
-func (d *daemon) cached(b auth.Backend, life time.Duration) auth.Backend {
-	c := auth.NewCached(b, auth.CacheOptions{Life: life})
-	d.flushers = append(d.flushers, c)
-	return c
+	return certs.NewReloader(files, c.SessionTickets, nil, log)
 }
 
 func throttle(l config.AuthLimits) *auth.Throttle {
 	return &auth.Throttle{Free: l.Free, MaxDelay: l.MaxDelay, Refuse: l.Refuse, HalfLife: l.HalfLife, Exempt: l.Exempt}
 }
 
-// bindRecent opens the socket on which a POP or IMAP server tells who has logged in.
-func (d *daemon) bindRecent() (err error) {
-	c := d.cfg.Submission.RecentLogins
-	if d.recent == nil {
+// files returns the files that are reloaded when they change.
+func (s *submissionDoor) files() (sets []fileSet) {
+	if s.certs != nil {
+		sets = append(sets, fileSet{"certificate", s.certs.Paths(), s.certs.Reload})
+	}
+	return append(sets, s.backends.files...)
+}
+
+// bind opens the sockets.
+func (s *submissionDoor) bind(c config.Submission, inherited *systemd.Sockets) error {
+	open := func(addr string, implicitTLS bool) error {
+		all, err := listen(inherited, addr, "tcp")
+		if err != nil {
+			return listenError("submission", addr, err)
+		}
+		for _, l := range all {
+			s.listeners = append(s.listeners, smtpd.Listener{Listener: l, Name: addr, TLS: implicitTLS, Trusted: c.ProxyProtocol, Mechanisms: c.MechanismsAt(addr)})
+		}
 		return nil
 	}
-	if d.recentSocket, err = auth.ListenRecent(c.Socket, c.Mode); err != nil {
-		return bindError("submission.recent_logins.socket", c.Socket, err)
+	for _, addr := range c.Listen {
+		if err := open(addr, false); err != nil {
+			return err
+		}
+	}
+	for _, addr := range c.ListenTLS {
+		if err := open(addr, true); err != nil {
+			return err
+		}
+	}
+	if s.recent == nil {
+		return nil
+	}
+	return s.bindRecent(c.RecentLogins)
+}
+
+// bindRecent opens the socket on which a POP or IMAP server reports logins.
+func (s *submissionDoor) bindRecent(c config.RecentLogins) (err error) {
+	if s.recentSocket, err = auth.ListenRecent(c.Socket, c.Mode); err != nil {
+		return listenError("submission.recent_logins.socket", c.Socket, err)
 	}
 	if c.Group == "" {
 		return nil
@@ -148,72 +121,65 @@ func (d *daemon) bindRecent() (err error) {
 		err = os.Chown(c.Socket, -1, gid)
 	}
 	if err != nil {
-		return bindError("submission.recent_logins.group", c.Group, err)
+		return listenError("submission.recent_logins.group", c.Group, err)
 	}
 	return nil
 }
 
-// openHops makes the next hops, several with failover, and the quarantine.
-func (d *daemon) openHops() error {
-	metrics, err := relay.NewMetrics(d.metrics)
-	if err != nil {
-		return err
-	}
-	var hops []relay.Hop
-	for _, t := range d.cfg.Relay.To {
-		o, err := hopOptions(t)
-		if err != nil {
+// run starts a goroutine in group for each listener, and one for logins at POP and IMAP servers. failure is the verdict when policy cannot
+// decide.
+func (s *submissionDoor) run(ctx context.Context, group *errgroup.Group, failure engine.Verdict) {
+	for _, l := range s.listeners {
+		l.Failure = failure
+		group.Go(func() error {
+			err := s.server.Serve(ctx, l)
+			if errors.Is(err, smtpd.ErrServerClosed) || errors.Is(err, context.Canceled) {
+				return nil
+			}
 			return err
-		}
-		o.Hello, o.Log, o.Metrics = d.cfg.Hostname, d.log, metrics
-		o.Connections, o.Timeouts = d.cfg.Relay.Connections, d.cfg.Relay.Timeouts
-		h, err := relay.Open(o, t.URL)
-		if err != nil {
-			return err
-		}
-		hops = append(hops, h)
+		})
 	}
-	d.hop = hops[0]
-	if len(hops) > 1 {
-		d.hop = &relay.Failover{Hops: hops, Log: d.log, Metrics: metrics}
+	if s.recentSocket != nil {
+		group.Go(func() error { return s.recent.Serve(ctx, s.recentSocket) })
 	}
-	d.held, err = relay.Open(relay.Options{Log: d.log, Metrics: metrics}, "maildir:"+d.cfg.Relay.Quarantine)
-	return err
 }
 
-// hopOptions of a configured target. The password file's first line is the password.
-func hopOptions(t config.Target) (o relay.Options, err error) {
-	o = relay.Options{ServerName: t.ServerName, Login: t.Username}
-	switch t.StartTLS {
-	case "off":
-		o.StartTLS = relay.StartTLSOff
-	case "required":
-		o.StartTLS = relay.StartTLSRequired
+func (s *submissionDoor) addresses() (list []string) {
+	for _, l := range s.listeners {
+		list = append(list, l.Addr().String())
 	}
-	if t.CA != "" {
-		if o.CAs, err = certs.LoadPool(t.CA); err != nil {
-			return o, err
-		}
-	}
-	if t.PasswordFile != "" {
-		b, err := os.ReadFile(t.PasswordFile)
-		if err != nil {
-			return o, fmt.Errorf("relay password: %w", err)
-		}
-		o.Password, _, _ = strings.Cut(string(b), "\n")
-		o.Password = strings.TrimSuffix(o.Password, "\r")
-	}
-	return o, nil
+	return list
 }
 
-// serveSubmission serves one listener until shutdown.
-func (d *daemon) serveSubmission(ctx context.Context, l submissionListener) error {
-	err := d.smtp.Serve(ctx, smtpd.Listener{
-		Listener: l.listener, Name: l.name, TLS: l.implicit, Trusted: d.cfg.Submission.ProxyProtocol,
-		Failure: failureVerdict(d.cfg.Policy.OnError), Mechanisms: d.cfg.Submission.MechanismsAt(l.name),
-	})
-	if errors.Is(err, smtpd.ErrServerClosed) || errors.Is(err, context.Canceled) {
+// clientSetup returns what mail programs learn, with the ports of the open sockets.
+func (s *submissionDoor) clientSetup(cfg *config.Config) *autoconfig.Setup {
+	var starttls, implicit []string
+	for _, l := range s.listeners {
+		if l.TLS {
+			implicit = append(implicit, l.Addr().String())
+		} else {
+			starttls = append(starttls, l.Addr().String())
+		}
+	}
+	return autoconfig.New(cfg, starttls, implicit)
+}
+
+func (s *submissionDoor) shutdown(ctx context.Context) error {
+	if s.server == nil {
 		return nil
 	}
-	return err
+	return s.server.Shutdown(ctx)
+}
+
+func (s *submissionDoor) close() {
+	for _, l := range s.listeners {
+		l.Close()
+	}
+	s.hops.close()
+	s.backends.close()
+	if s.recentSocket != nil {
+		path := s.recentSocket.LocalAddr().String()
+		s.recentSocket.Close()
+		os.Remove(path)
+	}
 }

@@ -3,107 +3,79 @@ package daemon
 import (
 	"context"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
+	"github.com/postern-mail/postern/internal/safefile"
 )
 
-// watched is a set of files that are read again together when one of them changes.
-type watched struct {
+// fileSet is a set of files that are read again together when one of them changes.
+type fileSet struct {
 	name   string
 	paths  []string
-	reload func() error // keeps what was there when it fails, and says why
+	reload func() error // on an error it keeps what it read before
 }
 
-// watchFiles reloads what changes until ctx ends; all asks for everything at once (SIGHUP). Directories are watched, not
-// files, so that rename-and-save and symlink swaps are seen; a poll every 30 seconds finds what was not reported.
-// Its caller owns the goroutine it runs on.
-func watchFiles(ctx context.Context, sets []watched, all <-chan struct{}, log *slog.Logger) {
-	events := make(<-chan fsnotify.Event)
-	if w, err := fsnotify.NewWatcher(); err != nil {
-		log.Warn("files are polled, not watched", "error", err)
-	} else {
-		defer w.Close()
-		events = w.Events
-		for _, s := range sets {
-			for _, p := range s.paths {
-				if err := w.Add(filepath.Dir(p)); err != nil {
-					log.Warn("directory is polled, not watched", "directory", filepath.Dir(p), "error", err)
-				}
-			}
-		}
+// watchFiles reloads the sets whose files change, until ctx ends. A value in ask reloads all of them (SIGHUP). It runs on the goroutine of
+// its caller.
+func watchFiles(ctx context.Context, sets []fileSet, ask <-chan struct{}, log *slog.Logger) {
+	r := newReloads(sets, log)
+	w := &safefile.Watcher{
+		Paths: r.paths, Changed: func(_ context.Context, asked bool) { r.changed(asked) },
+		Ask: ask, Due: r.due, Log: log,
 	}
-	look := newLook(sets, log)
-	poll := time.NewTicker(30 * time.Second)
-	defer poll.Stop()
-	settle := time.NewTimer(time.Hour)
-	defer settle.Stop()
-	for {
-		force := false
-		select {
-		case <-ctx.Done():
-			return
-		case <-events:
-			settle.Reset(300 * time.Millisecond) // a certificate and its key are two files
-			continue
-		case <-all:
-			force = true
-		case <-settle.C:
-		case <-poll.C:
-		}
-		look.again(force)
-	}
+	w.Run(ctx)
 }
 
-// look remembers what was seen of each set.
-type look struct {
-	sets   []watched
-	stamps []string // "": to be read again, whatever it looks like
-	said   []string // the error that was logged last
+// reloads records what was read of each set.
+type reloads struct {
+	sets   []fileSet
+	seen   []string // fingerprints before the last reload; "" after an error, so that the reload is done again
+	logged []string // the last error of each set in the log
 	log    *slog.Logger
 }
 
-func newLook(sets []watched, log *slog.Logger) *look {
-	l := &look{sets, make([]string, len(sets)), make([]string, len(sets)), log}
+func newReloads(sets []fileSet, log *slog.Logger) *reloads {
+	r := &reloads{sets, make([]string, len(sets)), make([]string, len(sets)), log}
 	for i, s := range sets {
-		l.stamps[i] = stamp(s.paths)
+		r.seen[i] = safefile.Fingerprint(s.paths...)
 	}
-	return l
+	return r
 }
 
-// again reads what has changed, or everything. What failed is tried again the next time, although it looks the same: it may
-// have failed for want of file descriptors. An error is logged once, and again when it was asked for.
-func (l *look) again(force bool) {
-	for i, s := range l.sets {
-		now := stamp(s.paths)
-		if now == l.stamps[i] && !force {
+func (r *reloads) paths() []string {
+	var paths []string
+	for _, s := range r.sets {
+		paths = append(paths, s.paths...)
+	}
+	return paths
+}
+
+// due reports whether a reload has failed. It is tried again at the next poll although the files look the same, because the reason may have
+// been a lack of file descriptors.
+func (r *reloads) due() bool {
+	for _, s := range r.seen {
+		if s == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// changed reloads the sets that have changed, or all of them if that was asked for. It logs an error once, and again when asked.
+func (r *reloads) changed(asked bool) {
+	for i, s := range r.sets {
+		now := safefile.Fingerprint(s.paths...)
+		if now == r.seen[i] && !asked {
 			continue
 		}
 		err := s.reload()
 		if err == nil {
-			l.stamps[i], l.said[i] = now, ""
+			r.seen[i], r.logged[i] = now, ""
 			continue
 		}
-		if l.stamps[i] = ""; l.said[i] != err.Error() || force {
-			l.log.Error("reload failed; what was there stays", "what", s.name, "error", err)
+		r.seen[i] = ""
+		if r.logged[i] != err.Error() || asked {
+			r.log.Error("reload failed; what was read before stays in use", "what", s.name, "error", err)
 		}
-		l.said[i] = err.Error()
+		r.logged[i] = err.Error()
 	}
-}
-
-// stamp changes when one of the files does.
-func stamp(paths []string) string {
-	var b []byte
-	for _, p := range paths {
-		info, err := os.Stat(p)
-		if err != nil {
-			b = append(b, "gone;"...)
-			continue
-		}
-		b = info.ModTime().AppendFormat(b, time.RFC3339Nano)
-		b = append(b, byte(info.Size()), byte(info.Size()>>8), byte(info.Size()>>16), byte(info.Size()>>24), ';')
-	}
-	return string(b)
 }

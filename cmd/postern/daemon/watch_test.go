@@ -22,11 +22,11 @@ func TestReloadIsTriedAgain(t *testing.T) {
 	var log bytes.Buffer
 	var fails error
 	reads := 0
-	l := newLook([]watched{{"things", []string{file}, func() error { reads++; return fails }}}, slog.New(slog.NewTextHandler(&log, nil)))
+	l := newReloads([]fileSet{{"things", []string{file}, func() error { reads++; return fails }}}, slog.New(slog.NewTextHandler(&log, nil)))
 	step := func(what string, force bool, wantReads, wantSaid int) {
 		t.Helper()
 		reads = 0
-		l.again(force)
+		l.changed(force)
 		if said := bytes.Count(log.Bytes(), []byte("reload failed")); reads != wantReads || said != wantSaid {
 			t.Errorf("%s: read %d times, want %d; %d failures logged, want %d", what, reads, wantReads, said, wantSaid)
 		}

@@ -70,7 +70,7 @@ func (c *Candidates) swapCanary(p *engine.Policy, k *config.Canary) {
 		Policy: p, Share: k.Share, MaxFailures: k.MaxFailures, MaxRefusals: k.MaxRefusals, MinDecisions: k.MinDecisions, Metrics: c.canaryMetrics,
 		Fallback: func(reason string) {
 			c.fallback.Store(&reason)
-			c.log.Error("canary policy was taken off; everybody is on the active policy", "revision", p.Revision(), "reason", reason)
+			c.log.Error("canary policy was taken off; the active policy decides for all identities", "revision", p.Revision(), "reason", reason)
 		},
 	})
 	c.log.Info("canary policy decides for a share of identities", "revision", p.Revision(), "share", k.Share)
@@ -80,7 +80,7 @@ func (c *Candidates) swapCanary(p *engine.Policy, k *config.Canary) {
 func (c *Candidates) Start(ctx context.Context) {
 	for _, f := range c.feeds() {
 		if err := f.Watcher.Start(ctx); err != nil {
-			f.log.Error("candidate is not tried", "error", err)
+			f.log.Error("candidate is not used", "error", err)
 		}
 	}
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/terminal"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/contract"
+	"github.com/postern-mail/postern/internal/safefile"
 	"github.com/postern-mail/postern/internal/trial"
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
@@ -254,7 +255,7 @@ func (r *run) message(ctx context.Context, t *Result) {
 	}
 	if r.Update {
 		if text, err = c.Update(result); err == nil {
-			err = os.WriteFile(t.File, text, 0o644) // keeps links and the file's mode
+			err = safefile.WriteFile(t.File, text, 0o644)
 		}
 		if err != nil {
 			t.fail(err)

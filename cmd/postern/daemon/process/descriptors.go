@@ -7,12 +7,12 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/config"
 )
 
-// descriptors that a process takes besides connections and messages: logs, listeners, the policy's source, the admin server and
-// its clients, backends.
+// otherDescriptors is how many file descriptors a process needs besides connections and messages: for logs, listeners, the policy source,
+// the admin server and its clients, and backends.
 const otherDescriptors = 100
 
-// descriptors says how many file descriptors a configuration may take: at least, for the connections alone, and at most, with a
-// connection to the next hop and a temporary file for each.
+// descriptors returns how many file descriptors the limits of a configuration allow for: at least for the connections, and at most with a
+// temporary file and connections to the next hops for each of them.
 func descriptors(c *config.Config) (least, most int) {
 	least, most = otherDescriptors, otherDescriptors
 	if c.Submission.Enabled() {
@@ -28,12 +28,13 @@ func descriptors(c *config.Config) (least, most int) {
 	return least, most
 }
 
-// CheckDescriptors compares what the configuration may take with what the process may open; allowed 0: that is not known. It is an error
-// where not even the connections that the file asks for would fit, and a warning where not everything does.
+// CheckDescriptors compares the file descriptors that the limits of a configuration allow for with those that the process may open. allowed
+// is 0 where that is not known. It returns an error if the process cannot open the connections that the file asks for, and a warning if it
+// cannot open everything.
 func CheckDescriptors(c *config.Config, allowed uint64) (warning string, err error) {
 	least, most := descriptors(c)
 	asked := c.Written("submission.limits.connections") || c.Written("milter.limits.connections")
-	const mend = "raise the limit of open files (LimitNOFILE= in a systemd unit, ulimit -n), or write less under submission.limits.connections or milter.limits.connections"
+	const mend = "raise the limit of open files (LimitNOFILE= in a systemd unit, ulimit -n), or lower submission.limits.connections or milter.limits.connections"
 	switch {
 	case allowed == 0 || uint64(most) <= allowed:
 		return "", nil

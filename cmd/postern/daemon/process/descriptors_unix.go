@@ -4,8 +4,8 @@ package process
 
 import "syscall"
 
-// AllowedDescriptors is how many files this process may open; 0: that is not known. Go has raised the soft limit to the hard one
-// when the program started.
+// AllowedDescriptors returns how many files this process may open, or 0 if that is not known. When the program starts, Go raises the soft
+// limit to the hard one.
 func AllowedDescriptors() uint64 {
 	var l syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil {

@@ -1,3 +1,7 @@
+// Package process sets the limits of the daemon's own process: the garbage collector, memory that is given back, file descriptors, and core
+// files.
+//
+// It starts no goroutines; ReleaseMemory runs on the goroutine of its caller.
 package process
 
 import (
@@ -9,7 +13,7 @@ import (
 )
 
 // gcPercent and memoryLimit configure the garbage collector unless GOGC and GOMEMLIMIT do. An evaluation allocates much that
-// lives shortly, so collecting less often than Go does by default takes a third off a decision's time (docs/explanation/performance.md).
+// it needs only briefly, so collecting less often than Go does by default makes a decision a third faster (docs/explanation/performance.md).
 const (
 	gcPercent   = 400
 	memoryLimit = 2 << 30
@@ -56,7 +60,7 @@ func ReleaseMemory(ctx context.Context) {
 // memoryUse is what the Go runtime reports about memory, in bytes.
 type memoryUse struct {
 	allocated uint64 // since the program started
-	recent    uint64 // of them, since the update before
+	recent    uint64 // allocated since the update before
 	resident  uint64 // obtained from the operating system and not given back
 	needed    uint64 // live objects, as of the last collection, and stacks
 	floor     uint64 // resident after the last release

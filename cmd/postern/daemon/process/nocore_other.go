@@ -2,5 +2,5 @@
 
 package process
 
-// NoCore: other systems have other means, outside of the program (ulimit -c 0).
+// NoCore does nothing on this system. The operator can use ulimit -c 0.
 func NoCore() error { return nil }
