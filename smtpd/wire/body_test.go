@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/postern-mail/postern/internal/message"
@@ -39,6 +40,68 @@ func TestReadDataCuts(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestChunkCuts holds ReadChunk against the whole message, for every place at which it can be cut into two chunks.
+func TestChunkCuts(t *testing.T) {
+	t.Parallel()
+	for _, ending := range append(testpipe.Endings(), "\r\n", "\r", "", "\r\n.\r\n", "\r\n\r\n") {
+		for _, tail := range []string{"", "tail"} {
+			text := "a" + ending + tail
+			want, wantErr := readChunks(text)
+			if bad := message.CheckLines([]byte(text)) != nil || strings.Contains(text, "\x00"); bad != (wantErr != nil) || !bad && strings.TrimSuffix(want, "\r\n") != strings.TrimSuffix(text, "\r\n") {
+				t.Errorf("%q: %q, %v", text, want, wantErr)
+			}
+			for cut := range len(text) {
+				got, err := readChunks(text[:cut], text[cut:])
+				if got != want || (err == nil) != (wantErr == nil) {
+					t.Errorf("%q cut at %d: %q, %v; whole: %q, %v", text, cut, got, err, want, wantErr)
+				}
+			}
+		}
+	}
+}
+
+// readChunks reads a message of these chunks.
+func readChunks(chunks ...string) (body string, err error) {
+	here, there := testpipe.New()
+	c, to := testConn(here), &kept{}
+	b := &Body{Store: to, Max: 1 << 20, Line: 1 << 20, Endless: 1 << 20}
+	for _, text := range chunks {
+		there.Write([]byte(text))
+		if err := c.ReadChunk(int64(len(text)), b, &Pace{Window: time.Minute}); err != nil {
+			return "", err
+		}
+	}
+	if err := b.EndLine(); err != nil {
+		return "", err
+	}
+	return to.String(), nil
+}
+
+// TestPace: a window ends unless it has brought a kilobyte, and no window goes beyond the end.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		p := &Pace{Window: time.Minute, End: start.Add(150 * time.Second)}
+		for _, c := range []struct {
+			after time.Duration
+			got   int
+			want  time.Duration
+		}{
+			{0, 0, time.Minute},
+			{30 * time.Second, 1, time.Minute}, // no progress
+			{10 * time.Second, minProgress - 2, time.Minute},
+			{10 * time.Second, 1, 110 * time.Second}, // at 50 s
+			{50 * time.Second, minProgress, 150 * time.Second},
+			{40 * time.Second, 1 << 20, 150 * time.Second},
+		} {
+			time.Sleep(c.after)
+			if got := p.deadline(c.got).Sub(start); got != c.want {
+				t.Errorf("at %v: %v, want %v", time.Since(start), got, c.want)
+			}
+		}
+	})
 }
 
 // readAll reads a message that comes in two pieces, and says how many octets were left unread, where there was no error.

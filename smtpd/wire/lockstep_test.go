@@ -141,6 +141,45 @@ func TestOutOfStep(t *testing.T) {
 	}
 }
 
+// TestRefusedMessageEndsTransaction: go-smtp has forgotten the recipients of a message that was refused. A message without
+// recipients after it is out of step.
+func TestRefusedMessageEndsTransaction(t *testing.T) {
+	t.Parallel()
+	open := false
+	s := &script{idle: func() bool { return !open }, command: func(_ *Conn, verb, arg string) message.Reply {
+		open = verb == "MAIL" || verb == "RCPT"
+		if arg == "refused" {
+			return message.MustReply(550, "5.7.1", "No")
+		}
+		return accept(nil, "", "")
+	}}
+	sameList(t, "codes", converse(t, s, "EHLO x\r\nMAIL\r\nRCPT\r\nDATA refused\r\nMAIL\r\nDATA\r\nNOOP\r\n"), "220 250 250 250 550 250 421")
+	if !errors.Is(s.lost, ErrOutOfStep) {
+		t.Errorf("lost: %v", s.lost)
+	}
+}
+
+// TestFollowerAgreesToPlaceholdersOnly: a call of go-smtp without a placeholder for it is refused.
+func TestFollowerAgreesToPlaceholdersOnly(t *testing.T) {
+	t.Parallel()
+	c := testConn(nil)
+	f := follower{c}
+	calls := map[string]func() error{
+		"MAIL": func() error { return f.Mail("", nil) },
+		"RCPT": func() error { return f.Rcpt("", nil) },
+		"DATA": func() error { return f.Data(nil) },
+		"AUTH": func() error { _, err := f.Auth("PLAIN"); return err },
+	}
+	for _, told := range []string{"", "MAIL", "RCPT", "DATA", "AUTH", "RSET"} {
+		c.steps.told = told
+		for verb, call := range calls {
+			if err := call(); (err == nil) != (verb == told) {
+				t.Errorf("told %q, called %s: %v", told, verb, err)
+			}
+		}
+	}
+}
+
 // TestFollow: go-smtp follows a session through all that changes its state, and a transaction that ends in any way may be followed
 // by another.
 func TestFollow(t *testing.T) {

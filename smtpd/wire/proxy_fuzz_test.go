@@ -25,6 +25,7 @@ func FuzzProxy(f *testing.F) {
 		"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:198.51.100.1 1 2\r\n", "PROXY UNKNOWN " + strings.Repeat("x", 91) + "\r\n", "PROXY UNKNOWN " + strings.Repeat("x", 92) + "\r\n", "EHLO client.example\r\n",
 		v2(0x21, 0x11, v4...) + "EHLO x\r\n", v2(0x21, 0x21, v6...) + "\x16\x03", v2(0x20, 0), v2(0x21, 0x01), v2(0x21, 0x11, append(v4, "\x04\x00\x03abc"...)...), v2(0x21, 0x31, make([]byte, 216)...),
 		v2(0x21, 0x11, v4[:11]...), v2(0x21, 0x12, v4...), v2(0x31, 0x11, v4...), v2Signature + "\x21\x11\xff\xff", v2Signature[:11],
+		v2(0x21, 0x11, make([]byte, v2Length)...), v2(0x21, 0x11, make([]byte, v2Length+1)...),
 	} {
 		f.Add([]byte(s))
 	}
