@@ -11,18 +11,18 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// bearerServer is OAUTHBEARER (RFC 7628) and XOAUTH2, which differ in how they write the same.
+// bearerServer is OAUTHBEARER (RFC 7628) and XOAUTH2, which differ only in their syntax.
 type bearerServer struct {
 	s    *session
 	name string
-	end  message.Reply // after the client has taken note of why not
+	end  message.Reply // the reply after the client has acknowledged the failure
 }
 
 func (m *bearerServer) next(answer []byte) ([]byte, message.Reply) {
 	if answer == nil {
 		return []byte{}, message.Reply{}
 	}
-	if !m.end.IsZero() { // RFC 7628 §3.2.3: whatever it is, the dialogue is over
+	if !m.end.IsZero() { // RFC 7628 §3.2.3: any answer ends the exchange
 		return nil, m.end
 	}
 	read := readBearer
@@ -36,7 +36,7 @@ func (m *bearerServer) next(answer []byte) ([]byte, message.Reply) {
 	r, err := m.s.authenticate(attempt{mechanism: m.name, authzid: login, login: login, prove: func(ctx context.Context) (auth.Identity, error) {
 		id, err := auth.Chain(m.s.srv.Auth).Token(ctx, token)
 		if canonical, _ := auth.Login(login); err == nil && login != "" && canonical != id.Login {
-			err = errors.Join(auth.ErrCredentials, errors.New("the token is somebody else's"))
+			err = errors.Join(auth.ErrCredentials, errors.New("the token belongs to another login"))
 		}
 		return id, err
 	}})
@@ -51,7 +51,7 @@ func (m *bearerServer) next(answer []byte) ([]byte, message.Reply) {
 func readBearer(s string) (login, token string, ok bool) {
 	flag, rest, ok := strings.Cut(s, ",")
 	authzid, rest, ok2 := strings.Cut(rest, ",")
-	if !ok || !ok2 || !utf8.ValidString(s) || flag != "n" && flag != "y" { // there is no channel binding here
+	if !ok || !ok2 || !utf8.ValidString(s) || flag != "n" && flag != "y" { // OAUTHBEARER has no channel binding
 		return "", "", false
 	}
 	if authzid != "" {
@@ -68,7 +68,7 @@ func readBearer(s string) (login, token string, ok bool) {
 	return login, token, ok
 }
 
-// unescape is saslname of RFC 5801 §4.
+// unescape decodes a saslname (RFC 5801 §4).
 func unescape(s string) (string, bool) {
 	for rest := s; ; {
 		_, after, found := strings.Cut(rest, "=")
@@ -94,8 +94,8 @@ func readXOAuth2(s string) (login, token string, ok bool) {
 	return login, token, ok
 }
 
-// readPairs reads key=value pairs, each with an octet 1 behind it and another after the last. Those that are not known are passed
-// over (RFC 7628 §3.1); none may come twice.
+// readPairs reads key=value pairs, each followed by an octet 1, and one more octet 1 after the last pair. Unknown keys are ignored
+// (RFC 7628 §3.1). A key must not come twice.
 func readPairs(s string) (token string, ok bool) {
 	body, ok := strings.CutSuffix(s, "\x01\x01")
 	if !ok {

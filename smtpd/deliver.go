@@ -15,7 +15,7 @@ import (
 // spooledMessage is a whole message with the facts about it.
 type spooledMessage struct {
 	*engine.Message
-	block []byte // the header block as it came; nil: not read
+	block []byte // the header block as it came; nil: policy does not need it
 	spool *message.Spool
 }
 
@@ -29,17 +29,14 @@ func (s *session) read(t *transaction) (*spooledMessage, error) {
 			MessageID: message.NewMessageID(now, t.id, s.srv.Hostname),
 		},
 	}}
-	if t.policy != nil && !t.policy.Needs().Header && !t.policy.Needs().Body && len(t.policy.Needs().Edits) == 0 {
-		block, err := headerBlock(t.spool, s.limits.Header)
-		if err != nil {
-			return nil, err
-		}
-		return m, message.HeaderWithin(block, s.limits.Header)
-	}
-	var err error
-	if m.block, err = headerBlock(t.spool, s.limits.Header); err != nil {
+	block, err := headerBlock(t.spool, s.limits.Header)
+	if err != nil {
 		return nil, err
 	}
+	if t.policy != nil && !t.policy.Needs().Header && !t.policy.Needs().Body && len(t.policy.Needs().Edits) == 0 {
+		return m, message.HeaderWithin(block, s.limits.Header)
+	}
+	m.block = block
 	if m.Header, err = message.ParseHeader(m.block, s.limits.Header); err != nil {
 		return nil, err
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// Metrics count. A nil *Metrics counts nothing.
+// Metrics are the metrics of submission. A nil *Metrics counts nothing.
 type Metrics struct {
 	conns    prometheus.Gauge
 	accepted *prometheus.CounterVec
@@ -22,31 +22,35 @@ type Metrics struct {
 	place    atomic.Pointer[message.Place]
 }
 
-// NewMetrics registers the metrics of submission, postern_submission_*. It panics where they are registered already.
+// NewMetrics registers the metrics of submission, postern_submission_*, with r; nil: they are not registered. It panics if they are
+// registered already.
+//
+// To add a metric, add a field and its declaration here, a method that is safe on nil, the call, and a line in the reference of
+// metrics.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		conns: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "postern_submission_connections", Help: "Connections that are open."}),
+			Name: "postern_submission_connections", Help: "Open connections."}),
 		accepted: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postern_submission_connections_total", Help: "Connections by what became of them at the start."}, []string{"result"}),
+			Name: "postern_submission_connections_total", Help: "Connections, by what happened at their start."}, []string{"result"}),
 		flying: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "postern_submission_in_flight", Help: "Transactions between MAIL and their end."}),
+			Name: "postern_submission_in_flight", Help: "Transactions under way."}),
 		auths: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postern_submission_auth_total", Help: "Tries at authentication."}, []string{"mechanism", "result"}),
+			Name: "postern_submission_auth_total", Help: "Attempts to authenticate."}, []string{"mechanism", "result"}),
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postern_submission_messages_total", Help: "Messages by what the client was told, and why."}, []string{"outcome"}),
+			Name: "postern_submission_messages_total", Help: "Messages, by their outcome."}, []string{"outcome"}),
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "postern_submission_message_bytes_total", Help: "Octets of messages that arrived whole."}),
+			Name: "postern_submission_message_bytes_total", Help: "Octets of the messages that arrived whole."}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_submission_refused_commands_total", Help: "Commands wrong in form or order."}, []string{"code"}),
 		limits: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postern_submission_limit_hits_total", Help: "Times that a limit was met, by the key of submission.limits that it has."}, []string{"limit"}),
+			Name: "postern_submission_limit_hits_total", Help: "Times that a limit was hit, by its key in submission.limits."}, []string{"limit"}),
 	}
 	for _, name := range countedLimits() { // a counter must exist before its first increase
 		m.limits.WithLabelValues(name)
 	}
 	memory := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "postern_submission_spool_memory_bytes", Help: "Memory that messages under way take."}, func() float64 { return float64(m.spooled().InMemory.Used()) })
+		Name: "postern_submission_spool_memory_bytes", Help: "Memory that messages under way use."}, func() float64 { return float64(m.spooled().InMemory.Used()) })
 	disk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "postern_submission_spool_disk_bytes", Help: "Temporary files of messages under way."}, func() float64 { return float64(m.spooled().OnDisk.Used()) })
 	if r != nil {
@@ -55,7 +59,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
-// watch has the gauges show what p holds.
+// watch makes the gauges of the spool show what p holds.
 func (m *Metrics) watch(p *message.Place) {
 	if m != nil {
 		m.place.Store(p)

@@ -8,15 +8,16 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// Bounds on parameters: the longest are ORCPT and AUTH (RFC 3461 §4.2, RFC 4954 §5: 500 octets).
+// Bounds on parameters. The longest are ORCPT and AUTH, with 500 octets (RFC 3461 §4.2, RFC 4954 §5).
 const (
 	maxParams     = 12
 	maxParamKey   = 32
 	maxParamValue = 512
 )
 
-// readParams reads ESMTP parameters (RFC 5321 §4.1.2) as they follow a path: " KEY=VALUE KEY". known are the keywords that
-// are offered. Nothing may come twice: two readers would take different ones.
+// readParams reads the ESMTP parameters (RFC 5321 §4.1.2) after a path: " KEY=VALUE KEY". known lists the keywords that are offered,
+// each between spaces. A keyword must not come twice, because two readers might use different values. A reply that is not zero says
+// what is wrong.
 func readParams(s string, known string) (message.Params, message.Reply) {
 	if s == "" {
 		return nil, message.Reply{}
@@ -25,7 +26,7 @@ func readParams(s string, known string) (message.Params, message.Reply) {
 		return nil, replySyntax("A space belongs between the address and its parameters")
 	}
 	params := message.Params{}
-	for word := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ' ' }) { // SP alone: Fields would also cut at U+00A0
+	for word := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ' ' }) { // strings.Fields would also split at U+00A0
 		key, value, hasValue := strings.Cut(word, "=")
 		key = strings.ToUpper(key)
 		switch _, twice := params[key]; {
@@ -56,7 +57,8 @@ func isKeyword(s string) bool {
 	return strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") == ""
 }
 
-// isValue: 1*(%d33-60 / %d62-126), and UTF-8 beyond ASCII (RFC 6531 §3.3), which the keyword's own check must want.
+// isValue reports whether s is 1*(%d33-60 / %d62-126), or UTF-8 beyond ASCII (RFC 6531 §3.3). The check of each keyword refuses the
+// latter where it is not allowed.
 func isValue(s string) bool {
 	if s == "" || len(s) > maxParamValue || !utf8.ValidString(s) {
 		return false
@@ -74,10 +76,10 @@ const (
 	rcptParams = " NOTIFY ORCPT "
 )
 
-// checkMailParams checks the values of MAIL's parameters.
+// checkMailParams checks the values of the parameters of MAIL. A reply that is not zero says what is wrong.
 func checkMailParams(p message.Params, maxSize int64) message.Reply {
 	_, internationalized := p["SMTPUTF8"]
-	for key := range strings.FieldsSeq(mailParams) { // in an order, so that the same command has the same answer
+	for key := range strings.FieldsSeq(mailParams) { // in a fixed order, so that the same command gets the same reply
 		v, there := p[key]
 		ok := true
 		if !there {
@@ -118,7 +120,7 @@ func checkMailParams(p message.Params, maxSize int64) message.Reply {
 	return message.Reply{}
 }
 
-// checkRcptParams checks the values of RCPT's parameters.
+// checkRcptParams checks the values of the parameters of RCPT. A reply that is not zero says what is wrong.
 func checkRcptParams(p message.Params, internationalized bool) message.Reply {
 	if v, ok := p["NOTIFY"]; ok && !isNotify(v) {
 		return badValue("NOTIFY")
@@ -129,7 +131,7 @@ func checkRcptParams(p message.Params, internationalized bool) message.Reply {
 	return message.Reply{}
 }
 
-// isNotify: NEVER, or a list without repetitions of the others (RFC 3461 §4.1).
+// isNotify reports whether v is NEVER, or a list of the other keywords without repetition (RFC 3461 §4.1).
 func isNotify(v string) bool {
 	v = strings.ToUpper(v)
 	if v == "NEVER" {
@@ -150,7 +152,8 @@ func isNotify(v string) bool {
 	return true
 }
 
-// isORCPT: address type, ";" and xtext (RFC 3461 §4.2); a utf-8 address may have what RFC 6533 §3 lets it have.
+// isORCPT reports whether v is an address type, ";" and xtext (RFC 3461 §4.2). An address of type utf-8 may have UTF-8 (RFC 6533
+// §3).
 func isORCPT(v string, internationalized bool) bool {
 	kind, addr, _ := strings.Cut(v, ";")
 	if len(v) > 500 || addr == "" || !isKeyword(strings.ToUpper(kind)) {
@@ -163,7 +166,7 @@ func isORCPT(v string, internationalized bool) bool {
 	return ok && printable(plain)
 }
 
-// unxtext decodes xtext (RFC 3461 §4).
+// unxtext decodes xtext (RFC 3461 §4). Empty text is not ok.
 func unxtext(v string) (plain string, ok bool) {
 	out := make([]byte, 0, len(v))
 	for i := 0; i < len(v); i++ {
@@ -196,6 +199,7 @@ func eightBit(s string) bool {
 	return false
 }
 
+// printable reports whether s has only printable ASCII characters and spaces.
 func printable(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] > '~' {

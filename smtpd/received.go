@@ -27,7 +27,7 @@ func CheckReceived(template string) error {
 func checkBraces(template string) error {
 	const places = " ehlo client hostname protocol tls id login for date "
 	if len(template) > 500 || !printable(template) {
-		return fmt.Errorf("received template: wants at most 500 printable ASCII characters on one line")
+		return fmt.Errorf("received template: wants at most 500 printable ASCII characters, on one line")
 	}
 	for rest := template; ; {
 		_, after, ok := strings.Cut(rest, "{")
