@@ -8,33 +8,33 @@ import (
 	"time"
 )
 
-// Descriptors is the limit that a process meets which may open no more files and sockets.
+// Descriptors names the limit of open files and sockets that the operating system sets for a process.
 const Descriptors = "file_descriptors"
 
-// Accepter takes connections of a Listener. What passes, a shortage of file descriptors or of memory above all, is waited out,
-// for longer each time up to a second: the connections that are open go on meanwhile, and the clients outside wait. The
-// log says so when it begins, once a minute at most, and when it is over. One goroutine uses it.
+// Accepter accepts connections from a Listener. On a temporary error, such as a shortage of file descriptors or memory, it
+// waits and tries again, longer each time up to a second. Open connections go on meanwhile, and new clients wait. The start
+// of a shortage is logged at most once a minute, and so is its end. An Accepter is for one goroutine.
 type Accepter struct {
 	net.Listener
 	Stop     <-chan struct{} // ends a wait
 	Reporter *Reporter
 	Log      *slog.Logger
 
-	said  time.Time // when the log told of a shortage
-	short time.Time // since when there is one that the log has told of; zero: none
+	logged time.Time // when a shortage was last logged
+	short  time.Time // start of the logged shortage; zero: there is none
 }
 
-// Accept gives the next connection. Its error is net.ErrClosed where the waiting was stopped, and otherwise the Listener's.
+// Accept returns the next connection. The error is net.ErrClosed if Stop ended a wait, and otherwise the Listener's.
 func (a *Accepter) Accept() (net.Conn, error) {
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		conn, err := a.Listener.Accept()
 		switch {
 		case err == nil:
-			a.again()
+			a.recovered()
 			return conn, nil
-		case shortage(err):
+		case isShortage(err):
 			a.shortage(err)
-		case !passing(err):
+		case !isTemporary(err):
 			return nil, err
 		}
 		timer := time.NewTimer(wait)
@@ -52,25 +52,25 @@ func (a *Accepter) shortage(err error) {
 		a.Reporter.Count(Descriptors)
 	}
 	now := time.Now()
-	if !a.said.IsZero() && now.Sub(a.said) < time.Minute {
+	if !a.logged.IsZero() && now.Sub(a.logged) < time.Minute {
 		return
 	}
-	a.said = now
+	a.logged = now
 	if a.short.IsZero() {
 		a.short = now
 	}
 	a.Log.Error("no connection can be accepted; trying again until one can", "error", err, "since", a.short)
 }
 
-func (a *Accepter) again() {
+func (a *Accepter) recovered() {
 	if !a.short.IsZero() {
 		a.Log.Info("connections are accepted again", "after", time.Since(a.short).Round(time.Millisecond))
 		a.short = time.Time{}
 	}
 }
 
-// passing says that it is the connection that failed, not the listener (accept(2)).
-func passing(err error) bool {
+// isTemporary reports whether one connection failed and the listener still works (accept(2)).
+func isTemporary(err error) bool {
 	for _, e := range []error{syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EINTR, syscall.EPROTO, syscall.EPERM} {
 		if errors.Is(err, e) {
 			return true
@@ -79,7 +79,7 @@ func passing(err error) bool {
 	return false
 }
 
-func shortage(err error) bool {
+func isShortage(err error) bool {
 	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		if errors.Is(err, e) {
 			return true

@@ -1,4 +1,5 @@
-// Package limit says which limit was met, and waits out a shortage of file descriptors. It has no goroutines.
+// Package limit counts and logs the limits that clients hit, and keeps a listener going through a shortage of file
+// descriptors. It starts no goroutines.
 package limit
 
 import (
@@ -7,59 +8,60 @@ import (
 	"time"
 )
 
-// Reporter counts the limits that are met, and logs them: at most one line a second for each, so that somebody who runs
-// against one again and again does not fill the log. Its zero value is ready.
+// Reporter counts and logs each limit that is hit. A limit is logged at most once a second, so that a client cannot fill the
+// log by hitting it repeatedly. The zero value is ready to use, and any goroutine may use it.
 type Reporter struct {
 	Count func(limit string) // nil: nothing is counted
 
 	mu   sync.Mutex
-	said map[string]*said
+	last map[string]*entry // by limit
 }
 
-// said is what the log knows of one limit.
-type said struct {
-	at   time.Time
-	more int // since then
+// entry is the last log line about one limit.
+type entry struct {
+	at         time.Time
+	suppressed int // lines left out since then
 }
 
-// every is how often the log says the same.
-const every = time.Second
+// logInterval is the least time between two log lines about the same limit.
+const logInterval = time.Second
 
-// Met counts that limit, with the value it has, was met, and says so. What attrs tell of whoever met it are his alone; the
-// next line has the number of others in between.
+// Met counts and logs that limit, which is set to value, was hit. attrs describe the client that hit it. A log line has the
+// number of lines that were left out before it as "unsaid".
 func (r *Reporter) Met(log *slog.Logger, limit string, value any, attrs ...any) {
 	if r.Count != nil {
 		r.Count(limit)
 	}
-	more, say := r.due(limit)
-	if !say {
+	suppressed, due := r.due(limit)
+	if !due {
 		log.Debug("limit met", append([]any{"limit", limit, "value", value}, attrs...)...)
 		return
 	}
 	attrs = append([]any{"limit", limit, "value", value}, attrs...)
-	if more > 0 {
-		attrs = append(attrs, "unsaid", more)
+	if suppressed > 0 {
+		attrs = append(attrs, "unsaid", suppressed)
 	}
 	log.Info("limit met", attrs...)
 }
 
-func (r *Reporter) due(limit string) (more int, say bool) {
+// due reports whether limit is to be logged now, and how many lines were left out before.
+func (r *Reporter) due(limit string) (suppressed int, due bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.said[limit]
-	if s == nil {
-		s = &said{}
-		if r.said == nil {
-			r.said = map[string]*said{}
+	e := r.last[limit]
+	if e == nil {
+		e = &entry{}
+		if r.last == nil {
+			r.last = map[string]*entry{}
 		}
-		r.said[limit] = s
+		r.last[limit] = e
 	}
 	now := time.Now()
-	if !s.at.IsZero() && now.Sub(s.at) < every {
-		s.more++
+	if !e.at.IsZero() && now.Sub(e.at) < logInterval {
+		e.suppressed++
 		return 0, false
 	}
-	more = s.more
-	*s = said{at: now}
-	return more, true
+	suppressed = e.suppressed
+	*e = entry{at: now}
+	return suppressed, true
 }

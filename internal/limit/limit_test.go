@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// TestReporter: every time is counted, and the log has one line a second with what it left out.
+// TestReporter: every hit is counted, and each limit has one log line a second, with the number of lines left out.
 func TestReporter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
@@ -36,7 +36,7 @@ func TestReporter(t *testing.T) {
 	})
 }
 
-// listener fails with errs in turn, and then gives a connection.
+// listener fails with each of errs in turn, and then returns a connection.
 type listener struct {
 	net.Listener
 	errs []error
@@ -51,7 +51,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", err)}
 }
 
-// TestAccept waits out what passes, with one line when it begins, one a minute and one when it is over, and nothing else.
+// TestAccept: a shortage is waited out, and logged when it begins, once a minute while it lasts, and when it ends.
 func TestAccept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
@@ -83,7 +83,7 @@ func TestAccept(t *testing.T) {
 	})
 }
 
-// TestAcceptEnds where the listener is at fault, and where the waiting is over.
+// TestAcceptEnds: Accept returns when the listener itself fails, and when Stop is closed.
 func TestAcceptEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := slog.New(slog.DiscardHandler)

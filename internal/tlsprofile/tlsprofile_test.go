@@ -45,7 +45,7 @@ func shake(server, client *tls.Config) error {
 	return errors.Join(err, <-done)
 }
 
-// TestBothSides: what is old is refused, whether we serve it or are served it; what is new is taken.
+// TestBothSides: obsolete versions and cipher suites are refused as a server and as a client; current ones work.
 func TestBothSides(t *testing.T) {
 	ours := func() *tls.Config {
 		c := New()
@@ -72,7 +72,7 @@ func TestBothSides(t *testing.T) {
 			tt.change(c)
 			return c
 		}
-		// The other side must be able to do it at all, or its refusal proves nothing.
+		// The peer must be able to speak it, or else a refusal proves nothing.
 		if err := shake(theirs(), theirs()); err != nil {
 			t.Errorf("%s between two others: %v", name, err)
 		}
@@ -93,7 +93,7 @@ func TestNotHTTP(t *testing.T) {
 	}
 }
 
-// TestOnlyPlace: no other package makes a configuration of its own, which could say anything.
+// TestOnlyPlace: no other package makes a tls.Config of its own.
 func TestOnlyPlace(t *testing.T) {
 	root, seen := filepath.Join("..", ".."), 0
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -101,7 +101,7 @@ func TestOnlyPlace(t *testing.T) {
 			return err
 		}
 		if d.IsDir() && (d.Name() == "testdata" || d.Name() == "tools" || strings.HasPrefix(d.Name(), "test") || d.Name() == ".git") {
-			return fs.SkipDir // programs and helpers of tests
+			return fs.SkipDir // developer tools and test helpers
 		}
 		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 			return nil
@@ -123,7 +123,7 @@ func TestOnlyPlace(t *testing.T) {
 				return true
 			}
 			if seen++; filepath.Base(filepath.Dir(path)) != "tlsprofile" && filepath.Base(path) != "tlsprofile.go" {
-				t.Errorf("%s makes a tls.Config; take tlsprofile.New", path)
+				t.Errorf("%s makes a tls.Config; use tlsprofile.New", path)
 			}
 			return true
 		})
