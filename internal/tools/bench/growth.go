@@ -14,9 +14,9 @@ import (
 	"github.com/postern-mail/postern/internal/tools/bench/plot"
 )
 
-// figure is one quantity that grows, and what it costs.
+// figure shows the cost of one growing quantity.
 type figure struct {
-	Name   string   `json:"name"` // of the file, too
+	Name   string   `json:"name"` // also part of the file name
 	Title  string   `json:"title"`
 	X      string   `json:"x"`
 	Panels []*panel `json:"panels"`
@@ -28,8 +28,7 @@ type panel struct {
 	Curves []*curve `json:"curves"`
 }
 
-// curve is the least of a few measurements at each point: growth asks for the shape, and what else the machine does only
-// ever adds.
+// curve has the lowest of a few measurements at each point, because other load on the machine only ever adds to a value.
 type curve struct {
 	Name      string       `json:"name"`
 	Points    []plot.Point `json:"points"`
@@ -37,16 +36,16 @@ type curve struct {
 	Verdict   string       `json:"verdict"`
 }
 
-// steep is the exponent from which on a step counts as super-linear: 1 is linear, and a step of 10 that cost 20 times as
-// much would be 1.3.
-const steep = 1.3
+// superLinear is the exponent above which a step counts as super-linear. 1 is linear; a quantity that grows tenfold and costs
+// 20 times as much has 1.3.
+const superLinear = 1.3
 
 // growth measures all figures and draws them.
 func growth(o options, dir string) ([]*figure, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
-	// As the program sets it for itself.
+	// The same setting as in the program.
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	var list []*figure
 	for _, part := range []struct {
@@ -83,18 +82,18 @@ func (f *figure) add(y string, curves ...*curve) {
 }
 
 func (c *curve) add(x, y float64) {
-	// What takes no time that can be measured is on no logarithmic axis.
+	// A logarithmic axis has no 0.
 	c.Points = append(c.Points, plot.Point{X: x, Y: max(y, 1e-3)})
 }
 
-// judge says of each curve how it grows: by the steps of its upper half, where what is there anyhow no longer hides the rest.
+// judge sets the verdict of each curve by the steps in its upper half, where a constant part no longer hides the growth.
 func (f *figure) judge() {
 	for _, p := range f.Panels {
 		for _, c := range p.Curves {
 			c.Exponents = plot.Exponents(c.Points)
 			upper := c.Exponents[len(c.Exponents)/2:]
 			switch worst := slices.Max(upper); {
-			case worst > steep:
+			case worst > superLinear:
 				c.Verdict = "super-linear"
 			case worst > 0.8:
 				c.Verdict = "linear"
@@ -129,7 +128,7 @@ func (f *figure) draw(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "growth-"+f.Name+".svg"), svg, 0o644)
 }
 
-// tables are one for each figure: a line a curve, with the exponents of its steps.
+// tables returns a table with one line for each curve.
 func (f *figure) tables() []table {
 	t := table{title: f.Title, head: []string{"", f.X}, notes: f.Notes}
 	t.head = append(t.head, "grows", "exponents")
@@ -148,7 +147,7 @@ func (f *figure) tables() []table {
 	return []table{t}
 }
 
-// short is a number to three digits.
+// short formats a number with three digits.
 func short(v float64) string {
 	switch {
 	case v >= 1e6:
@@ -161,12 +160,12 @@ func short(v float64) string {
 	return fmt.Sprintf("%.3g", v)
 }
 
-// progress says what is being measured.
+// progress prints what is being measured.
 func progress(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "\rbench: growth: %-100s", fmt.Sprintf(format, args...))
 }
 
-// cost is the processor time of one call of f in µs, garbage collection included: the least of five batches.
+// cost returns the CPU time of one call of f in µs, garbage collection included: the lowest of five batches.
 func cost(f func()) float64 {
 	f()
 	least := math.Inf(1)
@@ -188,7 +187,7 @@ func cost(f func()) float64 {
 	return least
 }
 
-// ownCPU is our own user and system time.
+// ownCPU returns the user and system time of this process.
 func ownCPU() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

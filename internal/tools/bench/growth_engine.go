@@ -21,10 +21,10 @@ import (
 	"github.com/postern-mail/postern/policies"
 )
 
-// growRules: rules that the index can tell apart (they compare a fact with a constant), and rules that all have to be tried.
+// growRules measures rules that compare a fact with a constant, which OPA indexes, and rules that OPA has to try one by one.
 func growRules(options, string) (*figure, error) {
 	f := &figure{Title: "Rules in one package", X: "rules", Notes: []string{
-		"OPA's compiler looks at every rule of a package for every file of it: rules in more and more files grow faster than their number."}}
+		"For every file of a package, OPA's compiler looks at every rule of the package, so the time to compile grows faster than the number of files."}}
 	indexed, tried := &curve{Name: "indexed"}, &curve{Name: "every rule is tried"}
 	built, scattered := &curve{Name: "in one file"}, &curve{Name: "ten rules a file"}
 	tr, err := transaction(25, 10)
@@ -77,7 +77,7 @@ func ruleBundle(rule string, n, perFile int) *bundle.Bundle {
 	return b
 }
 
-// decider compiles a policy and gives what decides about tr by it; the outcome must be as wanted.
+// decider compiles a policy and returns a function that decides about tr. It checks that the verdict is the wanted one.
 func decider(b *bundle.Bundle, tr *engine.Transaction, want engine.Verdict) (func(), error) {
 	p, err := engine.Compile(context.Background(), b, engine.Options{Timeout: time.Minute})
 	if err != nil {
@@ -91,7 +91,7 @@ func decider(b *bundle.Bundle, tr *engine.Transaction, want engine.Verdict) (fun
 	return func() { e.Decide(context.Background(), tr) }, nil
 }
 
-// growSenders: the default bundle with more and more users' addresses, as documents are loaded by serve.
+// growSenders measures the default bundle with the addresses of more and more users, loaded as serve loads them.
 func growSenders(_ options, dir string) (*figure, error) {
 	f := &figure{Title: "Users in data.senders", X: "users"}
 	decision, held, load := &curve{Name: "message stage"}, &curve{Name: "data and policy"}, &curve{Name: "read and compile"}
@@ -125,7 +125,7 @@ func growSenders(_ options, dir string) (*figure, error) {
 	return f, nil
 }
 
-// withSenders is the default bundle with the senders of n users, read from a file as serve reads it.
+// withSenders returns the default bundle with the senders of n users, read from a file as serve reads it.
 func withSenders(dir string, n int) (*bundle.Bundle, error) {
 	name := filepath.Join(dir, "senders.json")
 	if err := writeSenders(name, n); err != nil {
@@ -159,7 +159,7 @@ func writeSenders(name string, n int) error {
 	return file.Close()
 }
 
-// heap is what is live, in MiB.
+// heap returns the live heap in MiB.
 func heap() float64 {
 	runtime.GC()
 	runtime.GC()
@@ -168,7 +168,7 @@ func heap() float64 {
 	return float64(m.HeapAlloc) / (1 << 20)
 }
 
-// growFields: more header fields in one message.
+// growFields measures messages with more and more header fields.
 func growFields(_ options, dir string) (*figure, error) {
 	f := &figure{Title: "Header fields in a message", X: "header fields"}
 	parse, decision, edit := &curve{Name: "parse"}, &curve{Name: "decision of the default bundle"}, &curve{Name: "four edits"}
@@ -222,7 +222,7 @@ func someEdits() (message.Edits, error) {
 	return message.Plan(list)
 }
 
-// header is a block of n fields.
+// header returns a header block of n fields.
 func header(n int) []byte {
 	var h strings.Builder
 	h.WriteString("From: User <user1@example.com>\r\nTo: r0@example.net\r\nSubject: growth\r\nDate: Thu, 01 Jan 2026 00:00:00 +0000\r\nMessage-ID: <1@example.com>\r\n")
@@ -233,7 +233,7 @@ func header(n int) []byte {
 	return []byte(h.String())
 }
 
-// transaction is a message of user1 with so many header fields and recipients, at the stage where it is decided about.
+// transaction returns a message of user1 with that many header fields and recipients, at the message stage.
 func transaction(fields, recipients int) (*engine.Transaction, error) {
 	h, err := message.ParseHeader(header(fields), message.Limits{})
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// server is a Postern of its own with the default bundle, which relays to a smtp-sink of its own.
+// server is Postern with the default bundle, which relays to an smtp-sink.
 type server struct {
 	sink, postern *testload.Process
 	load          load // one connection that is kept
@@ -26,8 +26,8 @@ func startServer(o options, dir string) (*server, error) {
 	if s.sink, err = testload.Start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
 		return nil, err
 	}
-	// A verifier takes no memory to check; the 64 MiB of an argon2id hash would hide what is asked here.
-	if err = configure(o.postern, dir, door(addr, "smtp://"+sinkAddr), users, "--scram"); err != nil {
+	// A SCRAM verifier needs no memory to check. The 64 MiB of an argon2id hash would hide what is measured here.
+	if err = configure(o.postern, dir, submissionAt(addr, "smtp://"+sinkAddr), users, "--scram"); err != nil {
 		s.stop()
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func (s *server) stop() {
 	_ = s.sink.Stop()
 }
 
-// measure submits, and gives the server's CPU time a message in ms.
+// measure submits messages and returns the CPU time of the server for each in ms.
 func (s *server) measure(l load) (cpu float64, got measured, err error) {
 	before := s.postern.CPU()
 	got = l.run()
@@ -59,7 +59,7 @@ func (s *server) measure(l load) (cpu float64, got measured, err error) {
 	return (s.postern.CPU() - before).Seconds() * 1000 / float64(got.Messages), got, nil
 }
 
-// least is the least of three measurements of each.
+// least measures three times and returns the lowest of each value.
 func (s *server) least(l load) (cpu, p50 float64, err error) {
 	cpu, p50 = math.Inf(1), math.Inf(1)
 	for range 3 {
@@ -72,7 +72,7 @@ func (s *server) least(l load) (cpu, p50 float64, err error) {
 	return cpu, p50, nil
 }
 
-// growRecipients: one message to more and more recipients; each is decided about, and then all of them.
+// growRecipients measures messages to more and more recipients. Policy decides about each of them, and then about the message.
 func growRecipients(o options, dir string) (*figure, error) {
 	f := &figure{Title: "Recipients of a message", X: "recipients"}
 	decision, whole := &curve{Name: "message stage"}, &curve{Name: "submission server, RCPT decisions and relay included"}
@@ -108,7 +108,7 @@ func growRecipients(o options, dir string) (*figure, error) {
 	return f, nil
 }
 
-// growSize: larger and larger messages over one connection, through TLS and on to the sink.
+// growSize measures larger and larger messages over one TLS connection, relayed to the sink.
 func growSize(o options, dir string) (*figure, error) {
 	f := &figure{Title: "Size of a message", X: "octets"}
 	cpu, held := &curve{Name: "submission server"}, &curve{Name: "submission server"}
@@ -135,7 +135,7 @@ func growSize(o options, dir string) (*figure, error) {
 	return f, nil
 }
 
-// growConnections: more and more clients that have logged in under TLS and wait, and one that submits meanwhile.
+// growConnections measures one client that submits while more and more others are logged in under TLS and idle.
 func growConnections(o options, dir string) (*figure, error) {
 	f := &figure{Title: "Connections, logged in and idle", X: "connections"}
 	held, latency, cpu := &curve{Name: "whole process"}, &curve{Name: "p50, ms"}, &curve{Name: "CPU of the server, ms"}
@@ -156,7 +156,7 @@ func growConnections(o options, dir string) (*figure, error) {
 	}()
 	for _, n := range []int{1, 10, 100, 1000, 10_000} {
 		if uint64(n)+500 > limit.Max {
-			f.Notes = append(f.Notes, fmt.Sprintf("%d connections were not tried: the limit of open files is %d (ulimit -Hn).", n, limit.Max))
+			f.Notes = append(f.Notes, fmt.Sprintf("%d connections were not measured, because the limit of open files is %d (ulimit -Hn).", n, limit.Max))
 			break
 		}
 		progress("%d connections", n)
@@ -179,7 +179,7 @@ func growConnections(o options, dir string) (*figure, error) {
 	return f, nil
 }
 
-// openMany opens n connections, up to and including the login, eight at a time.
+// openMany opens n connections and logs in on each, eight at a time.
 func (l load) openMany(n int) (open []*testload.Client, err error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup

@@ -14,26 +14,26 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// Debian's packages of the peers. Exim conflicts with Postfix, so that it is unpacked beside the system.
+// Debian packages of the peers. Exim conflicts with Postfix, so it is unpacked into a directory instead of installed.
 var (
 	peerPackages = []string{"postfix", "dovecot-core", "rspamd", "mimedefang", "libnet-dns-perl"}
 	eximPackages = []string{"exim4-daemon-light"}
 )
 
-// lacks says what is left out, and how to get it; the report repeats it.
-func (o options) lacks(what, why string) {
+// skip prints and records that something is not measured, and why.
+func (o options) skip(what, why string) {
 	if why == "not installed" {
-		why += "; `go run ./internal/tools/bench -install-peers` installs it (Debian, as root)"
+		why += "; `make bench-peers` installs it (Debian, as root)"
 	}
 	note := what + ": " + why
-	*o.left = append(*o.left, note)
+	*o.skipped = append(*o.skipped, note)
 	fmt.Fprintf(os.Stderr, "bench: not measured: %s\n", note)
 }
 
-// installPeers installs what is not there yet, says what, and starts none of it.
+// installPeers installs the peers that are missing, prints each command, and starts no service.
 func installPeers(o options) error {
 	if os.Getuid() != 0 {
-		return errors.New("-install-peers needs root: it calls apt-get")
+		return errors.New("-install-peers needs root, because it calls apt-get")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
@@ -76,11 +76,11 @@ func installPeers(o options) error {
 			return err
 		}
 	}
-	fmt.Fprintf(os.Stderr, "bench: all peers are there; Exim in %s, Haraka in %s\n", unpackRoot(), o.cache)
+	fmt.Fprintf(os.Stderr, "bench: all peers are installed; Exim is in %s, Haraka in %s\n", unpackRoot(), o.cache)
 	return nil
 }
 
-// noDaemons keeps packages from starting what they bring.
+// noDaemons keeps packages from starting services. restore ends that.
 func noDaemons() (restore func(), err error) {
 	const policy = "/usr/sbin/policy-rc.d"
 	if exists(policy) {
@@ -99,7 +99,7 @@ func aptInstall(ctx context.Context, packages ...string) error {
 	return command(ctx, "", "apt-get", append([]string{"-o", "DPkg::Lock::Timeout=300", "install", "-y", "-qq", "--no-install-recommends"}, packages...)...)
 }
 
-// unpackExim installs the libraries that Exim needs and puts its programs beside the system.
+// unpackExim installs the libraries that Exim needs, and unpacks its programs below unpackRoot.
 func unpackExim(ctx context.Context) error {
 	out, err := exec.CommandContext(ctx, "apt-cache", append([]string{"depends"}, eximPackages...)...).Output()
 	if err != nil {
@@ -131,10 +131,10 @@ func unpackExim(ctx context.Context) error {
 			return err
 		}
 	}
-	return os.Chmod(filepath.Join(unpackRoot(), "usr/sbin/exim4"), 0o755) // not setuid: root starts it
+	return os.Chmod(filepath.Join(unpackRoot(), "usr/sbin/exim4"), 0o755) // without the setuid bit: root starts it
 }
 
-// command runs a program, and says so.
+// command prints a command and runs it.
 func command(ctx context.Context, dir, name string, arg ...string) error {
 	fmt.Fprintf(os.Stderr, "bench: %s %s\n", name, strings.Join(arg, " "))
 	cmd := exec.CommandContext(ctx, name, arg...)

@@ -13,26 +13,26 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// load is one run: count messages of size octets over workers at a time, keep messages on a connection (1: a new
-// connection each).
+// load describes one run: count messages over a number of workers, each with one connection at a time that carries keep
+// messages (1: a new connection for each message).
 type load struct {
 	addr        string
-	tls         *tls.Config // nil: in the clear
+	tls         *tls.Config // nil: no TLS
 	login, pass string      // "": no AUTH
 	from        string
 	recipients  int
 	count, keep int
 	workers     int
-	message     []byte // dot-stuffed, with its end
-	once        bool   // the first error is the end: Dovecot, say, answers each wrong password later than the one before
+	message     []byte // dot-stuffed, with the final dot
+	once        bool   // stop at the first error; Dovecot, for example, delays each reply to a wrong password more
 
-	envelope []byte // MAIL to DATA, in one write
+	envelope []byte // the commands from MAIL to DATA, sent in one write
 }
 
-// patience is how long a dialogue up to the login, or a message, may take.
-const patience = 2 * time.Minute
+// timeout is the time for a dialogue up to the login, and for each message.
+const timeout = 2 * time.Minute
 
-// measured is what a run gave.
+// measured is the result of a run.
 type measured struct {
 	Messages int           `json:"messages"`
 	Errors   int           `json:"errors"`
@@ -42,11 +42,11 @@ type measured struct {
 	P99      time.Duration `json:"p99_ns"`
 }
 
-// PerSecond is messages a second.
+// PerSecond returns messages a second.
 func (m measured) PerSecond() float64 { return float64(m.Messages) / m.Elapsed.Seconds() }
 
-// run sends and measures; a message's latency is from MAIL (or the dial, where every message has its own connection) to
-// the reply to its end.
+// run sends the messages and measures. The latency of a message runs from MAIL, or from the dial for the first message of a
+// connection, to the reply after the message.
 func (l load) run() measured {
 	l.envelope = l.commands()
 	var left atomic.Int64
@@ -85,7 +85,7 @@ func (l load) run() measured {
 	return out
 }
 
-// connection submits up to l.keep messages over one connection.
+// connection submits up to l.keep messages over one connection and returns their latencies.
 func (l load) connection(left *atomic.Int64) (times []time.Duration, err error) {
 	start := time.Now()
 	c, err := l.open()
@@ -106,7 +106,7 @@ func (l load) connection(left *atomic.Int64) (times []time.Duration, err error) 
 }
 
 func (l load) open() (*testload.Client, error) {
-	c, err := testload.Dial(l.addr, patience)
+	c, err := testload.Dial(l.addr, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (l load) greet(c *testload.Client) error {
 	return c.Login(l.login, l.pass)
 }
 
-// commands are a message's, up to DATA.
+// commands returns the commands of a message, from MAIL to DATA.
 func (l load) commands() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "MAIL FROM:<%s>\r\n", l.from)
@@ -150,7 +150,7 @@ func (l load) commands() []byte {
 }
 
 func (l load) submit(c *testload.Client) error {
-	if err := c.Conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.Conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
 	if _, err := c.Conn.Write(l.envelope); err != nil {
@@ -170,7 +170,7 @@ func (l load) submit(c *testload.Client) error {
 	return c.Expect(250)
 }
 
-// sample makes a message of about size octets with 12 header fields.
+// sample returns a message of about size octets with 12 header fields.
 func sample(from string, size int) []byte {
 	var b bytes.Buffer
 	for i := range 5 {

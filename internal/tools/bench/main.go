@@ -1,19 +1,19 @@
-// Command bench measures Postern end to end on loopback, beside what it stands next to, in one run: figures are only ever
-// compared within a run. `make bench` calls it; docs/explanation/performance.md explains what it shows.
+// Command bench measures Postern end to end on loopback, together with comparable servers. Compare figures only within one
+// run. `make bench` calls it, and docs/explanation/performance.md explains the results.
 //
-// Submission: our own client submits through STARTTLS and AUTH PLAIN to Postern with the default bundle, 10,000 users'
-// senders and the decision log on, which relays to Postfix's smtp-sink; beside it Postfix, Exim and Haraka with the same
-// duties, and the same client straight to smtp-sink, in the clear.
+// Submission: a client submits through STARTTLS and AUTH PLAIN to Postern, which has the default bundle, the senders of
+// 10,000 users and a decision log, and relays to Postfix's smtp-sink. The same is measured with Postfix, Exim and Haraka,
+// configured for the same duties, and with smtp-sink alone, without TLS.
 //
-// Milter: the same client submits with AUTH to a Postfix of our own, which hands on to smtp-sink: without a milter, with
-// one that does nothing, with Postern, Rspamd and MIMEDefang; see milter.go. It needs root and an installed Postfix.
+// Milter: the client submits with AUTH to a Postfix that relays to smtp-sink, without a milter, with one that does nothing,
+// and with Postern, Rspamd and MIMEDefang; see milter.go. This part needs root and an installed Postfix.
 //
-// Growth: what Postern costs as rules, senders, recipients, header fields, octets and connections grow tenfold again and
-// again; see growth.go.
+// Growth: the cost of Postern as the number of rules, senders, recipients, header fields, bytes and connections grows by
+// powers of ten; see growth.go.
 //
-// Nothing is ever installed without -install-peers: what is missing is said, and left out. Every repetition measures every
-// row once, so that what else the machine does hits all rows alike. A table shows medians and, in brackets, the least and
-// the most.
+// A server that is not installed is named and left out; only -install-peers installs anything. Every repetition measures
+// every row once, so that other load on the machine affects all rows alike. Tables show the median, and in brackets the
+// lowest and the highest value.
 package main
 
 import (
@@ -35,39 +35,39 @@ import (
 
 type options struct {
 	postern  string        // the built program
-	beside   string        // other built programs of Postern's, with commas; measured as rows of their own
-	rows     string        // a regular expression: only these rows of submission and milter
-	count    int           // messages a run; a fourth of it where they are large, or go through another server
+	beside   string        // other builds of Postern, separated by commas; each has rows of its own
+	rows     string        // regular expression: only these rows of submission and milter
+	count    int           // messages in a run; a quarter of them if they are large or go through another server
 	repeat   int           // repetitions
-	budget   time.Duration // no repetition begins that would end after it
-	json     string        // file for the figures; "": none, "-": standard output instead of tables
+	budget   time.Duration // no repetition is started that would end after it
+	json     string        // file for the figures; "": none, "-": standard output, without tables
 	svg      string        // directory for the plots; "": none
-	figures  string        // of growth, by name, with commas; "": all
+	figures  string        // names of growth figures, separated by commas; "": all
 	markdown bool
-	cache    string // directory for what -install-peers brings besides Debian's packages
-	left     *[]string
+	cache    string    // directory for peers that are not Debian packages
+	skipped  *[]string // what was not measured, and why
 }
 
 func main() {
-	o := options{left: new([]string)}
+	o := options{skipped: new([]string)}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = "/var/cache"
 	}
-	flag.StringVar(&o.postern, "postern", "", "the built program; empty: build it first")
-	flag.StringVar(&o.beside, "beside", "", "other built programs to be measured in the same run, an earlier one for instance; with commas")
-	flag.StringVar(&o.rows, "rows", "", "just the rows of submission and milter whose name and use match this regular expression, as in 'postern.*kept, 1 at'")
-	flag.IntVar(&o.count, "n", 2000, "messages a run; a fourth of it where they are large, or go through another server")
-	flag.IntVar(&o.repeat, "repeat", 3, "repetitions, interleaved")
-	flag.DurationVar(&o.budget, "for", 8*time.Minute, "begin no further repetition that would not end within this time")
-	flag.StringVar(&o.json, "json", "", "write the figures to this file, too; -: to standard output instead of tables")
+	flag.StringVar(&o.postern, "postern", "", "the built program; empty: build it")
+	flag.StringVar(&o.beside, "beside", "", "other builds to measure in the same run, for instance an earlier one; separated by commas")
+	flag.StringVar(&o.rows, "rows", "", "measure only the rows of submission and milter that match this regular expression, such as 'postern.*kept, 1 at'")
+	flag.IntVar(&o.count, "n", 2000, "messages in a run; a quarter of them if they are large or go through another server")
+	flag.IntVar(&o.repeat, "repeat", 3, "repetitions; each measures every row once")
+	flag.DurationVar(&o.budget, "for", 8*time.Minute, "start no repetition that would end after this time")
+	flag.StringVar(&o.json, "json", "", "also write the figures to this file; -: to standard output, without tables")
 	flag.StringVar(&o.svg, "svg", "", "write the plots of growth into this directory")
-	flag.StringVar(&o.figures, "figures", "", "just these figures of growth: rules, senders, recipients, fields, size, connections; with commas")
-	flag.BoolVar(&o.markdown, "markdown", false, "tables as Markdown")
-	flag.StringVar(&o.cache, "cache", filepath.Join(cache, "postern-bench"), "where -install-peers puts what is no Debian package")
-	which := flag.String("part", "all", "all, submission, milter or growth")
-	install := flag.Bool("install-peers", false, "install the peers (apt-get, npm) and do nothing else")
-	null := flag.String("null", "", "be the milter that does nothing, on unix:/path or tcp:host:port (the program calls itself so)")
+	flag.StringVar(&o.figures, "figures", "", "measure only these figures of growth: rules, senders, recipients, fields, size, connections; separated by commas")
+	flag.BoolVar(&o.markdown, "markdown", false, "print tables as Markdown")
+	flag.StringVar(&o.cache, "cache", filepath.Join(cache, "postern-bench"), "directory where -install-peers puts peers that are not Debian packages")
+	which := flag.String("part", "all", "what to measure: all, submission, milter or growth")
+	install := flag.Bool("install-peers", false, "install the peers with apt-get and npm, and measure nothing")
+	null := flag.String("null", "", "run as a milter that does nothing, on unix:/path or tcp:host:port; bench starts itself this way")
 	flag.Parse()
 	switch {
 	case *null != "":
@@ -75,11 +75,11 @@ func main() {
 	case *install:
 		err = installPeers(o)
 	case o.count < 40 || o.repeat < 1 || flag.NArg() > 0:
-		err = errors.New("-n is at least 40, -repeat at least 1, and there are no arguments")
+		err = errors.New("-n must be at least 40 and -repeat at least 1; arguments are not accepted")
 	case slices.Contains([]string{"all", "submission", "milter", "growth"}, *which):
 		err = run(o, *which)
 	default:
-		err = fmt.Errorf("-part %s: all, submission, milter or growth are possible", *which)
+		err = fmt.Errorf("-part %s is unknown: use all, submission, milter or growth", *which)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -87,13 +87,13 @@ func main() {
 	}
 }
 
-// part is a group of rows with the servers that they need.
+// part is a group of rows and the servers that they need.
 type part interface {
 	name() string
-	// start starts the servers in dir and says what is to be measured.
+	// start starts the servers in dir and returns the rows to measure.
 	start(o options, dir string) ([]*row, error)
-	// started is Postern; nil where it was not started.
-	started() *testload.Process
+	// postern returns the process of Postern, nil if it was not started.
+	postern() *testload.Process
 	stop()
 }
 
@@ -103,8 +103,8 @@ func run(o options, which string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	go stopWhenTold(dir)
-	// Postfix's and Postern's users have to get in.
+	go stopOnSignal(dir)
+	// The users that Postfix, Exim and others run as need access.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
@@ -125,15 +125,15 @@ func run(o options, which string) error {
 		}
 	}
 	res.Machine = testload.Machine()
-	res.Added, res.Left = added(res.Rows), *o.left
+	res.Added, res.Skipped = added(res.Rows), *o.skipped
 	return res.report(o)
 }
 
-// stopWhenTold ends the program at once when somebody wants that, and all that it has started. It runs until then.
-func stopWhenTold(dir string) {
-	told := make(chan os.Signal, 1)
-	signal.Notify(told, os.Interrupt, syscall.SIGTERM)
-	<-told
+// stopOnSignal waits for SIGINT or SIGTERM, and then ends the program and all processes that it has started.
+func stopOnSignal(dir string) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	<-signals
 	testload.KillAll()
 	_ = os.RemoveAll(dir)
 	fmt.Fprintln(os.Stderr, "\nbench: interrupted")
@@ -151,17 +151,17 @@ func (res *results) measure(o options, p part, dir string) error {
 	if err != nil {
 		return err
 	}
-	if rows, err = chosen(rows, o.rows); err != nil {
+	if rows, err = matching(rows, o.rows); err != nil {
 		return err
 	}
-	if s := p.started(); s != nil {
-		res.Started = append(res.Started, begun{p.name(), s.Ready.Seconds()})
+	if s := p.postern(); s != nil {
+		res.Started = append(res.Started, startTime{p.name(), s.Ready.Seconds()})
 	}
 	res.Rows = append(res.Rows, rows...)
 	return repeat(rows, o)
 }
 
-// program is the path of Postern, which is built into dir where none is named.
+// program returns the absolute path of a build of Postern. If path is empty, Postern is built in dir.
 func program(path, dir string) (string, error) {
 	if path == "" {
 		path = filepath.Join(dir, "postern")
@@ -173,13 +173,12 @@ func program(path, dir string) (string, error) {
 	}
 	path, err := filepath.Abs(path)
 	if err == nil && !exists(path) {
-		err = fmt.Errorf("%s is not there: `make build` makes it", path)
+		err = fmt.Errorf("%s does not exist: run `make build`", path)
 	}
 	return path, err
 }
 
-// builds are the built programs of Postern that are to be measured, by the names of their rows: o.postern and what stands
-// beside it.
+// builds returns the builds of Postern to measure, -postern first and then those of -beside, and the names of their rows.
 func (o options) builds() (names, programs []string, err error) {
 	names, programs = []string{"postern"}, []string{o.postern}
 	for p := range strings.SplitSeq(o.beside, ",") {
@@ -195,25 +194,25 @@ func (o options) builds() (names, programs []string, err error) {
 	return names, programs, nil
 }
 
-// chosen are the rows that match the regular expression.
-func chosen(rows []*row, expr string) ([]*row, error) {
+// matching returns the rows that match the regular expression.
+func matching(rows []*row, expr string) ([]*row, error) {
 	re, err := regexp.Compile(expr)
 	if err != nil {
 		return nil, fmt.Errorf("-rows: %w", err)
 	}
-	var left []*row
+	var matched []*row
 	for _, r := range rows {
 		if re.MatchString(r.What + ", " + r.connections()) {
-			left = append(left, r)
+			matched = append(matched, r)
 		}
 	}
-	if len(left) == 0 && len(rows) > 0 {
-		fmt.Fprintf(os.Stderr, "bench: -rows %s matches none of this part; the first is called %q\n", expr, rows[0].What+", "+rows[0].connections())
+	if len(matched) == 0 && len(rows) > 0 {
+		fmt.Fprintf(os.Stderr, "bench: -rows %s matches no row of this part; the first row is %q\n", expr, rows[0].What+", "+rows[0].connections())
 	}
-	return left, nil
+	return matched, nil
 }
 
-// repeat measures all rows again and again, as often as o allows, at least once.
+// repeat measures all rows o.repeat times, or less often if the time runs out, but at least once.
 func repeat(rows []*row, o options) error {
 	begin := time.Now()
 	for n := range o.repeat {
@@ -228,7 +227,7 @@ func repeat(rows []*row, o options) error {
 		took := time.Since(round)
 		fmt.Fprintf(os.Stderr, "\rbench: repetition %d of %d took %-70s\n", n+1, o.repeat, took.Round(time.Second))
 		if time.Since(begin)+took > o.budget && n+1 < o.repeat {
-			fmt.Fprintf(os.Stderr, "bench: -for %s is spent after %d of %d repetitions\n", o.budget, n+1, o.repeat)
+			fmt.Fprintf(os.Stderr, "bench: stopped after %[2]d of %[3]d repetitions, because -for is %[1]s\n", o.budget, n+1, o.repeat)
 			break
 		}
 	}

@@ -9,27 +9,27 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// milters is one Postfix with a port for each variant, so that all share its queue and its daemons.
+// milters is the milter part: one Postfix with a port for each variant, which share its queue and daemons.
 type milters struct {
 	sink   *testload.Process
-	ours   []*testload.Process // Postern, and the builds beside it
+	ours   []*testload.Process // builds of Postern
 	others []*testload.Process
 	mta    *mta
 	auth   *authServer
 }
 
-// variant is a port of the Postfix.
+// variant is one port of the Postfix, with its milter.
 type variant struct {
 	what   string
 	does   string
-	milter string // as Postfix writes it; "": none
+	milter string // in the syntax of Postfix; "": none
 	server *testload.Process
-	judges bool // it refuses senders that are not the login's
+	judges bool // it refuses a sender that does not belong to the login
 }
 
 func (m *milters) start(o options, dir string) ([]*row, error) {
 	if why := postfixMissing(o); why != "" {
-		o.lacks("the milter, beside Postfix", why)
+		o.skip("the milter part", why)
 		return nil, nil
 	}
 	sinkAddr := testload.FreeAddr()
@@ -59,7 +59,7 @@ func (m *milters) start(o options, dir string) ([]*row, error) {
 	return rows, warm(rows)
 }
 
-// startNull is the milter that does nothing, at both kinds of sockets.
+// startNull starts the null milter twice, on a unix and on a TCP socket.
 func (m *milters) startNull(_ options, dir string) ([]variant, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -76,7 +76,7 @@ func (m *milters) startNull(_ options, dir string) ([]variant, error) {
 		return nil, err
 	}
 	m.others = append(m.others, tcp)
-	const does = "agrees to the same terms as Postern and answers as often, always yes"
+	const does = "negotiates the same steps as Postern and answers as often, always to accept"
 	return []variant{{"null milter, unix", does, "unix:" + socket, unix, false}, {"null milter, tcp", does, "inet:" + addr, tcp, false}}, nil
 }
 
@@ -107,11 +107,11 @@ func (m *milters) rows(o options, variants []variant) []*row {
 			rows = append(rows, &row{Part: "milter", What: v.what, Does: v.does, Size: u.size, Keep: u.keep, Workers: u.workers, Count: n,
 				load: load{addr: m.mta.addr[i], login: login, pass: password, from: login + "@example.com", recipients: 1, count: n, keep: u.keep,
 					workers: u.workers, message: sample(login+"@example.com", u.size)},
-				judges: v.judges, server: m.mta.Process, milter: v.server, settled: m.mta.idle, explain: func() string {
+				judges: v.judges, server: m.mta.Process, milter: v.server, idle: m.mta.idle, output: func() string {
 					if v.server != nil {
-						return m.mta.said() + "\n" + v.server.Log.String()
+						return m.mta.output() + "\n" + v.server.Log.String()
 					}
-					return m.mta.said()
+					return m.mta.output()
 				}})
 		}
 	}
@@ -119,7 +119,7 @@ func (m *milters) rows(o options, variants []variant) []*row {
 }
 
 func (m *milters) name() string               { return "milter" }
-func (m *milters) started() *testload.Process { return first(m.ours) }
+func (m *milters) postern() *testload.Process { return first(m.ours) }
 
 func (m *milters) stop() {
 	if m.mta != nil {

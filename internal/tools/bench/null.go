@@ -10,14 +10,14 @@ import (
 	"syscall"
 )
 
-// What the milter that does nothing agrees to: the same as Postern with the default bundle, so that both are asked as
-// often (SMFIP_*). MAIL, RCPT and end of message are answered.
+// The null milter negotiates the same protocol steps as Postern with the default bundle (SMFIP_*), so that Postfix calls
+// both equally often. It answers MAIL, RCPT and the end of the message.
 const (
 	nullProtocol = 1<<4 | 1<<7 | 1<<8 | 1<<9 | 1<<12 | 1<<13 | 1<<16 | 1<<17 | 1<<18 | 1<<19 | 1<<20 // NOBODY, NR_HDR, NOUNKNOWN, NODATA, NR_CONN, NR_HELO, NR_DATA, NR_UNKN, NR_EOH, NR_BODY, HDR_LEADSPC
 	answered     = "MRE"
 )
 
-// serveNull accepts everything until the process is ended.
+// serveNull is a milter that accepts everything. It runs until the process is ended.
 func serveNull(spec string) error {
 	network, address, _ := strings.Cut(spec, ":")
 	ln, err := net.Listen(network, address)
@@ -25,7 +25,7 @@ func serveNull(spec string) error {
 		return err
 	}
 	if network == "unix" {
-		// Postfix's user has to connect.
+		// The user that Postfix runs as must be able to connect.
 		if err := syscall.Chmod(address, 0o666); err != nil {
 			return err
 		}
@@ -44,13 +44,14 @@ func serveNull(spec string) error {
 	}
 }
 
-// quick asks for acknowledgements at once before every read, as Postern does: otherwise a TCP milter waits 40 ms a message.
-type quick struct {
+// quickAck asks the kernel before every read to acknowledge data at once, as Postern does. Without it, a TCP milter waits 40 ms
+// for each message.
+type quickAck struct {
 	net.Conn
 	raw syscall.RawConn
 }
 
-func (q quick) Read(p []byte) (int, error) {
+func (q quickAck) Read(p []byte) (int, error) {
 	const tcpQuickAck = 12
 	_ = q.raw.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpQuickAck, 1) })
 	return q.Conn.Read(p)
@@ -63,7 +64,7 @@ func nullConnection(c net.Conn) error {
 		if err != nil {
 			return err
 		}
-		in = bufio.NewReaderSize(quick{c, raw}, 8<<10)
+		in = bufio.NewReaderSize(quickAck{c, raw}, 8<<10)
 	}
 	frame := make([]byte, 1<<16)
 	for {
@@ -72,7 +73,7 @@ func nullConnection(c net.Conn) error {
 		}
 		n := binary.BigEndian.Uint32(frame)
 		if n == 0 || int(n) > len(frame) {
-			return fmt.Errorf("a frame of %d octets", n)
+			return fmt.Errorf("frame of %d octets: 1 to %d are possible", n, len(frame))
 		}
 		if _, err := io.ReadFull(in, frame[:n]); err != nil {
 			return err

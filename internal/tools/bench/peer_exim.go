@@ -11,7 +11,7 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// unpackRoot is where .ci/run and -install-peers unpack Exim, whose package would push Postfix off the system.
+// unpackRoot is the directory where .ci/install and -install-peers unpack Exim, whose package conflicts with that of Postfix.
 func unpackRoot() string {
 	if dir := os.Getenv("POSTERN_SENDMAIL_ROOT"); dir != "" {
 		return dir
@@ -28,7 +28,7 @@ func eximPath() string {
 
 func eximMissing(options) string {
 	if os.Getuid() != 0 {
-		return "an Exim of its own needs root"
+		return "starting Exim needs root"
 	}
 	if _, err := user.Lookup("Debian-exim"); err != nil || !exists(eximPath()) {
 		return "not installed"
@@ -41,7 +41,7 @@ func startExim(_ options, s site) (*running, error) {
 	if err := owned("Debian-exim", spool, filepath.Join(s.dir, "tls")); err != nil {
 		return nil, err
 	}
-	// Exim reads the key as its own user.
+	// Exim reads the key as the user Debian-exim.
 	for from, to := range map[string]string{s.cert: "cert.pem", s.key: "key.pem"} {
 		b, err := os.ReadFile(from)
 		if err != nil {
@@ -65,7 +65,7 @@ func startExim(_ options, s site) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &running{addr: addr, process: p, explain: func() string {
+	return &running{addr: addr, process: p, output: func() string {
 		var all strings.Builder
 		for _, name := range []string{"main", "panic", "reject"} {
 			b, _ := os.ReadFile(filepath.Join(spool, "log", name+"log"))

@@ -39,7 +39,7 @@ func startHaraka(o options, s site) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Haraka dies of a connection.ini without all its sections, and makes DH parameters that nobody here uses for minutes.
+	// Haraka crashes if connection.ini lacks a section. Without a dhparams.pem it spends minutes making one.
 	limits, err := os.ReadFile(filepath.Join(o.cache, "haraka", "node_modules", "Haraka", "config", "connection.ini"))
 	if err != nil {
 		return nil, err
@@ -76,10 +76,10 @@ func startHaraka(o options, s site) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &running{addr: addr, process: p, explain: p.Log.String}, nil
+	return &running{addr: addr, process: p, output: p.Log.String}, nil
 }
 
-// harakaSender is the plugin that holds MAIL FROM against the login.
+// harakaSender is a plugin that checks whether the sender belongs to the login.
 const harakaSender = `'use strict'
 const owners = new Map(Object.entries(JSON.parse(require('node:fs').readFileSync('senders.json'))))
 exports.hook_mail = function (next, connection, params) {

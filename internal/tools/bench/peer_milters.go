@@ -10,19 +10,19 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// ready says whether a milter is installed, and tells where it is not.
-func ready(o options, what, program, owner string) bool {
+// installed reports whether a milter is installed, and records it as skipped otherwise.
+func installed(o options, what, program, owner string) bool {
 	if _, err := user.Lookup(owner); err != nil || !exists(tool(program)) {
-		o.lacks(what, "not installed")
+		o.skip(what, "not installed")
 		return false
 	}
 	return true
 }
 
-// startRspamd runs one that scans by itself in its proxy worker (one process), with all of its modules, filters and
-// statistics off, and next to no names for its URL finder, but for one rule of ours: the sender belongs to the login, and a header field is added.
+// startRspamd starts Rspamd with one proxy worker that scans by itself. All its modules, filters and statistics are off. One
+// Lua rule checks that the sender belongs to the login and adds a header field.
 func (m *milters) startRspamd(o options, dir string) ([]variant, error) {
-	if !ready(o, "rspamd", "rspamd", "_rspamd") {
+	if !installed(o, "rspamd", "rspamd", "_rspamd") {
 		return nil, nil
 	}
 	own := filepath.Join(dir, "rspamd")
@@ -34,7 +34,7 @@ func (m *milters) startRspamd(o options, dir string) ([]variant, error) {
 	senders(func(address, user string) { fmt.Fprintf(&table, "[%q]=%q,\n", address, user) })
 	if err := put(own, map[string]string{
 		"rspamd.conf": fmt.Sprintf(rspamdConf, own, addr),
-		"tld":         "com\nnet\norg\n", // the whole list takes Rspamd half a minute to compile
+		"tld":         "com\nnet\norg\n", // Rspamd takes half a minute to compile the whole list
 		"bench.lua":   "local owners = {\n" + table.String() + "}\n" + rspamdRule,
 	}); err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func (m *milters) startRspamd(o options, dir string) ([]variant, error) {
 		return nil, fmt.Errorf("%w\n%s", err, testload.Tail(string(b)))
 	}
 	m.others = append(m.others, p)
-	const does = "self-scan in one proxy worker; every module, filter and statistic off; one Lua rule looks the sender up and adds a field"
+	const does = "self-scan in one proxy worker; all modules, filters and statistics off; one Lua rule looks up the sender and adds a field"
 	return []variant{{"rspamd, unix", does, "unix:" + filepath.Join(own, "rspamd.sock"), p, true}, {"rspamd, tcp", does, "inet:" + addr, p, true}}, nil
 }
 
@@ -88,9 +88,9 @@ rspamd_config:register_symbol({
 })
 `
 
-// startMIMEDefang runs the milter and its multiplexor of Perl workers.
+// startMIMEDefang starts the milter and the multiplexor of its Perl workers.
 func (m *milters) startMIMEDefang(o options, dir string) ([]variant, error) {
-	if !ready(o, "mimedefang", "mimedefang", "defang") {
+	if !installed(o, "mimedefang", "mimedefang", "defang") {
 		return nil, nil
 	}
 	own := filepath.Join(dir, "mimedefang")
@@ -103,13 +103,13 @@ func (m *milters) startMIMEDefang(o options, dir string) ([]variant, error) {
 	if err := put(own, map[string]string{"senders": table.String(), "filter": fmt.Sprintf(defangFilter, filepath.Join(own, "senders"))}); err != nil {
 		return nil, err
 	}
-	// What the multiplexor starts is a program; the filter is a file of mimedefang.pl.
+	// The multiplexor starts a program; mimedefang.pl reads the filter from a file.
 	worker := filepath.Join(own, "worker")
 	script := fmt.Sprintf("#!/bin/sh\nexec %s -f %s \"$@\"\n", tool("mimedefang.pl"), filepath.Join(own, "filter"))
 	if err := os.WriteFile(worker, []byte(script), 0o755); err != nil {
 		return nil, err
 	}
-	// Workers are kept: 2 of them for 2 processors, more where there is more to do.
+	// Two workers are always kept, and more are started under load.
 	workers, err := testload.Start("mimedefang-multiplexor", "unix:"+mux, own, tool("mimedefang-multiplexor"), "-D", "-U", "defang", "-m", "2", "-x", "20", "-r", "100000",
 		"-q", "128", "-Q", "60", "-c", "60", "-W", "0", "-w", "0", "-z", spool, "-s", mux, "-f", worker)
 	if err != nil {
@@ -123,11 +123,11 @@ func (m *milters) startMIMEDefang(o options, dir string) ([]variant, error) {
 	}
 	p.Also = []*testload.Process{workers}
 	m.others = append(m.others, p)
-	// Postfix's user has to connect.
+	// The user that Postfix runs as must be able to connect.
 	if err := os.Chmod(socket, 0o666); err != nil {
 		return nil, err
 	}
-	return []variant{{"mimedefang, unix", "2 to 20 Perl workers, no scanner; the filter looks the sender up and adds a field", "unix:" + socket, p, true}}, nil
+	return []variant{{"mimedefang, unix", "2 to 20 Perl workers, no scanner; the filter looks up the sender and adds a field", "unix:" + socket, p, true}}, nil
 }
 
 const defangFilter = `my %%owners;

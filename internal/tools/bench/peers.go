@@ -14,21 +14,21 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// peer is a server beside which Postern is measured, with the same duties: STARTTLS with the same certificate, AUTH PLAIN, a
-// sender that belongs to the login by a table of 10,000 users, and everything handed on to smtp-sink.
+// peer is a server that Postern is compared with. It has the same duties: STARTTLS with the same certificate, AUTH PLAIN, a
+// table of 10,000 users that says which sender belongs to which login, and smtp-sink as the next hop.
 type peer struct {
 	what string
-	does string // what is different about it
-	// missing says what keeps us from running it, and how to get it; "": nothing.
+	does string // how it differs from the others
+	// missing returns why it cannot run, and "" if it can.
 	missing func(o options) string
 	start   func(o options, s site) (*running, error)
 }
 
-// site is where a peer lives.
+// site is what a peer is started with.
 type site struct {
-	dir  string // its own
+	dir  string // a directory for this peer alone
 	sink string // host:port of smtp-sink
-	cert string // PEM files that all peers share
+	cert string // PEM files, the same for all peers
 	key  string
 }
 
@@ -36,8 +36,8 @@ type site struct {
 type running struct {
 	addr    string
 	process *testload.Process
-	settled func() bool // nil: all work is done when the client has its reply
-	explain func() string
+	idle    func() bool   // whether all work is done; nil: it is done when the client has the last reply
+	output  func() string // what the server logged
 }
 
 const (
@@ -47,7 +47,7 @@ const (
 	users    = 10_000
 )
 
-// senders calls each for every address that a user may send as.
+// senders calls each for every address and the user who may send as it.
 func senders(each func(address, user string)) {
 	for i := range users {
 		each(fmt.Sprintf("user%d@example.com", i), fmt.Sprintf("user%d", i))
@@ -55,20 +55,20 @@ func senders(each func(address, user string)) {
 	}
 }
 
-// submissionPeers are those that take submissions.
+// submissionPeers returns the peers of the submission server.
 func submissionPeers() []peer {
 	return []peer{
-		{"postfix, queue", "250 after its queue file is on disk, the relay afterwards; Dovecot checks the password (a single SHA-256), a hash table the sender",
+		{"postfix, queue", "250 after its queue file is on disk, then the relay; Dovecot checks the password (a single SHA-256), a hash table the sender",
 			postfixMissing, func(_ options, s site) (*running, error) { return startPostfixPeer(s, "") }},
-		{"postfix, proxy", "smtpd_proxy_filter: 250 after the sink's; the rest as with the queue",
+		{"postfix, proxy", "smtpd_proxy_filter: 250 after that of the sink; otherwise like the queue",
 			postfixMissing, func(_ options, s site) (*running, error) { return startPostfixPeer(s, s.sink) }},
-		{"exim, cutthrough", "250 after the sink's, but the message goes through its spool file as well; a single SHA-256 and CDB tables", eximMissing, startExim},
-		{"haraka", "smtp_forward: 250 after the sink's; one Node process; the password lies there in plain, the senders in memory",
+		{"exim, cutthrough", "250 after that of the sink, but the message also goes through a spool file; a single SHA-256 and CDB tables", eximMissing, startExim},
+		{"haraka", "smtp_forward: 250 after that of the sink; one Node process; the password is in a file in plain text, the senders in memory",
 			harakaMissing, startHaraka},
 	}
 }
 
-// owned makes directories that a user owns.
+// owned creates directories and makes the user their owner.
 func owned(name string, dirs ...string) error {
 	owner, err := user.Lookup(name)
 	if err != nil {
@@ -107,7 +107,7 @@ func put(dir string, files map[string]string) error {
 	return nil
 }
 
-// startDovecot runs one that does nothing but answer who may log in, at a TCP port of loopback.
+// startDovecot starts a Dovecot that only checks logins, on a loopback TCP port.
 func startDovecot(dir string) (p *testload.Process, addr string, err error) {
 	sum := sha256.Sum256([]byte(password + salt))
 	hash := base64.StdEncoding.EncodeToString(append(sum[:], salt...))
@@ -152,7 +152,7 @@ service anvil {
 }
 `
 
-// cdb is a constant database (Bernstein's format), which Exim reads without further tools.
+// cdb returns a constant database (Bernstein's format), which Exim reads without other tools.
 func cdb(pairs [][2]string) []byte {
 	type slot struct{ hash, at uint32 }
 	var tables [256][]slot

@@ -13,7 +13,7 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// mta is a Postfix in a directory of its own, with an smtpd for each variant.
+// mta is a Postfix in a temporary directory, with an smtpd for each variant.
 type mta struct {
 	*testload.Process
 	addr  []string // of the smtpds
@@ -23,7 +23,7 @@ type mta struct {
 
 func postfixMissing(options) string {
 	if os.Getuid() != 0 {
-		return "a Postfix of its own needs root"
+		return "starting Postfix needs root"
 	}
 	if _, err := user.Lookup("postfix"); err != nil || !exists(tool("postfix")) {
 		return "not installed"
@@ -31,8 +31,8 @@ func postfixMissing(options) string {
 	return ""
 }
 
-// startMTA runs one that hands on to sink and asks auth (in Dovecot's protocol) about passwords. more is further text for
-// main.cf, smtpds what each of the servers has for itself, as in "-o name=value".
+// startMTA starts a Postfix that relays to sink and asks auth about passwords, in Dovecot's protocol. more is appended to
+// main.cf; each of smtpds has the options of one smtpd, such as "-o name=value".
 func startMTA(dir, sink, auth, more string, smtpds []string) (*mta, error) {
 	m := &mta{queue: filepath.Join(dir, "queue"), log: filepath.Join(dir, "data", "log")}
 	conf := filepath.Join(dir, "conf")
@@ -45,7 +45,7 @@ func startMTA(dir, sink, auth, more string, smtpds []string) (*mta, error) {
 		return nil, err
 	}
 	var master strings.Builder
-	// Of two services at one address Postfix would run the last, for both.
+	// Postfix starts only the last of two services with the same address, so the addresses must differ.
 	m.addr = testload.FreeAddrs(len(smtpds))
 	for i, own := range smtpds {
 		fmt.Fprintf(&master, "%s inet n - n - - smtpd\n  %s\n", m.addr[i], own)
@@ -62,7 +62,7 @@ func startMTA(dir, sink, auth, more string, smtpds []string) (*mta, error) {
 	return m, err
 }
 
-// startPostfixPeer is a submission server; with a proxy its client talks to that, and the queue has nothing to do.
+// startPostfixPeer starts a submission server. If proxy is set, smtpd passes the message on to it and does not use the queue.
 func startPostfixPeer(s site, proxy string) (*running, error) {
 	dovecot, auth, err := startDovecot(filepath.Join(s.dir, "dovecot"))
 	if err != nil {
@@ -87,7 +87,7 @@ func startPostfixPeer(s site, proxy string) (*running, error) {
 		return nil, err
 	}
 	m.Process.Also = []*testload.Process{dovecot}
-	return &running{m.addr[0], m.Process, m.idle, m.said}, nil
+	return &running{m.addr[0], m.Process, m.idle, m.output}, nil
 }
 
 func split(addr string) (host, port string) {
@@ -95,7 +95,7 @@ func split(addr string) (host, port string) {
 	return host, port
 }
 
-// idle says that no message is left in the queue.
+// idle reports whether the queue is empty.
 func (m *mta) idle() bool {
 	for _, q := range []string{"incoming", "active", "deferred"} {
 		found := false
@@ -110,7 +110,8 @@ func (m *mta) idle() bool {
 	return true
 }
 
-func (m *mta) said() string {
+// output returns the end of the log.
+func (m *mta) output() string {
 	b, _ := os.ReadFile(m.log)
 	return testload.Tail(string(b))
 }
@@ -176,8 +177,8 @@ scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
 `
 
-// authServer answers Postfix in Dovecot's authentication protocol: everybody is who he says he is. It stands in for a
-// Dovecot, whose CPU time is not the question here. Its goroutines end with their connections, or at close.
+// authServer speaks Dovecot's authentication protocol and accepts every password. It replaces Dovecot, whose CPU time is not
+// measured here. One goroutine accepts connections until close; one for each connection ends with it.
 type authServer struct {
 	addr string
 	ln   net.Listener

@@ -10,25 +10,25 @@ import (
 	"text/tabwriter"
 )
 
-// results is everything that a run gave.
+// results holds everything that a run measured.
 type results struct {
-	Machine string     `json:"machine"`
-	Taken   string     `json:"taken"`
-	Busy    string     `json:"load_average_before"`
-	Left    []string   `json:"not_measured"`
-	Started []begun    `json:"start"`
-	Rows    []*row     `json:"rows"`
-	Added   []addition `json:"added"`
-	Growth  []*figure  `json:"growth"`
+	Machine string      `json:"machine"`
+	Taken   string      `json:"taken"`
+	Busy    string      `json:"load_average_before"`
+	Skipped []string    `json:"not_measured"`
+	Started []startTime `json:"start"`
+	Rows    []*row      `json:"rows"`
+	Added   []addition  `json:"added"`
+	Growth  []*figure   `json:"growth"`
 }
 
-// begun is how long Postern took to its first answer.
-type begun struct {
+// startTime is the time from the start of Postern to its first answer.
+type startTime struct {
 	Part    string  `json:"part"`
 	Seconds float64 `json:"seconds"`
 }
 
-// table is what a report shows.
+// table is a table of the report.
 type table struct {
 	title string
 	head  []string
@@ -55,8 +55,8 @@ func (res *results) report(o options) error {
 	for _, b := range res.Started {
 		fmt.Printf("postern, %s: first answer after %.0f ms, with 10,000 users\n", b.Part, b.Seconds*1000)
 	}
-	for _, left := range res.Left {
-		fmt.Printf("not measured: %s\n", left)
+	for _, s := range res.Skipped {
+		fmt.Printf("not measured: %s\n", s)
 	}
 	for _, t := range res.tables() {
 		if err := t.write(os.Stdout, o.markdown); err != nil {
@@ -124,9 +124,9 @@ func (s series) scaled(by float64) series {
 	return out
 }
 
-// duties says what is different about each row.
+// duties returns a table of how rows differ.
 func duties(rows []*row) table {
-	t := table{title: "what each does", head: []string{"", "notes"}}
+	t := table{title: "how they differ", head: []string{"", "notes"}}
 	seen := map[string]bool{}
 	for _, r := range rows {
 		if key := r.Part + r.What; r.Does != "" && !seen[key] {
@@ -159,7 +159,7 @@ func (t table) write(w io.Writer, markdown bool) error {
 	return nil
 }
 
-// addition is the difference between a milter's row and that of Postfix alone.
+// addition is the difference between the row of a milter and that of Postfix alone.
 type addition struct {
 	What    string  `json:"what"`
 	Keep    int     `json:"messages_per_connection"`
@@ -184,7 +184,7 @@ func added(rows []*row) []addition {
 	return list
 }
 
-// loadAverage says how busy the machine is with other things.
+// loadAverage returns the load of the machine before the run.
 func loadAverage() string {
 	b, _ := os.ReadFile("/proc/loadavg")
 	return cmp.Or(strings.Join(strings.Fields(string(b))[:min(3, len(strings.Fields(string(b))))], " "), "unknown")

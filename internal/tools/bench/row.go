@@ -11,7 +11,7 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// series is what the repetitions of one figure gave.
+// series holds one figure's values, one for each repetition.
 type series []float64
 
 func (s series) median() float64 {
@@ -22,7 +22,7 @@ func (s series) median() float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-// text is the median and the range.
+// text formats the median and the range.
 func (s series) text(format string) string {
 	if len(s) == 0 {
 		return "–"
@@ -41,31 +41,31 @@ func (s series) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]any{"median": s.median(), "least": slices.Min(s), "most": slices.Max(s), "runs": []float64(s)})
 }
 
-// row is one thing that is measured, in every repetition.
+// row is one server in one use, measured once in every repetition.
 type row struct {
 	Part    string `json:"part"` // "submission" or "milter"
 	What    string `json:"what"`
-	Does    string `json:"does,omitempty"` // what is different about it
+	Does    string `json:"does,omitempty"` // how it differs from the other rows
 	Size    int    `json:"octets"`
 	Keep    int    `json:"messages_per_connection"`
 	Workers int    `json:"connections_at_a_time"`
 	Count   int    `json:"messages"`
 	Rate    series `json:"messages_per_second"`
-	CPU     series `json:"server_cpu_seconds_per_1000"` // of the server that the client talks to, with all it runs
-	Milter  series `json:"milter_cpu_seconds_per_1000"` // of the milter, with all it runs
+	CPU     series `json:"server_cpu_seconds_per_1000"` // the server that the client talks to, with its child processes
+	Milter  series `json:"milter_cpu_seconds_per_1000"` // the milter, with its child processes
 	P50     series `json:"p50_us"`
 	P99     series `json:"p99_us"`
-	PeakMiB series `json:"peak_mib"` // of the milter, or of the server where there is none, during this row
+	PeakMiB series `json:"peak_mib"` // during this row: of the milter, or of the server if there is no milter
 
-	load    load
-	judges  bool // it refuses senders that are not the login's
-	server  *testload.Process
-	milter  *testload.Process // nil: none
-	settled func() bool       // nil: all work is done when the client has its reply
-	explain func() string     // what the server said, for errors; nil: nothing
+	load   load
+	judges bool // it refuses a sender that does not belong to the login
+	server *testload.Process
+	milter *testload.Process // nil: none
+	idle   func() bool       // whether all work is done; nil: it is done when the client has the last reply
+	output func() string     // what the server logged, for errors; nil: nothing
 }
 
-// use is what rows have to have in common to be compared. How many messages a kept connection carries does not matter.
+// use returns what rows must have in common to be compared. It is 0 messages a connection for every kept connection.
 func (r *row) use() use {
 	u := use{r.Size, r.Keep, r.Workers}
 	if r.Keep > 1 {
@@ -74,7 +74,7 @@ func (r *row) use() use {
 	return u
 }
 
-// connections says the same in words.
+// connections returns the use in words.
 func (r *row) connections() string {
 	kept := "one message each"
 	if r.Keep > 1 {
@@ -83,10 +83,9 @@ func (r *row) connections() string {
 	return fmt.Sprintf("%d octets, connections: %s, %d at a time", r.Size, kept, r.Workers)
 }
 
-// measure does one repetition. The servers' CPU time counts until they have nothing left to do.
+// measure does one repetition. CPU time is counted until the servers have no work left.
 func (r *row) measure() error {
-	// One login beforehand: Postern remembers a password that it has checked for a minute, and how dear its hash is, is
-	// not the question here.
+	// Log in once before: Postern remembers a checked password for a minute, and the cost of its hash is not measured here.
 	first := r.load
 	first.count, first.workers = 1, 1
 	if got := first.run(); got.Errors > 0 {
@@ -99,10 +98,10 @@ func (r *row) measure() error {
 		peak()
 		return r.failed(r.load, got)
 	}
-	for end := time.Now().Add(time.Minute); r.settled != nil && !r.settled(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); r.idle != nil && !r.idle(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			peak()
-			return fmt.Errorf("%s: the queue did not empty within a minute\n%s", r.What, r.explain())
+			return fmt.Errorf("%s: the queue was not empty after a minute\n%s", r.What, r.output())
 		}
 	}
 	per1000 := func(d time.Duration) float64 { return d.Seconds() / float64(got.Messages) * 1000 }
@@ -112,7 +111,7 @@ func (r *row) measure() error {
 		used := r.milter.CPU() - milter
 		if used == 0 && got.Messages >= 200 {
 			peak()
-			return fmt.Errorf("%s used no processor time for %d messages: they did not come by\n%s", r.What, got.Messages, r.explain())
+			return fmt.Errorf("%s used no processor time for %d messages, so it did not see them\n%s", r.What, got.Messages, r.output())
 		}
 		r.Milter = append(r.Milter, per1000(used))
 	}
@@ -121,8 +120,8 @@ func (r *row) measure() error {
 	return nil
 }
 
-// prepare starts what the server starts for its first clients, and sees to it that a server which should judge does: a
-// server that says yes to everything would be fast.
+// prepare sends some messages, so that the server has started its worker processes, and then checks that a server that
+// should judge does: one that accepts everything would be fast.
 func (r *row) prepare() error {
 	first := *r
 	first.load.count, first.load.workers, first.load.keep = 40, min(20, r.load.workers), 2
@@ -132,10 +131,10 @@ func (r *row) prepare() error {
 	wrong := r.load
 	wrong.count, wrong.workers, wrong.once, wrong.from = 1, 1, true, "user2@example.com"
 	if got := wrong.run(); got.Messages > 0 || !refused.MatchString(got.First) {
-		return fmt.Errorf("%s does not refuse the sender of another: %d messages went through, error %q", r.What, got.Messages, got.First)
+		return fmt.Errorf("%s does not refuse the address of another user: %d messages went through, error %q", r.What, got.Messages, got.First)
 	}
 	if wrong = r.load; wrong.tls == nil {
-		return nil // beside Postfix, passwords are not the milter's
+		return nil // Postfix checks passwords, not the milter
 	}
 	wrong.count, wrong.workers, wrong.once, wrong.pass = 1, 1, true, "wrong"
 	if got := wrong.run(); got.Messages > 0 || !refused.MatchString(got.First) {
@@ -147,9 +146,9 @@ func (r *row) prepare() error {
 var refused = regexp.MustCompile(`got 5[0-9][0-9]`)
 
 func (r *row) failed(l load, got measured) error {
-	said := ""
-	if r.explain != nil {
-		said = "\n" + r.explain()
+	output := ""
+	if r.output != nil {
+		output = "\n" + r.output()
 	}
-	return fmt.Errorf("%s, %s: %d of %d messages went through, %d errors, first: %s%s", r.What, r.connections(), got.Messages, l.count, got.Errors, got.First, said)
+	return fmt.Errorf("%s, %s: %d of %d messages went through, %d errors, first: %s%s", r.What, r.connections(), got.Messages, l.count, got.Errors, got.First, output)
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// configure writes postern.yaml with the listeners that door says, a users file with one user, the senders of n users and a
-// certificate into dir. passwd are options of postern passwd.
-func configure(postern, dir, door string, n int, passwd ...string) error {
+// configure writes into dir a postern.yaml with the given listeners, a users file with one user, the senders of n users and a
+// certificate. passwd are options of postern passwd.
+func configure(postern, dir, listeners string, n int, passwd ...string) error {
 	cmd := exec.Command(postern, append([]string{"passwd", login}, passwd...)...)
 	cmd.Stdin = bytes.NewBufferString(password + "\n")
 	line, err := cmd.Output()
@@ -24,8 +24,8 @@ func configure(postern, dir, door string, n int, passwd ...string) error {
 	for i := range n {
 		fmt.Fprintf(&senders, "  user%d: [user%d@example.com, alias%d@example.com, \"@team%d.example.com\"]\n", i, i, i, i%100)
 	}
-	// The machine may be busy with other things: a decision that had to wait for a processor is still one to be measured.
-	config := "hostname: bench.example.com\n" + door +
+	// The time-out is long, because on a busy machine a decision can wait for a processor and still has to be measured.
+	config := "hostname: bench.example.com\n" + listeners +
 		"policy:\n  data: [senders.yaml]\n  timeout: 2s\ndecision_log: {file: decisions.jsonl}\nlog: {level: warn}\n"
 	for name, content := range map[string][]byte{
 		"postern.yaml": []byte(config), "users.yaml": append([]byte("users:\n"), line...), "senders.yaml": senders.Bytes(),
@@ -37,18 +37,18 @@ func configure(postern, dir, door string, n int, passwd ...string) error {
 	return testload.Certificate(dir, "bench.example.com", 1)
 }
 
-// startPostern configures a build of Postern in a directory of its own and starts it.
-func startPostern(build, dir, addr, door string) (*testload.Process, error) {
+// startPostern configures a build of Postern in the new directory dir and starts it.
+func startPostern(build, dir, addr, listeners string) (*testload.Process, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := configure(build, dir, door, users); err != nil {
+	if err := configure(build, dir, listeners, users); err != nil {
 		return nil, err
 	}
 	return testload.Start("postern", addr, dir, build, "serve", "--config", filepath.Join(dir, "postern.yaml"))
 }
 
-// first is the first one, nil where there is none.
+// first returns the first process, nil if there is none.
 func first(list []*testload.Process) *testload.Process {
 	if len(list) == 0 {
 		return nil
@@ -56,13 +56,13 @@ func first(list []*testload.Process) *testload.Process {
 	return list[0]
 }
 
-// door is a submission server at addr that relays to next.
-func door(addr, next string) string {
+// submissionAt is the configuration of a submission server at addr that relays to next.
+func submissionAt(addr, next string) string {
 	return fmt.Sprintf("submission:\n  listen: [%q]\n  tls: {cert: cert.pem, key: key.pem}\n"+
 		"  limits: {connections: 12000, connections_per_ip: 12000, recipients: 1000, message_bytes: 256MiB, idle: 1h}\nauth:\n  - file: users.yaml\nrelay:\n  to: %s\n", addr, next)
 }
 
-// tool finds a program of the system, sbin included.
+// tool returns the path of an installed program, sbin directories included.
 func tool(name string) string {
 	for _, dir := range []string{"/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"} {
 		if p := filepath.Join(dir, name); exists(p) {
@@ -77,7 +77,7 @@ func exists(p string) bool {
 	return err == nil
 }
 
-// sinkCommand is Postfix's smtp-sink at addr, which does not want to be root.
+// sinkCommand runs Postfix's smtp-sink at addr, which refuses to run as root.
 func sinkCommand(addr string) []string {
 	if os.Getuid() == 0 {
 		return []string{tool("smtp-sink"), "-u", "postfix", "-c", addr, "1000"}

@@ -9,15 +9,18 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// submission is Postern's submission server and its peers, beside the smtp-sink that they all relay to.
+// submission is the submission part: Postern and its peers, which all relay to one smtp-sink.
 type submission struct {
 	sink  *testload.Process
-	ours  []*testload.Process // Postern, and the builds beside it
+	ours  []*testload.Process // builds of Postern
 	peers []*running
+	rows  []*row
 }
 
-// use is how a client uses connections.
-type use struct{ size, keep, workers int } // keep 0: one connection for all of a worker's messages
+// use is how clients use connections.
+type use struct{ size, keep, workers int } // keep 0: each worker sends all of its messages over one connection
+
+var submissionUses = []use{{4096, 1, 20}, {4096, 0, 1}, {4096, 0, 20}, {102400, 0, 20}}
 
 func (s *submission) start(o options, dir string) ([]*row, error) {
 	sinkAddr := testload.FreeAddr()
@@ -25,66 +28,84 @@ func (s *submission) start(o options, dir string) ([]*row, error) {
 	if s.sink, err = testload.Start("smtp-sink", sinkAddr, dir, sinkCommand(sinkAddr)...); err != nil {
 		return nil, err
 	}
-	// Nobody's key exchange is dearer than another's: X25519 is what all of them speak. A row of its own says what the
-	// hybrid that Go's clients offer first costs.
-	plain, hybrid := &tls.Config{InsecureSkipVerify: true, CurvePreferences: []tls.CurveID{tls.X25519}}, &tls.Config{InsecureSkipVerify: true}
-	uses := []use{{4096, 1, 20}, {4096, 0, 1}, {4096, 0, 20}, {102400, 0, 20}}
-	var rows []*row
-	add := func(what, does string, count int, l load, r running, uses ...use) {
-		for _, u := range uses {
-			n := count
-			if u.size > 50000 {
-				n = count / 4
-			}
-			l := l
-			l.addr, l.from, l.recipients, l.count, l.workers = r.addr, login+"@example.com", 1, n, u.workers
-			if l.keep = u.keep; u.keep == 0 {
-				l.keep = n
-			}
-			l.message = sample(l.from, u.size)
-			rows = append(rows, &row{Part: "submission", What: what, Does: does, Size: u.size, Keep: l.keep, Workers: u.workers, Count: n,
-				load: l, judges: l.login != "", server: r.process, settled: r.settled, explain: r.explain})
-		}
-	}
-	secure := load{tls: plain, login: login, pass: password}
-	add("smtp-sink alone", "no TLS, no AUTH, no policy: the floor that the client and the sink set", o.count, load{}, running{addr: sinkAddr, process: s.sink}, uses...)
-	names, programs, err := o.builds()
-	if err != nil {
+	s.add("smtp-sink alone", "no TLS, no AUTH, no policy: the least that client and sink cost", o.count, load{}, running{addr: sinkAddr, process: s.sink}, submissionUses...)
+	if err := s.startBuilds(o, dir, sinkAddr); err != nil {
 		return nil, err
 	}
+	if err := s.startPeers(o, dir, sinkAddr); err != nil {
+		return nil, err
+	}
+	return byUse(s.rows), warm(s.rows)
+}
+
+// add adds a row for each use of a server.
+func (s *submission) add(what, does string, count int, l load, r running, uses ...use) {
+	for _, u := range uses {
+		n := count
+		if u.size > 50000 {
+			n = count / 4
+		}
+		l := l
+		l.addr, l.from, l.recipients, l.count, l.workers = r.addr, login+"@example.com", 1, n, u.workers
+		if l.keep = u.keep; u.keep == 0 {
+			l.keep = n
+		}
+		l.message = sample(l.from, u.size)
+		s.rows = append(s.rows, &row{Part: "submission", What: what, Does: does, Size: u.size, Keep: l.keep, Workers: u.workers, Count: n,
+			load: l, judges: l.login != "", server: r.process, idle: r.idle, output: r.output})
+	}
+}
+
+// secure is a load with login over TLS. All servers speak X25519, so that all key exchanges cost the same.
+func secure() load {
+	return load{tls: &tls.Config{InsecureSkipVerify: true, CurvePreferences: []tls.CurveID{tls.X25519}}, login: login, pass: password}
+}
+
+// startBuilds starts each build of Postern and adds its rows, one of them with the hybrid key exchange that Go's clients
+// offer first.
+func (s *submission) startBuilds(o options, dir, sinkAddr string) error {
+	names, programs, err := o.builds()
+	if err != nil {
+		return err
+	}
+	hybrid := secure()
+	hybrid.tls = &tls.Config{InsecureSkipVerify: true}
 	for i, build := range programs {
-		own, addr := filepath.Join(dir, fmt.Sprintf("postern%d", i)), testload.FreeAddr()
-		p, err := startPostern(build, own, addr, door(addr, "smtp://"+sinkAddr))
+		addr := testload.FreeAddr()
+		p, err := startPostern(build, filepath.Join(dir, fmt.Sprintf("postern%d", i)), addr, submissionAt(addr, "smtp://"+sinkAddr))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		s.ours = append(s.ours, p)
-		ours := running{addr: addr, process: p, explain: p.Log.String}
-		add(names[i], "250 after the sink's; default bundle, decision log; a login that was checked once (argon2id) is remembered", o.count, secure, ours, uses...)
-		hybridly := secure
-		hybridly.tls = hybrid
-		add(names[i]+", X25519MLKEM768", "the same with the key exchange that withstands quantum computers, which the others do not speak", o.count, hybridly, ours, uses[0])
+		ours := running{addr: addr, process: p, output: p.Log.String}
+		s.add(names[i], "250 after that of the sink; default bundle, decision log; a password that was checked once (argon2id) is remembered", o.count, secure(), ours, submissionUses...)
+		s.add(names[i]+", X25519MLKEM768", "the same with a key exchange that resists quantum computers, which the others do not offer", o.count, hybrid, ours, submissionUses[0])
 	}
+	return nil
+}
+
+// startPeers starts the peers that are installed and adds their rows. They share the certificate of the first Postern.
+func (s *submission) startPeers(o options, dir, sinkAddr string) error {
 	for i, p := range submissionPeers() {
 		if why := p.missing(o); why != "" {
-			o.lacks(p.what, why)
+			o.skip(p.what, why)
 			continue
 		}
 		own := filepath.Join(dir, fmt.Sprintf("peer%d", i))
 		if err := os.Mkdir(own, 0o755); err != nil {
-			return nil, err
+			return err
 		}
 		r, err := p.start(o, site{own, sinkAddr, filepath.Join(dir, "postern0", "cert.pem"), filepath.Join(dir, "postern0", "key.pem")})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p.what, err)
+			return fmt.Errorf("%s: %w", p.what, err)
 		}
 		s.peers = append(s.peers, r)
-		add(p.what, p.does, o.count/4, secure, *r, uses...)
+		s.add(p.what, p.does, o.count/4, secure(), *r, submissionUses...)
 	}
-	return byUse(rows), warm(rows)
+	return nil
 }
 
-// byUse puts the rows of one use together.
+// byUse sorts rows so that those of one use stand together.
 func byUse(rows []*row) (sorted []*row) {
 	var seen []use
 	for _, r := range rows {
@@ -104,7 +125,7 @@ func byUse(rows []*row) (sorted []*row) {
 	return sorted
 }
 
-// warm prepares each server once.
+// warm prepares each server with the first of its rows.
 func warm(rows []*row) error {
 	seen := map[string]bool{}
 	for _, r := range rows {
@@ -119,7 +140,7 @@ func warm(rows []*row) error {
 }
 
 func (s *submission) name() string               { return "submission" }
-func (s *submission) started() *testload.Process { return first(s.ours) }
+func (s *submission) postern() *testload.Process { return first(s.ours) }
 
 func (s *submission) stop() {
 	for _, p := range s.peers {

@@ -1,6 +1,5 @@
-// Package plot draws curves on logarithmic axes as SVG: panels, two a row, that share their x axis' meaning. It is small on
-// purpose: tens per decade are marked, every curve has its name at its end or in the legend, and the colours are readable on
-// light and dark pages alike. Nothing outside this package's files is needed to read the result.
+// Package plot draws curves on logarithmic axes as SVG. A figure has panels, two in a row, with the same quantity on the x axis.
+// The colours are readable on light and dark pages. The result refers to no other file.
 package plot
 
 import (
@@ -11,10 +10,10 @@ import (
 	"strings"
 )
 
-// Point is one measurement; both are more than 0.
+// Point is one measurement. Both values must be above 0.
 type Point struct{ X, Y float64 }
 
-// Curve is a named series of points, in the order of X.
+// Curve is a named series of points, ordered by X.
 type Curve struct {
 	Name   string
 	Points []Point
@@ -22,14 +21,14 @@ type Curve struct {
 
 // Panel is one pair of axes.
 type Panel struct {
-	Title  string // of the y axis, with its unit
+	Title  string // title of the y axis, with its unit
 	Curves []Curve
 }
 
-// Figure is panels over the same quantity.
+// Figure is a set of panels with the same quantity on the x axis.
 type Figure struct {
 	Title  string
-	X      string // of the x axis, with its unit
+	X      string // title of the x axis, with its unit
 	Panels []Panel
 }
 
@@ -37,7 +36,7 @@ const (
 	panelWidth, panelHeight = 420.0, 300.0
 	head, top, bottom       = 28.0, 26.0, 46.0
 	left, gap, right        = 62.0, 34.0, 20.0
-	ink, faint              = "#7d8590", "#7d859055" // neutral: about 4:1 on white and on near-black
+	foreground, grid        = "#7d8590", "#7d859055" // contrast of about 4:1 on white and on near-black
 )
 
 var colours = []string{"#2f81f7", "#d9730d", "#2da44e", "#a371f7", "#cf4a6a"}
@@ -50,7 +49,7 @@ func (l *limits) cover(v float64) {
 	l.high = max(l.high, int(math.Ceil(math.Log10(v)-1e-9)))
 }
 
-// at is the share of the axis.
+// at returns the position of v on the axis, from 0 to 1.
 func (l limits) at(v float64) float64 {
 	return (math.Log10(v) - float64(l.low)) / float64(l.high-l.low)
 }
@@ -59,12 +58,12 @@ func cover(values []float64) (limits, error) {
 	l := limits{math.MaxInt32, math.MinInt32}
 	for _, v := range values {
 		if !(v > 0) || math.IsInf(v, 0) {
-			return l, fmt.Errorf("plot: %v is not on a logarithmic axis", v)
+			return l, fmt.Errorf("plot: a logarithmic axis has no place for %v", v)
 		}
 		l.cover(v)
 	}
 	if len(values) == 0 {
-		return l, errors.New("plot: a panel without points")
+		return l, errors.New("plot: a panel has no points")
 	}
 	if l.low == l.high {
 		l.high++
@@ -79,7 +78,7 @@ func (f Figure) SVG() ([]byte, error) {
 	width := left + float64(columns)*panelWidth + float64(columns-1)*(gap+left) + right
 	height := head + float64((len(f.Panels)+1)/2)*(top+panelHeight+bottom)
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" width="%.0f" height="%.0f" role="img" font-family="system-ui,sans-serif" font-size="12" fill="%s">`+"\n",
-		width, height, width, height, ink)
+		width, height, width, height, foreground)
 	fmt.Fprintf(&b, "<title>%s</title>\n", html.EscapeString(f.Title))
 	fmt.Fprintf(&b, `<text x="%.0f" y="20" font-size="15" font-weight="600">%s</text>`+"\n", left, html.EscapeString(f.Title))
 	for i, p := range f.Panels {
@@ -113,14 +112,14 @@ func (p Panel) draw(b *strings.Builder, x0, y0 float64, xTitle string) error {
 	for d := xl.low; d <= xl.high; d++ {
 		at := px(math.Pow10(d))
 		fmt.Fprintf(b, `<path d="M%.1f %.1fV%.1f" stroke="%s"/><text x="%.1f" y="%.1f" text-anchor="middle">%s</text>`+"\n",
-			at, y0, y0+panelHeight, faint, at, y0+panelHeight+17, number(d))
+			at, y0, y0+panelHeight, grid, at, y0+panelHeight+17, number(d))
 	}
 	for d := yl.low; d <= yl.high; d++ {
 		at := py(math.Pow10(d))
 		fmt.Fprintf(b, `<path d="M%.1f %.1fH%.1f" stroke="%s"/><text x="%.1f" y="%.1f" text-anchor="end">%s</text>`+"\n",
-			x0, at, x0+panelWidth, faint, x0-6, at+4, number(d))
+			x0, at, x0+panelWidth, grid, x0-6, at+4, number(d))
 	}
-	fmt.Fprintf(b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="none" stroke="%s"/>`+"\n", x0, y0, panelWidth, panelHeight, ink)
+	fmt.Fprintf(b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="none" stroke="%s"/>`+"\n", x0, y0, panelWidth, panelHeight, foreground)
 	fmt.Fprintf(b, `<text x="%.1f" y="%.1f" text-anchor="middle">%s</text>`+"\n", x0+panelWidth/2, y0+panelHeight+36, html.EscapeString(xTitle))
 	fmt.Fprintf(b, `<text x="%.1f" y="%.1f" font-weight="600">%s</text>`+"\n", x0, y0-9, html.EscapeString(p.Title))
 	for i, c := range p.Curves {
@@ -148,7 +147,7 @@ func (c Curve) draw(b *strings.Builder, colour string, px, py func(float64) floa
 	b.WriteString("</g>\n")
 }
 
-// number is a power of ten as people write it.
+// number formats a power of ten, such as 10k.
 func number(decade int) string {
 	switch {
 	case decade < 0:
@@ -163,8 +162,8 @@ func number(decade int) string {
 	return fmt.Sprintf("%.0f", math.Pow10(decade))
 }
 
-// Exponents are the slopes between neighbours on logarithmic axes: 0 where twice as many cost the same, 1 where they cost
-// twice as much, 2 where four times.
+// Exponents returns the slopes between neighbours on logarithmic axes: 0 if twice the quantity costs the same, 1 if it costs
+// twice as much, 2 if it costs four times as much.
 func Exponents(points []Point) []float64 {
 	var list []float64
 	for i := 1; i < len(points); i++ {
