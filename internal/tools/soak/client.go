@@ -13,9 +13,9 @@ import (
 
 var anyCertificate = &tls.Config{InsecureSkipVerify: true, ServerName: "soak.example.com"}
 
-const patience = 3 * time.Minute // of a good client, for a login or a message
+const timeout = 3 * time.Minute // of a good client, for a login or a message
 
-// connection is one of a good client that has logged in.
+// connection is a connection of a good client that has logged in.
 type connection struct {
 	*testload.Client
 	login string
@@ -24,7 +24,7 @@ type connection struct {
 	dead  bool
 }
 
-// from connects from a loopback address of its own, so that what is counted by address is not counted for all.
+// from connects from the loopback address ip, so that limits by address do not apply to all clients together.
 func from(ip net.IP, addr string, within time.Duration) (*testload.Client, error) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: ip}, Timeout: 30 * time.Second}
 	conn, err := d.Dial("tcp", addr)
@@ -35,14 +35,14 @@ func from(ip net.IP, addr string, within time.Duration) (*testload.Client, error
 	return testload.NewClient(conn), nil
 }
 
-// connect logs in through one of the doors.
+// connect logs in, through STARTTLS or implicit TLS at random.
 func (s *site) connect(ip net.IP, login string) (*connection, error) {
 	implicit := rand.IntN(2) == 0
 	addr := s.plain
 	if implicit {
 		addr = s.tls
 	}
-	c, err := from(ip, addr, patience)
+	c, err := from(ip, addr, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func greet(c *testload.Client, starttls bool, login string) error {
 	return c.Login(login, password)
 }
 
-// answer is what a client was told.
+// answer is a reply to a client.
 type answer struct {
 	code int
 	text string
@@ -87,10 +87,10 @@ func (c *connection) read() (answer, error) {
 	return answer{code, text}, err
 }
 
-// send sends a letter and says what became of it; a refusal of the sender, or of all recipients, is one of the message.
+// send submits a letter and returns the final reply. If the sender or all recipients are refused, that is the final reply.
 func (c *connection) send(l *letter) (answer, error) {
 	c.since = time.Now()
-	if err := c.Conn.SetDeadline(c.since.Add(patience)); err != nil {
+	if err := c.Conn.SetDeadline(c.since.Add(timeout)); err != nil {
 		return answer{}, err
 	}
 	lines := []string{fmt.Sprintf("MAIL FROM:<%s> SIZE=%d", l.sender, len(l.head)+len(l.body))}
@@ -125,7 +125,7 @@ func (c *connection) send(l *letter) (answer, error) {
 	return c.data(l)
 }
 
-// verdictOf: the first refusal that counts, and whether a recipient was accepted.
+// verdictOf returns the first refusal that ends the message, and whether a recipient was accepted.
 func verdictOf(replies []answer, recipients int) (no answer, accepted bool) {
 	for i, r := range replies {
 		if r.code == 421 || i == 0 && r.code/100 != 2 {
@@ -141,7 +141,7 @@ func verdictOf(replies []answer, recipients int) (no answer, accepted bool) {
 	return no, accepted
 }
 
-// ask sends lines, at once or one by one up to the first that is refused at MAIL, and reads the replies.
+// ask sends lines and reads the replies. Without pipelining it stops after a refused MAIL.
 func (c *connection) ask(lines []string, pipelined bool) ([]answer, error) {
 	var all bytes.Buffer
 	var replies []answer
@@ -191,7 +191,7 @@ func (c *connection) data(l *letter) (answer, error) {
 	return c.read()
 }
 
-// stuffed is a copy with the dots doubled.
+// stuffed returns a dot-stuffed copy of body.
 func stuffed(body []byte) []byte {
 	out := make([]byte, 0, len(body)+len(body)/64+64)
 	if len(body) > 0 && body[0] == '.' {
@@ -208,7 +208,7 @@ func stuffed(body []byte) []byte {
 	}
 }
 
-// bdat sends up to four chunks.
+// bdat sends the letter in up to four chunks.
 func (c *connection) bdat(l *letter) (answer, error) {
 	whole := append([]byte(l.head), l.body...)
 	n := 1 + rand.IntN(4)
@@ -227,11 +227,11 @@ func (c *connection) bdat(l *letter) (answer, error) {
 		if l.pipelined && i < n-1 {
 			continue
 		}
-		owed := 1
+		replies := 1
 		if l.pipelined {
-			owed = n
+			replies = n
 		}
-		for range owed {
+		for range replies {
 			r, err := c.read()
 			if err != nil {
 				return answer{}, err
@@ -249,7 +249,7 @@ func (c *connection) bdat(l *letter) (answer, error) {
 
 func (c *connection) used() time.Time { return c.since }
 
-// quit is the polite end.
+// quit ends the session with QUIT if the connection still works.
 func (c *connection) quit() {
 	if !c.dead {
 		_ = c.Conn.SetDeadline(time.Now().Add(30 * time.Second))

@@ -2,7 +2,7 @@ package main
 
 import "sync"
 
-// counts are numbers by name; safe for concurrent use.
+// counts counts by name. It is safe for concurrent use, and has at most 500 names.
 type counts struct {
 	mu sync.Mutex
 	m  map[string]int

@@ -13,18 +13,18 @@ import (
 	"github.com/postern-mail/postern/internal/testload"
 )
 
-// disturber changes what is reloaded, well and badly, and looks whether that has come about.
+// disturber changes reloaded files, validly and invalidly, and checks that the change takes effect or is refused.
 type disturber struct {
 	site   *site
-	pace   time.Duration // between two changes
-	n      int           // number of the next state
+	pace   time.Duration // time between two changes
+	n      int           // number of the change
 	done   counts
 	failed counts
 }
 
 const reloads = "postern_policy_reloads_total"
 
-// run goes round until ctx ends. Every second change is of the data; the dear ones come once a round.
+// run makes changes in turn until ctx ends. Slow changes come once in a round.
 func (d *disturber) run(ctx context.Context) {
 	type change struct {
 		what string
@@ -46,7 +46,7 @@ func (d *disturber) run(ctx context.Context) {
 	}
 }
 
-// policy writes a file and waits until the policy was reloaded, or refused.
+// policy writes a file and waits until the policy is reloaded or refused.
 func (d *disturber) policy(ctx context.Context, file, content string, good bool) error {
 	before, err := d.site.metrics()
 	if err != nil {
@@ -66,7 +66,7 @@ func (d *disturber) policy(ctx context.Context, file, content string, good bool)
 		case err != nil:
 			return err
 		case now.sum(reloads, label) <= before.sum(reloads, label) || now["postern_policy_last_reload_successful"] != want:
-			return fmt.Errorf("no %s of the reload", result)
+			return fmt.Errorf("the metrics report no %s of the reload", result)
 		case !good && now.revision() != before.revision():
 			return fmt.Errorf("the broken policy changed the revision")
 		}
@@ -92,7 +92,7 @@ func (d *disturber) goodCode(ctx context.Context) error {
 
 func (d *disturber) hup(context.Context) error { return d.site.process.Signal(syscall.SIGHUP) }
 
-// certificate renews it and waits until it is served.
+// certificate replaces the certificate and waits until the new one is served.
 func (d *disturber) certificate(ctx context.Context) error {
 	serial := int64(d.n + 1000)
 	if err := testload.Certificate(d.site.dir, "soak.example.com", serial); err != nil {
@@ -101,7 +101,7 @@ func (d *disturber) certificate(ctx context.Context) error {
 	return until(ctx, func() error { return d.served(func(got int64) bool { return got == serial }) })
 }
 
-// brokenCertificate changes nothing of what is served, and is mended by the next.
+// brokenCertificate writes an invalid key, checks that TLS still works, and repairs it.
 func (d *disturber) brokenCertificate(ctx context.Context) error {
 	if err := d.site.put("key.pem", "no key\n"); err != nil {
 		return err
@@ -119,12 +119,12 @@ func (d *disturber) served(right func(serial int64) bool) error {
 	}
 	defer c.Close()
 	if serial := c.ConnectionState().PeerCertificates[0].SerialNumber.Int64(); !right(serial) {
-		return fmt.Errorf("another certificate is served")
+		return fmt.Errorf("the old certificate is still served")
 	}
 	return nil
 }
 
-// users adds a login and waits until it works.
+// users adds a user and waits until a login as that user works.
 func (d *disturber) users(ctx context.Context) error {
 	if err := d.site.put(usersFile, d.site.users(d.n)); err != nil {
 		return err
@@ -132,7 +132,7 @@ func (d *disturber) users(ctx context.Context) error {
 	return until(ctx, func() error { return d.login(fmt.Sprintf("guest%d", d.n)) })
 }
 
-// brokenUsers leaves those that there were, and mends it.
+// brokenUsers writes an invalid users file, checks that logins still work, and repairs it.
 func (d *disturber) brokenUsers(ctx context.Context) error {
 	if err := d.site.put(usersFile, "users:\n  user0: secret\n"); err != nil {
 		return err
@@ -142,7 +142,7 @@ func (d *disturber) brokenUsers(ctx context.Context) error {
 	return cmp.Or(err, d.site.put(usersFile, d.site.users(d.n)))
 }
 
-// login comes from an address that is exempt from the limits of failed logins.
+// login logs in from an address that is exempt from the limits on failed logins.
 func (d *disturber) login(name string) error {
 	c, err := d.site.connect(net.IPv4(127, 99, 0, 1), name)
 	if err != nil {
@@ -152,7 +152,7 @@ func (d *disturber) login(name string) error {
 	return nil
 }
 
-// until tries for five minutes: a machine that is busy takes its time over the tests of a policy.
+// until retries for five minutes, because a busy machine takes long to run the tests of a policy.
 func until(ctx context.Context, try func() error) error {
 	for end := time.Now().Add(5 * time.Minute); ; {
 		err := try()

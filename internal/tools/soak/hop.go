@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// hop is a next hop that writes down what it gets, and fails now and then.
+// hop is a next hop that records in the ledger what it gets, and fails now and then.
 type hop struct {
 	ledger *ledger
 	calm   *atomic.Bool // true: no faults
@@ -24,23 +24,23 @@ type hop struct {
 	wg    sync.WaitGroup
 }
 
-// The faults, each with its share of 10,000 connections or messages.
+// The faults, each with its number in 10,000 connections or messages.
 var (
 	connFaults = []share{{"refuses the connection", 100}, {"greets with 421", 100}, {"is silent for seconds before it greets", 50}}
-	mailFaults = []share{{"421 to MAIL", 30}, {"451 to RCPT", 30}, {"550 to RCPT", 20}, {"is silent for seconds at RCPT", 20}, {"dies in the middle of the data", 30},
-		{"takes it and dies before its reply", 40}, {"dies after the data and has not taken it", 40}, {"452 after the data", 30}, {"554 after the data", 20},
-		{"takes it and is silent for seconds", 20}, {"dribbles its reply", 30}}
+	mailFaults = []share{{"421 to MAIL", 30}, {"451 to RCPT", 30}, {"550 to RCPT", 20}, {"is silent for seconds at RCPT", 20}, {"closes in the middle of the data", 30},
+		{"accepts it and closes before its reply", 40}, {"closes after the data without accepting it", 40}, {"452 after the data", 30}, {"554 after the data", 20},
+		{"accepts it and is silent for seconds", 20}, {"sends its reply octet by octet", 30}}
 )
 
 type share struct {
 	what  string
-	tenth int // in 10,000
+	count int // in 10,000
 }
 
 func draw(list []share) string {
 	n := rand.IntN(10000)
 	for _, s := range list {
-		if n -= s.tenth; n < 0 {
+		if n -= s.count; n < 0 {
 			return s.what
 		}
 	}
@@ -90,7 +90,7 @@ func (h *hop) accept() {
 	}
 }
 
-// fault draws one and counts it.
+// fault draws a fault, or none, and counts it.
 func (h *hop) fault(list []share) string {
 	what := ""
 	if !h.calm.Load() {
@@ -102,19 +102,19 @@ func (h *hop) fault(list []share) string {
 	return what
 }
 
-// hopSession is a connection to the hop; only its own goroutine has it.
+// hopSession is a connection to the hop, used by its own goroutine only.
 type hopSession struct {
 	hop     *hop
 	conn    net.Conn
 	r       *bufio.Reader
 	w       *bufio.Writer
 	chunks  bool // a BDAT message has begun
-	message taking
+	message incoming
 	fault   string // of this message
-	faulted bool   // this connection has been at fault
+	faulted bool   // the fault of this connection has happened
 }
 
-var errDie = errors.New("the hop dies")
+var errClosed = errors.New("the next hop closes the connection")
 
 func (s *hopSession) serve() {
 	switch s.hop.fault(connFaults) {
@@ -160,7 +160,7 @@ func (s *hopSession) command(line []byte) error {
 		if s.fault == "421 to MAIL" {
 			s.reply("421 4.3.2 soak: closing")
 			_ = s.w.Flush()
-			return errDie
+			return errClosed
 		}
 		s.reply("250 2.1.0 Ok")
 	case "RCPT":
@@ -170,7 +170,7 @@ func (s *hopSession) command(line []byte) error {
 		if err := s.w.Flush(); err != nil {
 			return err
 		}
-		s.message = newTaking()
+		s.message = newIncoming()
 		if err := s.data(); err != nil {
 			return err
 		}
@@ -183,7 +183,7 @@ func (s *hopSession) command(line []byte) error {
 	case "QUIT":
 		s.reply("221 2.0.0 Bye")
 		_ = s.w.Flush()
-		return errDie
+		return errClosed
 	default:
 		s.reply("500 5.5.2 soak: what?")
 	}
@@ -196,7 +196,7 @@ func (s *hopSession) rcpt() {
 		s.reply("451 4.7.1 soak: not this one now")
 		return
 	case "550 to RCPT":
-		s.reply("550 5.1.1 soak: nobody of that name")
+		s.reply("550 5.1.1 soak: no such user")
 		return
 	case "is silent for seconds at RCPT":
 		if !s.faulted {
@@ -207,7 +207,7 @@ func (s *hopSession) rcpt() {
 	s.reply("250 2.1.5 Ok")
 }
 
-// data reads up to the dot.
+// data reads the message up to the final dot.
 func (s *hopSession) data() error {
 	begin := true
 	for n := 0; ; {
@@ -223,14 +223,14 @@ func (s *hopSession) data() error {
 		}
 		begin = err == nil
 		s.message.write(line)
-		if n += len(line); n > 300 && s.fault == "dies in the middle of the data" {
+		if n += len(line); n > 300 && s.fault == "closes in the middle of the data" {
 			reset(s.conn)
-			return errDie
+			return errClosed
 		}
 	}
 }
 
-// chunk reads one of BDAT (RFC 3030).
+// chunk reads a chunk of BDAT (RFC 3030).
 func (s *hopSession) chunk(rest []byte) error {
 	size, last := 0, false
 	for _, f := range bytes.Fields(rest) {
@@ -243,11 +243,11 @@ func (s *hopSession) chunk(rest []byte) error {
 		}
 	}
 	if !s.chunks {
-		s.message, s.chunks = newTaking(), true
+		s.message, s.chunks = newIncoming(), true
 	}
-	if s.fault == "dies in the middle of the data" {
+	if s.fault == "closes in the middle of the data" {
 		reset(s.conn)
-		return errDie
+		return errClosed
 	}
 	if _, err := io.CopyN(&s.message, s.r, int64(size)); err != nil {
 		return err
@@ -260,7 +260,7 @@ func (s *hopSession) chunk(rest []byte) error {
 	return s.end()
 }
 
-// end takes the message, or does not.
+// end accepts the message, or carries out its fault.
 func (s *hopSession) end() error {
 	id, body := s.message.finish()
 	switch s.fault {
@@ -270,21 +270,21 @@ func (s *hopSession) end() error {
 	case "554 after the data":
 		s.reply("554 5.7.1 soak: not wanted")
 		return nil
-	case "dies after the data and has not taken it":
+	case "closes after the data without accepting it":
 		reset(s.conn)
-		return errDie
-	case "takes it and dies before its reply":
+		return errClosed
+	case "accepts it and closes before its reply":
 		s.hop.ledger.took(id, body, true, true)
 		reset(s.conn)
-		return errDie
+		return errClosed
 	}
-	slow := s.fault == "takes it and is silent for seconds" || s.fault == "dribbles its reply"
+	slow := s.fault == "accepts it and is silent for seconds" || s.fault == "sends its reply octet by octet"
 	s.hop.ledger.took(id, body, false, s.faulted || slow)
 	const ok = "250 2.0.0 Ok: soaked"
 	switch s.fault {
-	case "takes it and is silent for seconds":
+	case "accepts it and is silent for seconds":
 		pause(1, 4)
-	case "dribbles its reply":
+	case "sends its reply octet by octet":
 		for _, c := range []byte(ok) {
 			_ = s.w.WriteByte(c)
 			if err := s.w.Flush(); err != nil {

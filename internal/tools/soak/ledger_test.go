@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestLedger: each thing that must not become of a message is found, and what may is not.
+// TestLedger: each wrong outcome of a message is found, and correct outcomes are not reported.
 func TestLedger(t *testing.T) {
 	body, other := sumOf([]byte("body")), sumOf([]byte("other"))
 	for _, c := range []struct {
@@ -17,7 +17,7 @@ func TestLedger(t *testing.T) {
 		arrives []sum // at the next hop
 		excused bool
 		held    []sum
-		bad     func(*Tally) int // nil: nothing is bad
+		bad     func(*tally) int // nil: nothing is bad
 	}{
 		{"passed", pass, 250, []sum{body}, false, nil, nil},
 		{"held", hold, 250, nil, false, []sum{body}, nil},
@@ -27,19 +27,19 @@ func TestLedger(t *testing.T) {
 		{"gone, and there", pass, 0, []sum{body}, false, nil, nil},
 		{"gone, and not there", pass, 0, nil, false, nil, nil},
 		{"cut", never, 0, nil, false, nil, nil},
-		{"lost", pass, 250, nil, false, nil, func(t *Tally) int { return t.Lost }},
-		{"not held", hold, 250, nil, false, nil, func(t *Tally) int { return t.Lost }},
-		{"sent, not held", hold, 250, []sum{body}, false, nil, func(t *Tally) int { return t.Leaked }},
-		{"held for nothing", pass, 250, nil, false, []sum{body}, func(t *Tally) int { return t.Leaked }},
-		{"doubled", pass, 250, []sum{body, body}, false, nil, func(t *Tally) int { return t.Doubled }},
-		{"doubled by a hop that died", pass, 250, []sum{body, body}, true, nil, func(t *Tally) int { return t.Doubled }},
-		{"changed", pass, 250, []sum{other}, false, nil, func(t *Tally) int { return t.Changed }},
-		{"changed and held", hold, 250, nil, false, []sum{other}, func(t *Tally) int { return t.Changed }},
-		{"deferred and there", pass, 451, []sum{body}, false, nil, func(t *Tally) int { return t.Leaked }},
-		{"refused and there", refuse, 550, []sum{body}, false, nil, func(t *Tally) int { return t.Leaked }},
-		{"let through", refuse, 250, nil, false, nil, func(t *Tally) int { return t.Let }},
-		{"cut and there", never, 0, []sum{body}, false, nil, func(t *Tally) int { return t.Leaked }},
-		{"never ended, and accepted", never, 250, nil, false, nil, func(t *Tally) int { return t.Let }},
+		{"lost", pass, 250, nil, false, nil, func(t *tally) int { return t.Lost }},
+		{"not held", hold, 250, nil, false, nil, func(t *tally) int { return t.Lost }},
+		{"sent, not held", hold, 250, []sum{body}, false, nil, func(t *tally) int { return t.Leaked }},
+		{"held for nothing", pass, 250, nil, false, []sum{body}, func(t *tally) int { return t.Leaked }},
+		{"doubled", pass, 250, []sum{body, body}, false, nil, func(t *tally) int { return t.Doubled }},
+		{"doubled by a hop that died", pass, 250, []sum{body, body}, true, nil, func(t *tally) int { return t.Doubled }},
+		{"changed", pass, 250, []sum{other}, false, nil, func(t *tally) int { return t.Changed }},
+		{"changed and held", hold, 250, nil, false, []sum{other}, func(t *tally) int { return t.Changed }},
+		{"deferred and there", pass, 451, []sum{body}, false, nil, func(t *tally) int { return t.Leaked }},
+		{"refused and there", refuse, 550, []sum{body}, false, nil, func(t *tally) int { return t.Leaked }},
+		{"let through", refuse, 250, nil, false, nil, func(t *tally) int { return t.Let }},
+		{"cut and there", never, 0, []sum{body}, false, nil, func(t *tally) int { return t.Leaked }},
+		{"never ended, and accepted", never, 250, nil, false, nil, func(t *tally) int { return t.Let }},
 	} {
 		l := &ledger{}
 		id := l.open(c.plan, body)
@@ -63,7 +63,7 @@ func TestLedger(t *testing.T) {
 	}
 }
 
-// TestVerdicts: growth is found, and noise is none.
+// TestVerdicts: growth is found, and noise is not taken for growth.
 func TestVerdicts(t *testing.T) {
 	for name, c := range map[string]struct {
 		memory func(i int) float64
@@ -75,9 +75,9 @@ func TestVerdicts(t *testing.T) {
 		"grows":  {func(i int) float64 { return 300 + 3*float64(i) }, false},
 		"jumped": {func(i int) float64 { return 300 + 400*float64(i/60) }, false},
 	} {
-		r := &Result{Tally: &Tally{Accepted: 1}, Milter: 1, Paced: 50}
+		r := &result{Tally: &tally{Accepted: 1}, Milter: 1, Paced: 50}
 		for i := range 100 {
-			r.Samples = append(r.Samples, Sample{Rate: 49, Collections: i, RSS: c.memory(i), Heap: c.memory(i), Descriptors: int(c.memory(i)), Goroutines: int(c.memory(i))})
+			r.Samples = append(r.Samples, sample{Rate: 49, Collections: i, RSS: c.memory(i), Heap: c.memory(i), Descriptors: int(c.memory(i)), Goroutines: int(c.memory(i))})
 		}
 		r.Verdicts = judge(r)
 		for _, v := range r.Verdicts {
@@ -89,15 +89,15 @@ func TestVerdicts(t *testing.T) {
 			t.Errorf("%s: failed is %v", name, r.Failed())
 		}
 	}
-	// Where the pace was not kept, growth is a warning only.
-	r := &Result{Tally: &Tally{Accepted: 1}, Milter: 1, Paced: 50, Shed: 1}
+	// If the pace was not kept, growth is only a warning.
+	r := &result{Tally: &tally{Accepted: 1}, Milter: 1, Paced: 50, Shed: 1}
 	for i := range 100 {
-		r.Samples = append(r.Samples, Sample{Rate: 49, Collections: i, RSS: float64(300 + 3*i)})
+		r.Samples = append(r.Samples, sample{Rate: 49, Collections: i, RSS: float64(300 + 3*i)})
 	}
 	if r.Verdicts = judge(r); r.Failed() {
 		t.Errorf("a machine that was too busy failed the run: %+v", r.Verdicts)
 	}
-	// And so it is where garbage was hardly ever collected.
+	// The same holds after too few garbage collections.
 	for i := range r.Samples {
 		r.Samples[i].Collections = i / 10
 	}
@@ -105,13 +105,13 @@ func TestVerdicts(t *testing.T) {
 	if r.Verdicts = judge(r); r.Failed() {
 		t.Errorf("too few collections failed the run: %+v", r.Verdicts)
 	}
-	for name, spoil := range map[string]func(*Result){
-		"lost": func(r *Result) { r.Tally.Lost = 1 }, "under way": func(r *Result) { r.Tally.UnderWay = 1 }, "milter": func(r *Result) { r.MilterBad = map[string]int{"x": 1} },
-		"reload": func(r *Result) { r.ReloadBad = map[string]int{"x": 1} }, "panic": func(r *Result) { r.Grave = []string{"panic"} }, "end": func(r *Result) { r.Ended = "killed" },
-		"reply": func(r *Result) { r.Unplanned = map[string]int{"pass: 550 no": 1} }, "bad": func(r *Result) { r.BadWrong = map[string]int{"x": 1} },
-		"rest": func(r *Result) { r.After.InFlight = 1 }, "descriptors left": func(r *Result) { r.After.Descriptors = 100 },
+	for name, spoil := range map[string]func(*result){
+		"lost": func(r *result) { r.Tally.Lost = 1 }, "under way": func(r *result) { r.Tally.UnderWay = 1 }, "milter": func(r *result) { r.MilterBad = map[string]int{"x": 1} },
+		"reload": func(r *result) { r.ReloadBad = map[string]int{"x": 1} }, "panic": func(r *result) { r.Grave = []string{"panic"} }, "end": func(r *result) { r.Ended = "killed" },
+		"reply": func(r *result) { r.Unplanned = map[string]int{"pass: 550 no": 1} }, "bad": func(r *result) { r.BadWrong = map[string]int{"x": 1} },
+		"rest": func(r *result) { r.After.InFlight = 1 }, "descriptors left": func(r *result) { r.After.Descriptors = 100 },
 	} {
-		r := &Result{Tally: &Tally{Accepted: 1}, Milter: 1, Samples: make([]Sample, 20)}
+		r := &result{Tally: &tally{Accepted: 1}, Milter: 1, Samples: make([]sample, 20)}
 		if r.Verdicts = judge(r); r.Failed() {
 			t.Fatalf("nothing is wrong: %+v", r.Verdicts)
 		}
@@ -122,14 +122,14 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// TestHopReads: what the hop makes of a letter, by DATA and by BDAT, is what was sent.
+// TestHopReads: the hop reads from a letter the number and the body that were sent.
 func TestHopReads(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	l := &ledger{}
 	w := &writer{text: text(r), open: l.open}
 	for range 50 {
 		x := w.write(r, "user1", 200<<10)
-		m := newTaking()
+		m := newIncoming()
 		for p := append([]byte(x.head), x.body...); len(p) > 0; {
 			n := min(1+r.IntN(3000), len(p))
 			m.write(p[:n])
@@ -140,7 +140,7 @@ func TestHopReads(t *testing.T) {
 		}
 		back := bytes.ReplaceAll(append([]byte("\r\n"), stuffed(x.body)...), []byte("\r\n.."), []byte("\r\n."))[2:]
 		if !bytes.Equal(back, x.body) {
-			t.Fatal("dots are not stuffed as they should be")
+			t.Fatal("dot-stuffing changed the body")
 		}
 	}
 }

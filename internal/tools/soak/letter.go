@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"strings"
 )
@@ -14,19 +16,19 @@ type letter struct {
 	sender    string // envelope
 	from      string // header
 	to        []string
-	head      string // with the empty line
+	head      string // header, with the empty line
 	body      []byte
 	bdat      bool
 	pipelined bool
 	small     bool // its latency counts
 }
 
-// Sizes of bodies, with how many in 10,000 have at most so many octets.
+// Sizes of bodies: share of 10,000 bodies have at most that many octets.
 var sizes = []struct{ share, octets int }{{6000, 4 << 10}, {9000, 16 << 10}, {9700, 64 << 10}, {9960, 512 << 10}, {9995, 2 << 20}, {10000, 10 << 20}}
 
 const smallOctets = 64 << 10
 
-// text is what bodies are cut from: lines of all lengths up to 998 octets, some of which begin with a dot or are empty.
+// text returns the text that bodies are cut from: lines of up to 998 octets, some of them empty or with a leading dot.
 func text(r *rand.Rand) []byte {
 	var b bytes.Buffer
 	const letters = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ .,;:-=<>0123456789"
@@ -50,13 +52,13 @@ func text(r *rand.Rand) []byte {
 	return b.Bytes()
 }
 
-// writer makes letters out of text, and has open give each its number.
+// writer makes letters from text. open assigns each its number.
 type writer struct {
 	text []byte
 	open func(plan fate, body sum) int
 }
 
-// body is a random piece of the text that begins and ends with a line.
+// body returns whole lines from a random place in the text, at most that many octets.
 func (w *writer) body(r *rand.Rand, most int) []byte {
 	n, size := r.IntN(10000), 0
 	for i, s := range sizes {
@@ -76,7 +78,7 @@ func (w *writer) body(r *rand.Rand, most int) []byte {
 	return w.text[begin:max(begin, end)]
 }
 
-// write makes a letter of login, whose body has at most so many octets.
+// write makes a letter of login, with a body of at most that many octets.
 func (w *writer) write(r *rand.Rand, login string, most int) *letter {
 	l := &letter{bdat: r.IntN(100) < 30, pipelined: r.IntN(100) < 60, body: w.body(r, most)}
 	l.sender = login + "@example.com"
@@ -89,7 +91,7 @@ func (w *writer) write(r *rand.Rand, login string, most int) *letter {
 		l.plan = refuse
 	case n < 8:
 		l.plan = postpone
-	case n < 10: // somebody else in the header: the default bundle's own rule
+	case n < 10: // another user in the header, which the default bundle refuses
 		l.plan, l.from = refuse, "ceo@example.com"
 	case n < 12:
 		l.plan, l.sender = refuse, "ceo@example.com"
@@ -118,7 +120,7 @@ func recipients(r *rand.Rand) int {
 	}
 }
 
-// header leaves out what the default bundle repairs, now and then.
+// header returns a header block. Some lack fields that the default bundle adds.
 func header(r *rand.Rand, l *letter, planned string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "X-Soak-Id: %d\r\nX-Soak-Plan: %s\r\nFrom: Soak <%s>\r\nSubject: message %d\r\n", l.id, planned, l.from, l.id)
@@ -139,7 +141,7 @@ func header(r *rand.Rand, l *letter, planned string) string {
 	return b.String()
 }
 
-// idOf reads the number out of a header; -1 where there is none.
+// idOf returns the message number in a header line, -1 if there is none.
 func idOf(line []byte) int {
 	id := -1
 	if rest, ok := bytes.CutPrefix(line, []byte("X-Soak-Id: ")); ok {
@@ -153,3 +155,45 @@ func idOf(line []byte) int {
 	}
 	return id
 }
+
+// incoming is a message that is being read. Only its number and the hash of its body are kept.
+type incoming struct {
+	id   int
+	body hasher
+	head []byte // the unfinished header line
+	in   bool   // in the body
+}
+
+type hasher interface {
+	io.Writer
+	Sum([]byte) []byte
+}
+
+func newIncoming() incoming { return incoming{id: -1, body: sha256.New()} }
+
+func (t *incoming) write(p []byte) { _, _ = t.Write(p) }
+
+// Write implements io.Writer.
+func (t *incoming) Write(p []byte) (int, error) {
+	all := len(p)
+	for !t.in && len(p) > 0 {
+		i := bytes.IndexByte(p, '\n')
+		if i < 0 {
+			t.head = append(t.head, p...)
+			return all, nil
+		}
+		t.head = append(t.head, p[:i+1]...)
+		p = p[i+1:]
+		if id := idOf(t.head); id >= 0 {
+			t.id = id
+		}
+		t.in = string(t.head) == "\r\n"
+		t.head = t.head[:0]
+	}
+	if len(p) > 0 {
+		_, _ = t.body.Write(p)
+	}
+	return all, nil
+}
+
+func (t *incoming) finish() (int, sum) { return t.id, sum(t.body.Sum(nil)[:8]) }

@@ -7,14 +7,14 @@ import (
 	"sync"
 )
 
-// logReader counts what the program logs, and keeps the last of it. It is the program's standard error.
+// logReader counts the program's log messages and keeps the last lines. The program writes to it as standard error.
 type logReader struct {
-	mu    sync.Mutex
-	part  []byte
-	last  []string
-	grave []string // lines of panics and data races, and what follows
-	left  int      // lines to be added to grave
-	said  counts
+	mu       sync.Mutex
+	part     []byte
+	last     []string
+	grave    []string // lines of panics and data races, with the lines after them
+	left     int      // number of lines still to add to grave
+	messages counts
 }
 
 func newLogReader() *logReader { return &logReader{} }
@@ -38,11 +38,11 @@ func (l *logReader) Write(p []byte) (int, error) {
 }
 
 func (l *logReader) line(line string) {
-	var said struct{ Level, Msg string }
-	if json.Unmarshal([]byte(line), &said) != nil {
-		said.Level, said.Msg = "no JSON", "a line that is no JSON"
+	var entry struct{ Level, Msg string }
+	if json.Unmarshal([]byte(line), &entry) != nil {
+		entry.Level, entry.Msg = "no JSON", "a line that is not JSON"
 	}
-	l.said.add(said.Level+" "+said.Msg, 1)
+	l.messages.add(entry.Level+" "+entry.Msg, 1)
 	for _, sign := range []string{"panic", "DATA RACE", "fatal error", "too many open files", "deadlock"} {
 		if strings.Contains(line, sign) {
 			l.left = 30

@@ -1,19 +1,19 @@
-// Command soak holds Postern under load for as long as it is told, with everything that may go wrong going wrong: it
-// starts the built program in a directory of its own, finds the rate it reaches, and then sends at a share of that rate
-// while policies, users and certificates are changed (well and badly), the next hop fails, and bad clients do what they do.
-// A ledger has what each message was told, and what arrived; memory, descriptors, goroutines and latency are sampled and
-// have to stay flat.
+// Command soak holds Postern under load and faults for a given time, and fails if anything is lost, slows down or grows.
+// `make soak` calls it.
 //
-// Its messages go to a next hop in this process, so that each can be accounted for.
+// It starts the built program in a temporary directory and finds the rate that it reaches. Then it sends at a share of that
+// rate, while policies, users and certificates are changed, validly and invalidly, next hops fail, and bad clients
+// misbehave. The next hops are part of this process, so that a ledger can account for every message: what its client was
+// told, and what arrived. Memory, descriptors, goroutines and latency are sampled and must not grow.
+//
+// The exit code is 1 if something was lost or grew. With -cpus 1, the program, the next hops and the clients share one
+// processor, and the top rate is that of all of them together, so that a long run leaves the other processors free.
 //
 // # Goroutines
 //
-// Run owns all of them and waits for them: the hop has one a connection, traffic one a message under way, the bad clients
-// one each, the sampler, the disturber and the reader of the quarantine one each. They end when the context does.
-//
-// `make soak` calls it. It exits with 1 where something was lost or grew. With -cpus 1 the program, the next hop and the
-// clients share that processor: the top rate, and the share of it that is then sent, are those of the arrangement, so that
-// an hour can go by beside other work.
+// runSoak owns all of them and waits for them. A next hop has one for each connection, traffic one for each message under
+// way, and the bad clients one each; sampler, disturber and the reader of the quarantine have one each. They end with the
+// context.
 package main
 
 import (
@@ -37,18 +37,18 @@ import (
 )
 
 func main() {
-	var o Options
+	var o options
 	flag.StringVar(&o.Postern, "postern", "bin/postern", "the built program")
-	flag.DurationVar(&o.For, "for", 10*time.Minute, "how long the paced part takes")
-	flag.DurationVar(&o.Calibrate, "calibrate", 20*time.Second, "how long the top rate is looked for")
-	flag.Float64Var(&o.Rate, "top", 0, "the top rate in messages a second, instead of looking for it")
-	flag.Float64Var(&o.Share, "share", 0.8, "share of the top rate that is sent")
-	flag.DurationVar(&o.Interval, "interval", 5*time.Second, "between samples")
-	flag.DurationVar(&o.Pace, "pace", 4*time.Second, "between changes of policy, users and certificates")
-	flag.IntVar(&o.Idle, "idle", 1000, "connections that only sit there")
-	cpus := flag.String("cpus", "", "processors for the program, the next hop and the clients, such as 0 or 0,1; empty: all")
-	jsonFile := flag.String("json", "", "write all figures there, as JSON")
-	svgFile := flag.String("svg", "", "draw memory, descriptors and p99 there")
+	flag.DurationVar(&o.For, "for", 10*time.Minute, "duration of the paced part")
+	flag.DurationVar(&o.Calibrate, "calibrate", 20*time.Second, "duration of the search for the top rate")
+	flag.Float64Var(&o.Rate, "top", 0, "the top rate in messages a second; 0: search for it")
+	flag.Float64Var(&o.Share, "share", 0.8, "share of the top rate to send at")
+	flag.DurationVar(&o.Interval, "interval", 5*time.Second, "time between samples")
+	flag.DurationVar(&o.Pace, "pace", 4*time.Second, "time between changes of policy, users and certificates")
+	flag.IntVar(&o.Idle, "idle", 1000, "number of idle connections")
+	cpus := flag.String("cpus", "", "processors for the program, the next hops and the clients, such as 0 or 0,1; empty: all")
+	jsonFile := flag.String("json", "", "write all figures to this file as JSON")
+	svgFile := flag.String("svg", "", "draw memory, descriptors and p99 into this SVG file")
 	flag.Parse()
 	if err := run(o, *cpus, *jsonFile, *svgFile); err != nil {
 		fmt.Fprintln(os.Stderr, "soak:", err)
@@ -56,7 +56,7 @@ func main() {
 	}
 }
 
-func run(o Options, cpus, jsonFile, svgFile string) error {
+func run(o options, cpus, jsonFile, svgFile string) error {
 	if err := check(o, flag.NArg()); err != nil {
 		return err
 	}
@@ -68,12 +68,12 @@ func run(o Options, cpus, jsonFile, svgFile string) error {
 		return err
 	}
 	if _, err := os.Stat(o.Postern); err != nil {
-		return fmt.Errorf("%w: `make build` makes it", err)
+		return fmt.Errorf("%w: run `make build`", err)
 	}
 	o.Progress = progress()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	r, err := Run(ctx, o)
+	r, err := runSoak(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -94,23 +94,24 @@ func run(o Options, cpus, jsonFile, svgFile string) error {
 		}
 	}
 	if r.Failed() {
-		return fmt.Errorf("something was lost, wrong or grew; see FAIL above")
+		return fmt.Errorf("something was lost, went wrong or grew; see FAIL above")
 	}
 	return nil
 }
 
-func check(o Options, arguments int) error {
+func check(o options, arguments int) error {
 	if arguments > 0 || o.For < time.Second || o.Calibrate < time.Second || o.Interval < time.Second || o.Pace < 100*time.Millisecond ||
 		o.Share <= 0 || o.Share > 1 || o.Rate < 0 || o.Idle < 0 || o.Idle > 5000 {
-		return fmt.Errorf("-for, -calibrate and -interval are at least 1s, -pace 100ms, -share is above 0 and at most 1, -idle at most 5000, and there are no arguments")
+		return fmt.Errorf("-for, -calibrate and -interval must be at least 1s, -pace at least 100ms, -share above 0 and at most 1, -top at least 0, -idle from 0 to 5000; arguments are not accepted")
 	}
 	return nil
 }
 
-// pinned says in the environment that pin has been here.
+// pinned is the environment variable that tells the restarted program not to pin itself again.
 const pinned = "SOAK_PINNED"
 
-// pin starts this program anew, on some processors only: what has one thread yet keeps to them with all that it starts.
+// pin restarts this program on the given processors. Affinity is set on one thread, and a program started from that thread
+// inherits it for all of its threads and processes.
 func pin(cpus string) error {
 	if cpus == "" || os.Getenv(pinned) != "" {
 		return nil
@@ -119,7 +120,7 @@ func pin(cpus string) error {
 	for _, f := range strings.Split(cpus, ",") {
 		n, err := strconv.Atoi(f)
 		if err != nil || n < 0 || n > 1023 {
-			return fmt.Errorf("-cpus %s: want numbers of processors with commas between them", cpus)
+			return fmt.Errorf("-cpus %s: write numbers of processors, separated by commas", cpus)
 		}
 		set.Set(n)
 	}
@@ -134,7 +135,7 @@ func pin(cpus string) error {
 	return unix.Exec(self, os.Args, append(os.Environ(), pinned+"=1"))
 }
 
-// progress prints every line where somebody looks, and one a minute elsewhere.
+// progress returns a function that prints every line on a terminal, and one line a minute elsewhere.
 func progress() func(string) {
 	every := time.Minute
 	if term.IsTerminal(int(os.Stderr.Fd())) {
@@ -149,7 +150,7 @@ func progress() func(string) {
 	}
 }
 
-func drawResult(r *Result, file string) error {
+func drawResult(r *result, file string) error {
 	f, err := os.Create(file)
 	if err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// metrics are what /metrics says, by name with labels; of a name alone it is the sum.
+// metrics holds the values of /metrics by name with labels. Under the name alone is the sum of all its labels.
 type metrics map[string]float64
 
 func (s *site) metrics() (metrics, error) {
@@ -39,7 +39,7 @@ func (s *site) metrics() (metrics, error) {
 	return m, in.Err()
 }
 
-// sum adds up all with the name and a label.
+// sum returns the sum of the values with the name and a label.
 func (m metrics) sum(name, label string) float64 {
 	total := 0.0
 	for k, v := range m {
@@ -50,7 +50,7 @@ func (m metrics) sum(name, label string) float64 {
 	return total
 }
 
-// revision is that of the active policy.
+// revision returns the metric with the revision of the active policy.
 func (m metrics) revision() string {
 	for k, v := range m {
 		if strings.HasPrefix(k, "postern_policy_revision{") && v == 1 {

@@ -9,14 +9,14 @@ import (
 	"github.com/postern-mail/postern/internal/testmilter"
 )
 
-// milters are mail servers that ask Postern as a milter, over both sockets.
+// milters simulates mail servers that use Postern as a milter, over a unix and a TCP socket.
 type milters struct {
 	site      *site
 	writer    *writer
 	kept      kept[*server]
 	asked     atomic.Int64
 	latencies latencies
-	wrong     counts // answers that are not the plan's, and lost connections
+	wrong     counts // answers that are not planned, and lost connections
 }
 
 // server is one connection of a mail server.
@@ -37,7 +37,7 @@ func newMilters(s *site, text []byte) *milters {
 	return m
 }
 
-// one takes a message through a milter and wants the answer that is planned.
+// one sends a message through the milter and checks that the answer is the planned one.
 func (m *milters) one(r *rand.Rand, due time.Time) {
 	m.asked.Add(1)
 	s, ok := m.kept.get()
@@ -73,7 +73,7 @@ func (m *milters) open(r *rand.Rand) (*server, error) {
 	if r.IntN(2) == 0 {
 		network, address = "tcp", m.site.tcp
 	}
-	mta, err := testmilter.Dial(network, address, testmilter.Options{Timeout: patience})
+	mta, err := testmilter.Dial(network, address, testmilter.Options{Timeout: timeout})
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (m *milters) open(r *rand.Rand) (*server, error) {
 	return &server{MTA: mta, left: 1 + r.IntN(50)}, nil
 }
 
-// ask is one transaction; the answer is said as plans are, where it is one of them.
+// ask runs one transaction and returns the answer, as the name of a fate if it is one.
 func (s *server) ask(l *letter) (string, error) {
 	login := l.sender
 	if l.plan == refuse {
@@ -102,14 +102,14 @@ func (s *server) ask(l *letter) (string, error) {
 		return "", err
 	}
 	if a.Refused() {
-		return said(a), s.Abort()
+		return fateOf(a), s.Abort()
 	}
 	for _, to := range l.to {
 		if a, err = s.Rcpt("<" + to + ">"); err != nil {
 			return "", err
 		}
 		if a.Refused() {
-			return said(a), s.Abort()
+			return fateOf(a), s.Abort()
 		}
 	}
 	r, err := s.Message(l.sender, l.to, append([]byte(l.head), l.body...))
@@ -119,10 +119,11 @@ func (s *server) ask(l *letter) (string, error) {
 	if r.Quarantine != "" && !r.Answer.Refused() {
 		return hold.String(), nil
 	}
-	return said(r.Answer), nil
+	return fateOf(r.Answer), nil
 }
 
-func said(a testmilter.Answer) string {
+// fateOf returns the name of the fate that an answer means, or the answer itself.
+func fateOf(a testmilter.Answer) string {
 	switch {
 	case a.Code == 'y' && len(a.Text) > 9 && a.Text[:9] == "550 5.7.1":
 		return refuse.String()

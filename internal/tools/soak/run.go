@@ -12,25 +12,25 @@ import (
 	"time"
 )
 
-// Options say what to do. All have to be given.
-type Options struct {
+// options configure a run. All except Rate and Progress are required.
+type options struct {
 	Postern   string        // the built program
-	For       time.Duration // how long the paced part takes
-	Calibrate time.Duration // how long the top rate is looked for; the first third is not counted
-	Rate      float64       // messages a second at the top; 0: Calibrate finds it
-	Share     float64       // of the top rate, at which the paced part goes
+	For       time.Duration // duration of the paced part
+	Calibrate time.Duration // duration of the search for the top rate; the first third is not counted
+	Rate      float64       // top rate in messages a second; 0: search for it
+	Share     float64       // share of the top rate at which the paced part sends
 	Interval  time.Duration // between samples
-	Pace      time.Duration // between changes of what is reloaded, and a measure of how often bad clients come
-	Idle      int           // connections that only sit there
-	Progress  func(string)  // told now and then; nil: nobody
+	Pace      time.Duration // time between changes of reloaded files; the bad clients' pace follows from it
+	Idle      int           // number of idle connections
+	Progress  func(string)  // called with lines about progress; nil: none
 }
 
-// Result is what came of it.
-type Result struct {
+// result is the outcome of a run.
+type result struct {
 	Top       float64        `json:"top_messages_per_second"`
 	Paced     float64        `json:"paced_messages_per_second"`
 	Seconds   float64        `json:"seconds"`
-	Tally     *Tally         `json:"messages"`
+	Tally     *tally         `json:"messages"`
 	Milter    int64          `json:"milter_transactions"`
 	MilterBad map[string]int `json:"milter_wrong,omitempty"`
 	Shed      int64          `json:"not_sent"`
@@ -42,16 +42,16 @@ type Result struct {
 	BadWrong  map[string]int `json:"bad_clients_wrong,omitempty"`
 	Log       map[string]int `json:"log"`
 	Grave     []string       `json:"panics,omitempty"`
-	Ended     string         `json:"ended"` // how the program ended; "" is well
-	Samples   []Sample       `json:"samples"`
-	Before    Sample         `json:"before"`
-	After     Sample         `json:"after"` // the load, once it has come to rest
-	Verdicts  []Verdict      `json:"verdicts"`
+	Ended     string         `json:"ended"` // error at the end of the program; "": none
+	Samples   []sample       `json:"samples"`
+	Before    sample         `json:"before"`
+	After     sample         `json:"after"` // after the load, once nothing is under way
+	Verdicts  []verdict      `json:"verdicts"`
 }
 
 // soak is one run.
 type soak struct {
-	Options
+	options
 	ledger  *ledger
 	hops    []*hop
 	calm    atomic.Bool
@@ -60,18 +60,18 @@ type soak struct {
 	change  *disturber
 	bad     *bad
 	sampler *sampler
-	result  Result
+	result  result
 }
 
-// Run starts everything, takes as long as o says and ends what it started. An error is one of the arrangement; what was
-// wrong with the program is in the verdicts.
-func Run(ctx context.Context, o Options) (*Result, error) {
+// runSoak starts everything, runs as long as o says, and ends what it started. It returns an error if the run itself failed;
+// faults of the program are in the verdicts.
+func runSoak(ctx context.Context, o options) (*result, error) {
 	dir, err := os.MkdirTemp("", "soak-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	s := &soak{Options: o, ledger: &ledger{}}
+	s := &soak{options: o, ledger: &ledger{}}
 	defer func() {
 		for _, h := range s.hops {
 			h.close()
@@ -87,7 +87,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		}
 	}()
 	if err := s.load(ctx); err != nil {
-		return nil, fmt.Errorf("%w; the program said last:\n%s", err, s.site.log.tail())
+		return nil, fmt.Errorf("%w; the end of the program's log:\n%s", err, s.site.log.tail())
 	}
 	ended = true
 	if err := s.site.process.Stop(); err != nil {
@@ -131,7 +131,8 @@ func (s *soak) say(format string, arg ...any) {
 	}
 }
 
-// load calibrates and paces with everything going on around it, and waits for the program to come to rest.
+// load finds the top rate and runs the paced part, with reloads and bad clients at the same time. Then it waits until nothing is
+// under way.
 func (s *soak) load(ctx context.Context) error {
 	around, stop := context.WithCancel(ctx)
 	defer stop()
@@ -155,13 +156,13 @@ func (s *soak) load(ctx context.Context) error {
 		s.say("top rate: %.0f messages/s", s.result.Top)
 	}
 	if s.result.Top < 1 {
-		return fmt.Errorf("only %.2f messages/s went through: %v", s.result.Top, s.traffic.unplanned.all())
+		return fmt.Errorf("only %.2f messages/s were accepted: %v", s.result.Top, s.traffic.unplanned.all())
 	}
 	s.result.Paced = s.result.Top * s.Share
 	s.paced(ctx)
 	stop()
 	wg.Wait()
-	s.say("the load has ended; waiting for what is under way")
+	s.say("the load has ended; waiting for messages under way")
 	if err := s.rest(); err != nil {
 		return err
 	}
@@ -170,7 +171,7 @@ func (s *soak) load(ctx context.Context) error {
 	return held
 }
 
-// paced is the part that is judged.
+// paced runs the part that the verdicts are about.
 func (s *soak) paced(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, s.For)
 	defer cancel()
@@ -182,7 +183,7 @@ func (s *soak) paced(ctx context.Context) {
 	wg.Wait()
 }
 
-func (s *soak) see(x Sample, err error) {
+func (s *soak) see(x sample, err error) {
 	if err != nil {
 		s.traffic.unplanned.add("no metrics: "+plain(err.Error()), 1)
 		return
@@ -192,7 +193,7 @@ func (s *soak) see(x Sample, err error) {
 		x.At, x.Rate, x.CPU, x.RSS, x.Heap, x.Descriptors, x.Goroutines, x.Temporary, x.P50, x.P99, x.Bad)
 }
 
-// rest waits until nothing is under way any more, two minutes at most.
+// rest waits until nothing is under way, for at most two minutes.
 func (s *soak) rest() error {
 	s.calm.Store(true)
 	for end := time.Now().Add(2 * time.Minute); ; {
@@ -207,8 +208,8 @@ func (s *soak) rest() error {
 	}
 }
 
-// What may be open once the load has gone, besides the connections to the next hop: a log that is being rotated, the
-// connection that asks for the metrics.
+// At rest, so many more descriptors and goroutines than at the start are allowed, connections to the next hops apart. A log
+// that is being rotated and the connection that reads the metrics need some.
 const (
 	moreDescriptors = 8
 	moreGoroutines  = 12
@@ -216,7 +217,7 @@ const (
 
 func (s *soak) rested() bool { return restedIn(&s.result) }
 
-func restedIn(r *Result) bool {
+func restedIn(r *result) bool {
 	a, b := r.After, r.Before
 	return a.InFlight == 0 && a.Connections == 0 && a.Temporary == 0 && a.Descriptors <= b.Descriptors+a.HopConns+moreDescriptors &&
 		a.Goroutines <= b.Goroutines+moreGoroutines
@@ -235,11 +236,11 @@ func (s *soak) collect() {
 			r.Faults[k] += n
 		}
 	}
-	r.Log, r.Grave = s.site.log.said.all(), s.site.log.grave
+	r.Log, r.Grave = s.site.log.messages.all(), s.site.log.grave
 }
 
-// String is a line of counts, most frequent kinds as they sort.
-func (t *Tally) String() string {
-	return strings.Join([]string{fmt.Sprintf("%d messages: %d accepted, %d quarantined, %d refused, %d deferred, %d whose clients had gone", t.Messages, t.Accepted, t.Held,
-		t.Refused, t.Deferred, t.Unanswered), fmt.Sprintf("%d possible duplicates (the next hop took it and died before it said so)", t.Excused)}, "; ")
+// String returns the counts in one line.
+func (t *tally) String() string {
+	return strings.Join([]string{fmt.Sprintf("%d messages: %d accepted, %d quarantined, %d refused, %d deferred, %d whose clients had left", t.Messages, t.Accepted, t.Held,
+		t.Refused, t.Deferred, t.Unanswered), fmt.Sprintf("%d possible duplicates (the next hop accepted it and died before its reply)", t.Excused)}, "; ")
 }

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// Sample is the state of the program at a time, and what happened since the one before.
-type Sample struct {
+// sample is the state of the program at one time, and the rates since the sample before.
+type sample struct {
 	At          float64 `json:"at_seconds"`
 	RSS         float64 `json:"rss_mib"`
-	Heap        float64 `json:"heap_mib"`    // in use, with what awaits collection
-	Collections int     `json:"collections"` // of garbage, since the start
+	Heap        float64 `json:"heap_mib"`    // in use, garbage included
+	Collections int     `json:"collections"` // garbage collections since the start
 	Goroutines  int     `json:"goroutines"`
 	Descriptors int     `json:"descriptors"`
-	Temporary   int     `json:"temporary_files"` // open without a name, or left in $TMPDIR
+	Temporary   int     `json:"temporary_files"` // open but deleted, or left in $TMPDIR
 	Connections int     `json:"connections"`
 	InFlight    int     `json:"in_flight"`
 	HopConns    int     `json:"next_hop_connections"`
@@ -28,10 +28,10 @@ type Sample struct {
 	P99         float64 `json:"p99_ms"`
 	MilterP50   float64 `json:"milter_p50_ms"`
 	MilterP99   float64 `json:"milter_p99_ms"`
-	Bad         int     `json:"lost_or_doubled"` // messages, so far
+	Bad         int     `json:"lost_or_doubled"` // messages with a wrong outcome so far
 }
 
-// sampler takes them.
+// sampler takes samples.
 type sampler struct {
 	site    *site
 	traffic *traffic
@@ -44,22 +44,22 @@ type sampler struct {
 	cpu  time.Duration
 }
 
-// reset begins a new interval.
+// reset starts a new interval.
 func (s *sampler) reset() {
 	s.last, s.sent, s.cpu = time.Now(), s.traffic.sent.Load(), s.site.process.CPU()
 	s.traffic.latencies.take()
 	s.traffic.milters.latencies.take()
 }
 
-func (s *sampler) take() (Sample, error) {
+func (s *sampler) take() (sample, error) {
 	m, err := s.site.metrics()
 	if err != nil {
-		return Sample{}, err
+		return sample{}, err
 	}
 	pid := s.site.process.PID()
 	now, sent, cpu := time.Now(), s.traffic.sent.Load(), s.site.process.CPU()
 	took := now.Sub(s.last).Seconds()
-	out := Sample{At: now.Sub(s.began).Seconds(), RSS: s.site.process.Resident(), Heap: m["go_memstats_heap_inuse_bytes"] / (1 << 20),
+	out := sample{At: now.Sub(s.began).Seconds(), RSS: s.site.process.Resident(), Heap: m["go_memstats_heap_inuse_bytes"] / (1 << 20),
 		Goroutines: int(m["go_goroutines"]), Collections: int(m["go_gc_duration_seconds_count"]),
 		Connections: int(m["postern_submission_connections"] + m["postern_milter_connections"]), InFlight: int(m["postern_submission_in_flight"]),
 		Rate: float64(sent-s.sent) / took, CPU: (cpu - s.cpu).Seconds() / took}
@@ -79,15 +79,15 @@ func (s *sampler) take() (Sample, error) {
 	return out, nil
 }
 
-// run takes one every interval until ctx ends.
-func (s *sampler) run(ctx context.Context, interval time.Duration, see func(Sample, error)) {
+// run takes a sample every interval until ctx ends.
+func (s *sampler) run(ctx context.Context, interval time.Duration, see func(sample, error)) {
 	s.reset()
 	for wait(ctx, interval) {
 		see(s.take())
 	}
 }
 
-// descriptors counts those that are open, and the temporary files.
+// descriptors counts open descriptors and temporary files.
 func descriptors(pid int, tmp string) (open, temporary int) {
 	list, _ := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/fd")
 	for _, e := range list {
@@ -100,7 +100,7 @@ func descriptors(pid int, tmp string) (open, temporary int) {
 	return len(list), temporary + len(left)
 }
 
-// readQuarantine takes what is held out of the Maildir and into the ledger, until ctx ends and once more.
+// readQuarantine moves quarantined messages from the Maildir to the ledger until ctx ends, and then once more.
 func readQuarantine(ctx context.Context, dir string, l *ledger) error {
 	for {
 		more := wait(ctx, 2*time.Second)

@@ -16,20 +16,20 @@ import (
 
 const (
 	password = "soak password"
-	logins   = 5 // with a password; senders has 10,000
+	logins   = 5 // users with a password; senders has 10,000 users
 )
 
-// site is a Postern in a directory of its own.
+// site is a Postern in a temporary directory.
 type site struct {
 	dir               string
 	plain, tls, admin string // addresses
-	unix, tcp         string // the milter's
+	unix, tcp         string // milter sockets
 	hash              string // of password
 	log               *logReader
 	process           *testload.Process
 }
 
-// A message says in a field what the policy is to do with it.
+// rules obey a header field of the message, which says what policy has to do with it.
 const rules = `package postern.message
 
 import data.postern.lib.soak
@@ -53,7 +53,7 @@ defer contains {
 edit contains {"op": "add_header", "name": "X-Soak-Code", "value": soak.code} if input.message.header["x-soak-id"]
 `
 
-// config gives policy the most time there is: what is tried here is not how busy the machine is.
+// config gives policies long time-outs, because a busy machine is not what is tested here.
 const config = `hostname: soak.example.com
 submission:
   listen: [%q]
@@ -74,7 +74,7 @@ admin: {listen: %q}
 log: {level: warn, format: json}
 `
 
-// newSite writes the files and starts the program. It relays to the two hops.
+// newSite writes the files and starts the program, which relays to the two hops.
 func newSite(dir, postern string, hops [2]string) (*site, error) {
 	s := &site{dir: dir, plain: testload.FreeAddr(), tls: testload.FreeAddr(), admin: testload.FreeAddr(), tcp: testload.FreeAddr(),
 		unix: filepath.Join(dir, "milter.sock"), log: newLogReader()}
@@ -133,7 +133,7 @@ func (s *site) put(name, content string) error {
 	return testload.Replace(filepath.Join(s.dir, name), []byte(content))
 }
 
-// The n-th state of what is reloaded.
+// The n-th version of each reloaded file.
 
 func code(n int) string { return fmt.Sprintf("package postern.lib.soak\n\ncode := \"c%d\"\n", n) }
 

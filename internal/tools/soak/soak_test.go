@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// TestSoak is a soak of ten seconds, so that the harness does not rot: everything happens, and nothing is lost.
+// TestSoak runs a soak of ten seconds: every kind of event happens, and nothing is lost.
 func TestSoak(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "postern")
 	if out, err := exec.Command("go", "build", "-o", program, "../../../cmd/postern").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	r, err := Run(context.Background(), Options{Postern: program, For: 10 * time.Second, Rate: 25, Share: 0.8, Interval: time.Second,
+	r, err := runSoak(context.Background(), options{Postern: program, For: 10 * time.Second, Rate: 25, Share: 0.8, Interval: time.Second,
 		Pace: 400 * time.Millisecond, Idle: 40, Progress: func(s string) { t.Log(s) }})
 	if err != nil {
 		t.Fatal(err)
@@ -25,7 +25,7 @@ func TestSoak(t *testing.T) {
 	r.Report(&text)
 	t.Log(text.String())
 	for _, v := range r.Verdicts {
-		// Ten seconds with a cold start say nothing about what grows.
+		// Ten seconds from a cold start say nothing about growth.
 		if grows := strings.Contains(v.Text, "in the last"); !v.OK && !v.Warn && !grows {
 			t.Errorf("%s: %s", v.What, v.Text)
 		}

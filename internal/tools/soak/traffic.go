@@ -13,26 +13,26 @@ import (
 	"time"
 )
 
-// traffic is what the good clients do.
+// traffic runs the good clients.
 type traffic struct {
 	site    *site
 	ledger  *ledger
-	writer  *writer // of what is submitted
+	writer  *writer // of submitted messages
 	milters *milters
 
 	kept      kept[*connection]
 	slots     chan struct{}
 	latencies latencies
-	sent      atomic.Int64 // messages and milter transactions that have ended
-	shed      atomic.Int64 // not sent, because too many were under way
-	unplanned counts       // replies that nothing explains
+	sent      atomic.Int64 // finished messages and milter transactions
+	shed      atomic.Int64 // messages not sent, because too many were under way
+	unplanned counts       // replies without an explanation
 }
 
-// most is how many messages may be under way: beyond that an open loop only makes a heap of them.
+// most limits the messages under way. If the program falls behind, more of them would only queue up.
 const most = 500
 
-// closed sends with so many workers as fast as it is answered, and says how many messages a second that makes; the first
-// third is not counted.
+// closed lets each worker send as fast as it gets replies, and returns the rate in messages a second. The first third of the
+// time is not counted.
 func (t *traffic) closed(ctx context.Context, workers int, d time.Duration) float64 {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
@@ -52,7 +52,7 @@ func (t *traffic) closed(ctx context.Context, workers int, d time.Duration) floa
 	return rate
 }
 
-// paced begins rate messages a second at random times, however long they take, until ctx ends, and waits for their end.
+// paced starts rate messages a second at random times until ctx ends, regardless of how long each takes, and waits for all.
 func (t *traffic) paced(ctx context.Context, rate float64) {
 	var wg sync.WaitGroup
 	next, tidied := time.Now(), time.Now()
@@ -80,14 +80,14 @@ func (t *traffic) paced(ctx context.Context, rate float64) {
 	t.end(0)
 }
 
-// end quits connections that have waited for so long.
+// end quits connections that have been idle for that long.
 func (t *traffic) end(idle time.Duration) {
 	since := time.Now().Add(-idle)
 	t.kept.end(since)
 	t.milters.kept.end(since)
 }
 
-// one sends a message that was due at a time: a fifth of them as a mail server asks a milter.
+// one sends a message that was due at a time. A fifth of the messages go to the milter, as from a mail server.
 func (t *traffic) one(due time.Time) {
 	defer t.sent.Add(1)
 	r := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
@@ -131,11 +131,11 @@ func (t *traffic) keep(c *connection, got answer, err error) {
 	c.quit()
 }
 
-// explained says whether the plan, or a fault of the next hop, is why the client was told so.
+// explained reports whether the plan or a fault of the next hop explains the reply.
 func explained(plan fate, got answer) bool {
 	switch {
 	case strings.Contains(got.text, "soak: "), strings.HasPrefix(got.text, "4.4."):
-		return true // the hop's own words; it is down, or was lost
+		return true // the next hop's own text, or its connection failed
 	case plan <= hold:
 		return got.code == 250
 	case plan == postpone:
@@ -147,13 +147,13 @@ func explained(plan fate, got answer) bool {
 
 var number = regexp.MustCompile(`[0-9A-Za-z]*[0-9][0-9A-Za-z]{4,}|:[0-9]+`)
 
-// plain takes out what differs from one time to the next.
+// plain replaces numbers and identifiers, so that equal errors have equal texts.
 func plain(text string) string {
 	text = number.ReplaceAllString(text, "#")
 	return text[:min(len(text), 120)]
 }
 
-// latencies are those since they were last taken.
+// latencies collects latencies until they are taken.
 type latencies struct {
 	mu   sync.Mutex
 	list []time.Duration
@@ -165,7 +165,7 @@ func (l *latencies) add(d time.Duration) {
 	l.list = append(l.list, d)
 }
 
-// take gives their number, p50 and p99, and begins anew.
+// take returns number, p50 and p99 of the collected latencies, and clears them.
 func (l *latencies) take() (n int, p50, p99 time.Duration) {
 	l.mu.Lock()
 	list := l.list
@@ -176,4 +176,53 @@ func (l *latencies) take() (n int, p50, p99 time.Duration) {
 	}
 	slices.Sort(list)
 	return n, list[n/2], list[n*99/100]
+}
+
+// keepable is a connection that can carry another message.
+type keepable interface {
+	used() time.Time // start of its last message
+	quit()
+}
+
+// kept is a stack of idle connections.
+type kept[T keepable] struct {
+	mu   sync.Mutex
+	list []T
+}
+
+// get removes and returns the connection that was used last; ok is false if there is none.
+func (k *kept[T]) get() (c T, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n := len(k.list)
+	if n == 0 {
+		return c, false
+	}
+	c = k.list[n-1]
+	k.list = k.list[:n-1]
+	return c, true
+}
+
+func (k *kept[T]) put(c T) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.list = append(k.list, c)
+}
+
+// end quits the connections that have not been used since then.
+func (k *kept[T]) end(since time.Time) {
+	k.mu.Lock()
+	var old, stay []T
+	for _, c := range k.list {
+		if c.used().Before(since) {
+			old = append(old, c)
+		} else {
+			stay = append(stay, c)
+		}
+	}
+	k.list = stay
+	k.mu.Unlock()
+	for _, c := range old {
+		c.quit()
+	}
 }

@@ -7,94 +7,94 @@ import (
 	"strings"
 )
 
-// Verdict is about one thing that has to hold.
-type Verdict struct {
+// verdict is the result of one check.
+type verdict struct {
 	What string `json:"what"`
 	OK   bool   `json:"ok"`
-	Warn bool   `json:"warning,omitempty"` // not OK, but a busy machine can be the reason: no failure
+	Warn bool   `json:"warning,omitempty"` // not OK, but a busy machine can be the reason; not a failure
 	Text string `json:"text"`
 }
 
-// oneHash is what a check of an argon2id hash takes, in MiB. Resident memory goes up and down by it.
+// oneHash is the memory for checking one argon2id hash, in MiB. Resident memory varies by it.
 const oneHash = 64
 
-// Failed says whether a verdict is worse than a warning.
-func (r *Result) Failed() bool {
-	return slices.ContainsFunc(r.Verdicts, func(v Verdict) bool { return !v.OK && !v.Warn })
+// Failed reports whether a check failed, warnings apart.
+func (r *result) Failed() bool {
+	return slices.ContainsFunc(r.Verdicts, func(v verdict) bool { return !v.OK && !v.Warn })
 }
 
-// judge compares the last quarter of the samples with the second: the first is for warming up. Growth fails the run where the
-// pace was kept: a machine that is too busy for that has more and more under way. Descriptors and goroutines that leaked then
-// still show at rest; memory does not, and such a run proves nothing about it.
-func judge(r *Result) []Verdict {
+// judge compares the last quarter of the samples with the second one; the first is for warming up. Growth is a failure only if
+// the pace was kept, because on a machine that is too busy more and more messages are under way. Leaked descriptors and
+// goroutines are then still found at rest. Leaked memory is not, so such a run says nothing about memory.
+func judge(r *result) []verdict {
 	t := r.Tally
 	keeping := pace(r)
-	grown := func(v Verdict) Verdict {
+	grown := func(v verdict) verdict {
 		if !v.OK && !keeping.OK {
-			v.Warn, v.Text = true, v.Text+"; the pace was not kept, so that more or less was under way"
+			v.Warn, v.Text = true, v.Text+"; the pace was not kept, so the number of messages under way varied"
 		}
 		return v
 	}
-	return []Verdict{
-		{What: "nothing lost", OK: t.Bad() == 0 && t.UnderWay == 0 && t.Accepted > 0, Text: fmt.Sprintf("%d lost, %d doubled, %d changed, %d refused and there, %d let through, %d from nowhere, %d under way%s",
+	return []verdict{
+		{What: "nothing lost", OK: t.Bad() == 0 && t.UnderWay == 0 && t.Accepted > 0, Text: fmt.Sprintf("%d lost, %d doubled, %d changed, %d arrived though refused, %d accepted though to be refused, %d not sent by us, %d under way%s",
 			t.Lost, t.Doubled, t.Changed, t.Leaked, t.Let, t.Unknown, t.UnderWay, list(t.First))},
 		{What: "milter", OK: len(r.MilterBad) == 0 && r.Milter > 0, Warn: len(r.MilterBad) > 0 && timing(r.MilterBad),
 			Text: fmt.Sprintf("%d transactions, answered as planned%s", r.Milter, lines(r.MilterBad))},
 		{What: "replies explained", OK: len(r.Unplanned) == 0, Warn: len(r.Unplanned) > 0 && timing(r.Unplanned), Text: "by policy or by a fault of the next hop" + lines(r.Unplanned)},
-		{What: "bad clients", OK: len(r.BadWrong) == 0, Text: "got nothing that they should not" + lines(r.BadWrong)},
-		{What: "reloads", OK: len(r.ReloadBad) == 0, Text: fmt.Sprintf("%d, the broken ones without effect%s", total(r.Reloads), lines(r.ReloadBad))},
-		{What: "no panic", OK: len(r.Grave) == 0 && r.Ended == "", Text: "nor data race, nor end but by our signal" + list(append(r.Grave, ended(r)...))},
-		grown(collected(r, flat(r, "memory", "MiB resident", 1.10, oneHash, func(s Sample) float64 { return s.RSS }))),
-		grown(collected(r, lowest(r, "heap", "MiB in use", 1.10, 8, func(s Sample) float64 { return s.Heap }))),
-		grown(flat(r, "descriptors", "open", 1.10, 20, func(s Sample) float64 { return float64(s.Descriptors) })),
-		grown(flat(r, "goroutines", "there", 1.10, 20, func(s Sample) float64 { return float64(s.Goroutines) })),
-		warning(flat(r, "p99", "ms, submission", 1.25, 5, func(s Sample) float64 { return s.P99 })),
-		warning(flat(r, "p99 milter", "ms", 1.25, 5, func(s Sample) float64 { return s.MilterP99 })),
+		{What: "bad clients", OK: len(r.BadWrong) == 0, Text: "got nothing that they should not get" + lines(r.BadWrong)},
+		{What: "reloads", OK: len(r.ReloadBad) == 0, Text: fmt.Sprintf("%d, the invalid ones without effect%s", total(r.Reloads), lines(r.ReloadBad))},
+		{What: "no panic", OK: len(r.Grave) == 0 && r.Ended == "", Text: "no data race, and the program ended only by our signal" + list(append(r.Grave, ended(r)...))},
+		grown(collected(r, flat(r, "memory", "MiB resident", 1.10, oneHash, func(s sample) float64 { return s.RSS }))),
+		grown(collected(r, lowest(r, "heap", "MiB in use", 1.10, 8, func(s sample) float64 { return s.Heap }))),
+		grown(flat(r, "descriptors", "open", 1.10, 20, func(s sample) float64 { return float64(s.Descriptors) })),
+		grown(flat(r, "goroutines", "running", 1.10, 20, func(s sample) float64 { return float64(s.Goroutines) })),
+		warning(flat(r, "p99", "ms, submission", 1.25, 5, func(s sample) float64 { return s.P99 })),
+		warning(flat(r, "p99 milter", "ms", 1.25, 5, func(s sample) float64 { return s.MilterP99 })),
 		warning(keeping),
 		{What: "at rest", OK: restedIn(r), Text: fmt.Sprintf("after the load %d connections, %d transactions, %d temporary files; %d descriptors (before %d, to the next hop %d), %d goroutines (before %d)",
 			r.After.Connections, r.After.InFlight, r.After.Temporary, r.After.Descriptors, r.Before.Descriptors, r.After.HopConns, r.After.Goroutines, r.Before.Goroutines)},
 	}
 }
 
-// enough collections of garbage in a quarter: with fewer, its least heap is not what is held, and memory still climbs to
-// where the collector lets it go.
+// enough is the least number of garbage collections in a quarter. With fewer, the lowest heap still contains garbage, and
+// memory has not reached the level at which the collector keeps it.
 const enough = 10
 
-// collected warns only where there were too few.
-func collected(r *Result, v Verdict) Verdict {
+// collected turns a failure into a warning if there were too few garbage collections.
+func collected(r *result, v verdict) verdict {
 	n := len(r.Samples)
 	if v.OK || n < 8 {
 		return v
 	}
 	if had := min(r.Samples[n/2-1].Collections-r.Samples[n/4].Collections, r.Samples[n-1].Collections-r.Samples[3*n/4].Collections); had < enough {
-		v.Warn, v.Text = true, fmt.Sprintf("%s; garbage was collected %d times in a quarter, which is too seldom to tell: take longer", v.Text, had)
+		v.Warn, v.Text = true, fmt.Sprintf("%s; only %d garbage collections in a quarter, too few to judge; use a longer run", v.Text, had)
 	}
 	return v
 }
 
-func ended(r *Result) []string {
+func ended(r *result) []string {
 	if r.Ended == "" {
 		return nil
 	}
-	return []string{"it ended with " + r.Ended}
+	return []string{"the program ended with " + r.Ended}
 }
 
-func warning(v Verdict) Verdict { v.Warn = !v.OK; return v }
+func warning(v verdict) verdict { v.Warn = !v.OK; return v }
 
-// pace: an open loop that could not be kept up says nothing about 80 % of anything.
-func pace(r *Result) Verdict {
-	sent := median(r.Samples, func(s Sample) float64 { return s.Rate })
-	return Verdict{What: "pace", OK: r.Shed == 0 && sent > 0.9*r.Paced, Text: fmt.Sprintf("%.0f messages/s of %.0f planned, %d not sent because %d were under way", sent, r.Paced, r.Shed, most)}
+// pace checks that messages were sent at the planned rate.
+func pace(r *result) verdict {
+	sent := median(r.Samples, func(s sample) float64 { return s.Rate })
+	return verdict{What: "pace", OK: r.Shed == 0 && sent > 0.9*r.Paced, Text: fmt.Sprintf("%.0f messages/s of %.0f planned, %d not sent because %d were under way", sent, r.Paced, r.Shed, most)}
 }
 
-// flat: the median of the last quarter is no more than factor times that of the second, or slack above it.
-func flat(r *Result, what, unit string, factor, slack float64, f func(Sample) float64) Verdict {
-	return compare(r, what, "median "+unit, factor, slack, func(list []Sample) float64 { return median(list, f) })
+// flat checks that the median of the last quarter is at most factor times that of the second, or at most slack above it.
+func flat(r *result, what, unit string, factor, slack float64, f func(sample) float64) verdict {
+	return compare(r, what, "median "+unit, factor, slack, func(list []sample) float64 { return median(list, f) })
 }
 
-// lowest is flat of the least value: of the heap it is what is held, without what awaits collection.
-func lowest(r *Result, what, unit string, factor, slack float64, f func(Sample) float64) Verdict {
-	return compare(r, what, "at least "+unit, factor, slack, func(list []Sample) float64 {
+// lowest is like flat, but for the lowest value. The lowest heap in a quarter is the least affected by garbage.
+func lowest(r *result, what, unit string, factor, slack float64, f func(sample) float64) verdict {
+	return compare(r, what, "at least "+unit, factor, slack, func(list []sample) float64 {
 		least := f(list[0])
 		for _, s := range list {
 			least = min(least, f(s))
@@ -103,13 +103,13 @@ func lowest(r *Result, what, unit string, factor, slack float64, f func(Sample) 
 	})
 }
 
-func compare(r *Result, what, unit string, factor, slack float64, of func([]Sample) float64) Verdict {
+func compare(r *result, what, unit string, factor, slack float64, of func([]sample) float64) verdict {
 	n := len(r.Samples)
 	if n < 8 {
-		return Verdict{What: what, OK: n > 0, Text: fmt.Sprintf("%d samples are too few to tell more", n)}
+		return verdict{What: what, OK: n > 0, Text: fmt.Sprintf("%d samples are too few to compare", n)}
 	}
 	early, late := of(r.Samples[n/4:n/2]), of(r.Samples[3*n/4:])
-	return Verdict{What: what, OK: late <= max(early*factor, early+slack), Text: fmt.Sprintf("%s %.1f in the second quarter, %.1f in the last (%+.1f %%)", unit, early, late, percent(early, late))}
+	return verdict{What: what, OK: late <= max(early*factor, early+slack), Text: fmt.Sprintf("%s %.1f in the second quarter, %.1f in the last (%+.1f %%)", unit, early, late, percent(early, late))}
 }
 
 func percent(early, late float64) float64 {
@@ -119,7 +119,7 @@ func percent(early, late float64) float64 {
 	return (late/early - 1) * 100
 }
 
-func median(list []Sample, f func(Sample) float64) float64 {
+func median(list []sample, f func(sample) float64) float64 {
 	if len(list) == 0 {
 		return 0
 	}
@@ -131,7 +131,7 @@ func median(list []Sample, f func(Sample) float64) float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-// timing: all of them are what a machine that is too busy does: policy or the check of a password took too long.
+// timing reports whether a busy machine explains all of the replies: policy or a password check took too long.
 func timing(m map[string]int) bool {
 	for k := range m {
 		if !strings.Contains(k, "4.3.0") && !strings.Contains(k, "454 4.7.0") && !strings.Contains(k, "timeout") && !strings.Contains(k, "no metrics") {

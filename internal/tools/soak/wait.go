@@ -7,6 +7,7 @@ import (
 	"time"
 )
 
+// reset closes a connection with a TCP reset.
 func reset(c net.Conn) {
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetLinger(0)
@@ -14,12 +15,12 @@ func reset(c net.Conn) {
 	c.Close()
 }
 
-// pause sleeps between least and most seconds.
+// pause sleeps for a random time between least and most seconds.
 func pause(least, most float64) {
 	time.Sleep(time.Duration((least + rand.Float64()*(most-least)) * float64(time.Second)))
 }
 
-// wait is a sleep that ends with ctx; it says whether there is more to do.
+// wait sleeps, or returns early with false when ctx ends.
 func wait(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
