@@ -216,6 +216,7 @@ func TestMacroScopes(t *testing.T) {
 		{"of the message before", macros(Mail, "{auth_authen}", "alice") + message1 + frame(Mail, testmilter.GoodMail), "auth_authen", ""},
 		{"of the message before, with macros of its own", macros(Mail, "{auth_authen}", "alice") + message1 + macros(Mail, "i", "Q2") + frame(Mail, testmilter.GoodMail), "auth_authen", ""},
 		{"of the message, sent before MAIL", macros(Helo, "{auth_authen}", "alice") + frame(Mail, testmilter.GoodMail), "auth_authen", ""},
+		{"of the message, sent with HELO", macros(Mail, "i", "Q1") + macros(Helo, "{auth_authen}", "mallory") + frame(Mail, testmilter.GoodMail), "auth_authen", ""},
 		{"queue id, the last value", macros(Mail, "i", "one") + frame(Mail, testmilter.GoodMail) + macros(EndOfMessage, "i", "two"), "i", "two"},
 		{"too long", macros(Connect, "v", strings.Repeat("x", maxMacroValue+1)), "v", ""},
 		{"not known", macros(Connect, "{mail_addr}", "x"), "mail_addr", ""},
@@ -324,7 +325,7 @@ func (c *cutter) Handle(command *Command) Answer {
 	return a
 }
 
-// TestSilence: which limit a silent mail server meets.
+// TestSilence: which limit a silent mail server exceeds. The other limit is too long to be the reason.
 func TestSilence(t *testing.T) {
 	for name, c := range map[string]struct {
 		text string
@@ -333,17 +334,47 @@ func TestSilence(t *testing.T) {
 		"before negotiation": {"", ErrIdle}, "between commands": {testmilter.Offer(), ErrIdle}, "in a transaction": {testmilter.Offer() + frame(Mail, testmilter.GoodMail), ErrIdle},
 		"in a length": {testmilter.Offer() + "\x00\x00", ErrFrame}, "in a frame": {testmilter.Offer() + "\x00\x00\x00\x05M<", ErrFrame},
 	} {
-		addr, closed, _ := server(t, &script{}, func(c *Conn) { c.Idle, c.Frame = 150*time.Millisecond, 100*time.Millisecond })
+		addr, closed, _ := server(t, &script{}, func(conn *Conn) {
+			conn.Idle, conn.Frame = 100*time.Millisecond, time.Minute
+			if c.want == ErrFrame {
+				conn.Idle, conn.Frame = conn.Frame, conn.Idle
+			}
+		})
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, _ = conn.Write([]byte(c.text))
-		if _, reason := (<-closed).all(); !errors.Is(reason, c.want) {
-			t.Errorf("%s: ended with %v, want %v", name, reason, c.want)
+		select {
+		case s := <-closed:
+			if _, reason := s.all(); !errors.Is(reason, c.want) {
+				t.Errorf("%s: ended with %v, want %v", name, reason, c.want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s: not ended", name)
 		}
 		_ = conn.Close()
 	}
+}
+
+// TestServerThatReadsNothing: a write that the mail server does not take ends with ErrFrame.
+func TestServerThatReadsNothing(t *testing.T) {
+	ours, theirs := net.Pipe()
+	s := &script{}
+	c := &Conn{Socket: ours, Session: s, Log: slog.New(slog.DiscardHandler), Idle: time.Minute, Frame: 50 * time.Millisecond, Closed: func() {}}
+	go func() { _, _ = theirs.Write([]byte(testmilter.Offer())) }()
+	done := make(chan error, 1)
+	go func() { done <- c.next() }()
+	select {
+	case err := <-done:
+		c.finish(err)
+		if _, reason := s.all(); !errors.Is(reason, ErrFrame) {
+			t.Errorf("ended with %v", reason)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("not ended")
+	}
+	_ = theirs.Close()
 }
 
 // TestDrain: a connection without a transaction ends at once, one with a transaction after it; a refused sender is no
@@ -374,7 +405,7 @@ func TestDrain(t *testing.T) {
 			if c.stays {
 				t.Errorf("%s: ended", name)
 			}
-		case <-time.After(map[bool]time.Duration{true: 200 * time.Millisecond, false: 10 * time.Second}[c.stays]):
+		case <-time.After(map[bool]time.Duration{true: 200 * time.Millisecond, false: 5 * time.Second}[c.stays]):
 			if !c.stays {
 				t.Errorf("%s: not ended", name)
 			}
