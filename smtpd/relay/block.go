@@ -6,30 +6,30 @@ import (
 	"io"
 )
 
-// errLineEnd: a CR or LF that is not part of a CRLF. Two servers could end such a message at different places
-// (RFC 5321 §2.3.8, CVE-2023-51764), so it never leaves.
+// errLineEnd is returned for a CR or LF that is not part of a CRLF. Two servers could end such a message at different places
+// (RFC 5321 §2.3.8, CVE-2023-51764), so it is never sent.
 var errLineEnd = errors.New("the message has a bare CR or LF")
 
-// blockSize is what is gathered before a write: large enough for one system call to carry most messages. pieceSize is
-// what is checked before any of it is gathered; dots at worst make it a third longer.
+// Sizes in octets. A block is collected before it is written; most messages fit into one. A piece is checked before it is
+// added to a block; dots make it at most a third longer.
 const (
 	blockSize = 64 << 10
 	pieceSize = 16 << 10
 )
 
-// newBlock makes an empty block with room for the end of data.
+// newBlock makes an empty block (*[]byte) with room for the end of data.
 func newBlock() any {
 	b := make([]byte, 0, blockSize+8)
 	return &b
 }
 
-// blockWriter writes a message in blocks, copied as such and not octet by octet. With dots it is as it goes after DATA: a
-// dot in front of each line that begins with one (RFC 5321 §4.5.2), and the end of data. It checks that every CR and LF is part of a CRLF, before the octet is
-// flushed; after an error nothing more is.
+// blockWriter writes a message in blocks. With dots it writes the form that follows DATA: one more dot in front of each line
+// that begins with a dot (RFC 5321 §4.5.2), and the end of data. It checks that every CR and LF is part of a CRLF before it
+// flushes them; after an error it flushes nothing more.
 type blockWriter struct {
 	dots  bool
 	flush func(block []byte) error // writes a block
-	buf   []byte                   // capacity blockSize at least
+	buf   []byte                   // of a capacity of at least blockSize
 	n     int64                    // octets of the message, dots not counted
 	mid   bool                     // the last octet was not the LF of a CRLF
 	cr    bool                     // the last octet was a CR
@@ -61,14 +61,14 @@ func (w *blockWriter) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// add checks a piece and appends it to the block. Each LF must follow a CR, and there must be no more CRs than LFs, but
-// for one at the end: so one fast search a line and one count do.
+// add checks a piece and appends it to the block. Each LF must follow a CR, and except for one at the end there must be no more
+// CRs than LFs. So one fast search for each line and one count are enough.
 func (w *blockWriter) add(p []byte) error {
 	crs := bytes.Count(p, []byte{'\r'})
 	if w.cr {
 		crs++
 	}
-	start := 0 // of what is not yet copied
+	start := 0 // of the part that is not copied yet
 	for i := 0; i < len(p); {
 		if p[i] == '.' && !w.mid && w.dots {
 			w.buf = append(append(w.buf, p[start:i]...), '.')
@@ -98,7 +98,7 @@ func (w *blockWriter) add(p []byte) error {
 	return nil
 }
 
-// end gives the last block: what is left, with dots the end of data too. A last line without CRLF gets one.
+// end returns the last block, with dots and the end of data. A last line without CRLF gets one.
 func (w *blockWriter) end() ([]byte, error) {
 	if w.err == nil && w.cr {
 		w.err = errLineEnd
@@ -115,8 +115,8 @@ func (w *blockWriter) end() ([]byte, error) {
 	return w.buf, nil
 }
 
-// eightBit reports whether the message that r reads has an octet above 127.
-func eightBit(r io.Reader) (bool, error) {
+// hasEightBit reports whether the message that r reads has an octet above 127.
+func hasEightBit(r io.Reader) (bool, error) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := r.Read(buf)

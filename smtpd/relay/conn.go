@@ -7,25 +7,26 @@ import (
 	"errors"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/internal/socket"
 )
 
-// conn is one connection to a next hop. One goroutine uses it at a time: that of the transaction it serves.
+// conn is one connection to a next hop. Only the goroutine of its transaction uses it.
 type conn struct {
 	nc    net.Conn
 	rd    *bufio.Reader
 	times Timeouts
 	caps  capabilities
-	owed  int  // replies to what we have sent that are still to come
-	doubt bool // never to be used for another message
-	uses  int  // messages
-	idle  time.Time
-	late  func(step) // is told which time has run out
+	owed  int        // replies that have not come yet to commands that were sent
+	doubt bool       // not to be used for another message
+	uses  int        // messages
+	idle  time.Time  // when it was put into the pool
+	late  func(step) // reports a time limit that was reached
 }
 
-// arm bounds the next step by its time and by ctx. release ends that; every step arms anew.
+// arm limits the next step by its time limit and by ctx. release ends that; each step needs its own arm.
 func (c *conn) arm(ctx context.Context, s step) (release func()) {
 	nc := c.nc
 	if err := nc.SetDeadline(time.Now().Add(s.wait)); err != nil {
@@ -37,12 +38,12 @@ func (c *conn) arm(ctx context.Context, s step) (release func()) {
 	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
 	return func() {
 		if !stop() {
-			c.doubt = true // its deadline may change under the next user's hands
+			c.doubt = true // the cancellation may change its deadline later, in another transaction
 		}
 	}
 }
 
-// send writes commands that call for n replies.
+// send writes commands to which n replies will come.
 func (c *conn) send(ctx context.Context, n int, commands []byte) error {
 	if c.owed == 0 && c.rd.Buffered() > 0 {
 		c.doubt = true
@@ -53,7 +54,7 @@ func (c *conn) send(ctx context.Context, n int, commands []byte) error {
 	return err
 }
 
-// write sends b; where it fails, n octets may have left.
+// write sends b; if it fails, n octets may have been sent.
 func (c *conn) write(ctx context.Context, s step, b []byte) (n int, err error) {
 	release := c.arm(ctx, s)
 	defer release()
@@ -63,7 +64,7 @@ func (c *conn) write(ctx context.Context, s step, b []byte) (n int, err error) {
 	return n, nil
 }
 
-// failed gives the cause to log of a step that failed, and ends the use of c.
+// failed returns the error of a failed step for the log. c is not used for another message.
 func (c *conn) failed(ctx context.Context, s step, err error) error {
 	c.doubt = true
 	if ctx.Err() == nil && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -72,7 +73,7 @@ func (c *conn) failed(ctx context.Context, s step, err error) error {
 	return cutShort(ctx, err)
 }
 
-// read waits for the next reply, for as long as s says at most however slowly it comes.
+// read reads the next reply. The time limit is for the whole reply.
 func (c *conn) read(ctx context.Context, s step) (serverReply, error) {
 	release := c.arm(ctx, s)
 	defer release()
@@ -95,10 +96,10 @@ func (c *conn) ask(ctx context.Context, command string) (serverReply, error) {
 	return c.read(ctx, c.times.command())
 }
 
-// abortTime is how long an abandoned transaction or an idle connection may hold us up.
+// abortTime is the time limit for ending a transaction that failed or an idle connection.
 const abortTime = 5 * time.Second
 
-// reset ends a transaction that has not come to its data.
+// reset ends a transaction before its data.
 func (c *conn) reset() {
 	if c.doubt || c.owed != 0 {
 		c.doubt = true
@@ -110,16 +111,16 @@ func (c *conn) reset() {
 	}
 }
 
-// waiting reports whether the next hop has said something, or gone, although it owes us nothing. ok is false where
-// this cannot be told without waiting.
+// waiting reports whether the next hop has sent something or disconnected although no reply is owed. ok is false if this
+// cannot be found out without waiting.
 func (c *conn) waiting() (yes, ok bool) {
 	if c.rd.Buffered() > 0 {
 		return true, true
 	}
 	nc := c.nc
 	if t, isTLS := nc.(*tls.Conn); isTLS {
-		// What came behind the last reply may be in TLS's own buffer, where the socket does not show it. With a
-		// deadline in the past only that is read; the time-out leaves t usable.
+		// Data behind the last reply may be in TLS's own buffer, which the socket does not show. With a deadline in the past
+		// only that buffer is read; the time-out leaves t usable.
 		if t.SetReadDeadline(time.Unix(1, 0)) != nil {
 			return true, true
 		}
@@ -131,7 +132,7 @@ func (c *conn) waiting() (yes, ok bool) {
 	return socket.Readable(nc)
 }
 
-// alive says whether a kept connection may serve another message.
+// alive reports whether a kept connection may be used for another message.
 func (c *conn) alive(ctx context.Context) bool {
 	yes, ok := c.waiting()
 	if !ok {
@@ -141,14 +142,114 @@ func (c *conn) alive(ctx context.Context) bool {
 	return !yes
 }
 
-// close ends the connection, with QUIT where the dialogue is in order. The answer is not waited for.
+// close ends the connection, with QUIT if no reply is owed. It does not wait for the reply.
 func (c *conn) close() {
 	if !c.doubt && c.owed == 0 {
 		c.nc.SetWriteDeadline(time.Now().Add(abortTime))
 		c.nc.Write([]byte("QUIT\r\n"))
 	} else if t, isTLS := c.nc.(*tls.Conn); isTLS {
-		t.NetConn().Close() // t would wait 5 s to say goodbye to a next hop that reads no more
+		t.NetConn().Close() // t.Close would wait 5 s for a next hop that does not read
 		return
 	}
 	c.nc.Close()
+}
+
+// pool keeps connections for reuse, the one used last first. Its one timer closes those that are idle for too long; close
+// stops it.
+type pool struct {
+	Pool
+	now func() time.Time
+
+	mu     sync.Mutex
+	idle   []*conn // the longest idle first
+	timer  *time.Timer
+	closed bool
+}
+
+// get takes the connection that was used last; nil if there is none.
+func (p *pool) get() *conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.idle)
+	if n == 0 {
+		return nil
+	}
+	c := p.idle[n-1]
+	p.idle[n-1] = nil
+	p.idle = p.idle[:n-1]
+	return c
+}
+
+// put keeps c for another message, or closes it if it is in doubt.
+func (p *pool) put(c *conn) {
+	if !p.keep(c) {
+		c.close()
+	}
+}
+
+func (p *pool) keep(c *conn) bool {
+	if c.doubt || c.owed != 0 || c.rd.Buffered() > 0 || c.uses >= p.MaxUses {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.idle) >= p.MaxIdle {
+		return false
+	}
+	c.idle = p.now()
+	p.idle = append(p.idle, c)
+	if p.timer == nil {
+		p.timer = time.AfterFunc(p.Idle, p.expire)
+	}
+	return true
+}
+
+// expire closes connections that are idle for too long, and starts the timer again if some are left.
+func (p *pool) expire() {
+	p.mu.Lock()
+	limit := p.now().Add(-p.Idle)
+	n := 0
+	for n < len(p.idle) && !p.idle[n].idle.After(limit) {
+		n++
+	}
+	old := append([]*conn(nil), p.idle[:n]...)
+	p.idle = append(p.idle[:0], p.idle[n:]...)
+	p.timer = nil
+	if len(p.idle) > 0 && !p.closed {
+		p.timer = time.AfterFunc(p.Idle/2+time.Millisecond, p.expire)
+	}
+	p.mu.Unlock()
+	closeAll(old)
+}
+
+// drop closes all idle connections. It is called when one of them turned out to be closed, because the others are likely to be
+// closed too.
+func (p *pool) drop() {
+	p.mu.Lock()
+	old := p.idle
+	p.idle = nil
+	p.mu.Unlock()
+	for _, c := range old {
+		c.doubt = true
+	}
+	closeAll(old)
+}
+
+func (p *pool) close() {
+	p.mu.Lock()
+	p.closed = true
+	old := p.idle
+	p.idle = nil
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
+	p.mu.Unlock()
+	closeAll(old)
+}
+
+func closeAll(list []*conn) {
+	for _, c := range list {
+		c.close()
+	}
 }

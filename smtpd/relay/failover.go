@@ -14,8 +14,8 @@ import (
 )
 
 // Failover is a Hop that offers a transaction to its Hops in order until one takes it, by the rules in the package's
-// documentation. A Hop that failed is passed over for a while that doubles with each failure in a row, from 1 s to 1 min,
-// give or take a fifth; where all have failed they are all tried.
+// documentation. A Hop that failed is not used for a pause, which doubles with each failure in a row, from 1 s to 1 min,
+// plus or minus a fifth. If all have failed, all are tried.
 type Failover struct {
 	Hops    []Hop
 	Log     *slog.Logger     // nil: nothing is logged
@@ -37,7 +37,7 @@ const (
 	maxDowntime   = time.Minute
 )
 
-// Begin opens a transaction.
+// Begin implements Hop.
 func (f *Failover) Begin(ctx context.Context, env Envelope) (Tx, error) {
 	return &failoverTx{f: f, env: env, left: f.order()}, nil
 }
@@ -58,7 +58,7 @@ func (f *Failover) now() time.Time {
 	return time.Now()
 }
 
-// order: the Hops that are up, then those that are down.
+// order lists the Hops that are up, then those that are down.
 func (f *Failover) order() []int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -82,7 +82,7 @@ func (f *Failover) failed(i int, id string, e *Error) {
 	}
 	d := f.state[i]
 	now := f.now()
-	if !now.Before(d.until) { // failures of transactions that began before it was marked count once
+	if !now.Before(d.until) { // failures of transactions that are open at the same time count once
 		wait := min(firstDowntime<<min(d.failures, 10), maxDowntime)
 		wait = wait*4/5 + rand.N(wait*2/5)
 		d = downtime{d.failures + 1, now.Add(wait)}
@@ -119,17 +119,11 @@ type failoverTx struct {
 	f     *Failover
 	env   Envelope
 	left  []int // Hops not yet tried
-	hop   int   // in use
+	hop   int   // the one in use
 	tx    Tx    // at hop; nil before the first Rcpt
-	to    []offered
+	to    []recipient
 	over  *Error
 	ended bool
-}
-
-// offered is a recipient that our client was told is accepted.
-type offered struct {
-	path   message.Path
-	params message.Params
 }
 
 func (t *failoverTx) fail(e *Error) *Error {
@@ -141,7 +135,7 @@ func (t *failoverTx) fail(e *Error) *Error {
 	return e
 }
 
-// try runs step at the Hop in use, and at the following ones as long as they fail in a way that another may mend.
+// try runs step at the Hop in use, and at the next ones as long as the error allows another try.
 func (t *failoverTx) try(ctx context.Context, step func(Tx) error) error {
 	for {
 		e := t.connect(ctx)
@@ -157,7 +151,7 @@ func (t *failoverTx) try(ctx context.Context, step func(Tx) error) error {
 			}
 			return e
 		}
-		if ctx.Err() != nil { // the client's end, not the Hop's
+		if ctx.Err() != nil { // the client is at fault, not the Hop
 			return t.fail(e)
 		}
 		t.f.failed(t.hop, t.env.ID, e)
@@ -171,7 +165,7 @@ func (t *failoverTx) try(ctx context.Context, step func(Tx) error) error {
 	}
 }
 
-// connect makes sure that there is a transaction at some Hop, with all recipients so far accepted.
+// connect makes sure that there is a transaction at some Hop which has accepted all recipients so far.
 func (t *failoverTx) connect(ctx context.Context) *Error {
 	if t.tx != nil {
 		return nil
@@ -190,7 +184,7 @@ func (t *failoverTx) connect(ctx context.Context) *Error {
 		if e.next {
 			return e
 		}
-		// Our client believes that this one is accepted; the message is all that it can still be refused.
+		// The client was told that this recipient is accepted, so only the message can still be refused.
 		return &Error{Reply: message.MustReply(451, "4.4.0", "The next mail server failed, and another did not accept the same recipients; try again later"),
 			Hop: e.Hop, Stage: e.Stage, Cause: e, over: true}
 	}
@@ -207,7 +201,7 @@ func (t *failoverTx) usable() *Error {
 	return t.over
 }
 
-// Rcpt offers a recipient.
+// Rcpt implements Tx.
 func (t *failoverTx) Rcpt(ctx context.Context, to message.Path, params message.Params) error {
 	if e := t.usable(); e != nil {
 		return e
@@ -215,11 +209,11 @@ func (t *failoverTx) Rcpt(ctx context.Context, to message.Path, params message.P
 	if err := t.try(ctx, func(tx Tx) error { return tx.Rcpt(ctx, to, params) }); err != nil {
 		return err
 	}
-	t.to = append(t.to, offered{to, params})
+	t.to = append(t.to, recipient{to, params})
 	return nil
 }
 
-// Data sends the message.
+// Data implements Tx.
 func (t *failoverTx) Data(ctx context.Context, size int64, body func() io.Reader) (reply message.Reply, err error) {
 	if e := t.usable(); e != nil {
 		return message.Reply{}, e
@@ -240,7 +234,7 @@ func (t *failoverTx) Data(ctx context.Context, size int64, body func() io.Reader
 	return reply, nil
 }
 
-// Abort gives up.
+// Abort implements Tx.
 func (t *failoverTx) Abort() {
 	if t.ended {
 		return

@@ -1,52 +1,34 @@
 package relay
 
 import (
-	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// finalEach reads the answer for each accepted recipient (RFC 2033 §4.2) and makes one of them by the rule in the package's
-// documentation.
-func (t *smtpTx) finalEach(ctx context.Context) (message.Reply, *Error) {
-	replies := make([]serverReply, len(t.to))
+// combine makes one reply of those for each recipient, by the rule in the package's documentation. result is how the
+// transaction ended, as in the metrics: delivered, refused or partial.
+func combine(to []message.Path, replies []serverReply) (reply message.Reply, result string) {
 	refused := 0
-	for i := range replies {
-		r, err := t.c.read(ctx, t.c.times.final())
-		if err == nil && r.class() == 3 {
-			err = protocolError(r.err().Error())
-		}
-		if err != nil {
-			return message.Reply{}, t.uncertain(fmt.Errorf("%d of %d recipients were answered for: %w", i, len(t.to), err))
-		}
-		if replies[i] = r; r.class() != 2 {
+	for _, r := range replies {
+		if r.class() != 2 {
 			refused++
 		}
 	}
-	if refused == 0 {
-		return replies[0].reply(), nil
+	switch {
+	case refused == 0:
+		return replies[0].reply(), resultDelivered
+	case refused < len(replies):
+		return split(worstReply(replies, true), to, replies), resultPartial
+	case same(replies):
+		return worstReply(replies, false).reply(), resultRefused
 	}
-	worst := worstReply(replies, refused < len(replies))
-	if refused == len(replies) && same(replies) {
-		t.h.o.Metrics.done(t.h.name, "refused", time.Since(t.began))
-		return message.Reply{}, t.fail(stageEnd, worst.reply(), nil, false)
-	}
-	e := t.fail(stageEnd, t.split(worst, replies), nil, false)
-	e.Partial = refused < len(replies)
-	if e.Partial {
-		t.h.o.Log.Error("some recipients have the message and others do not", "id", t.env.ID, "hop", t.h.name, "reply", e.Reply.String())
-		t.h.o.Metrics.done(t.h.name, "partial", time.Since(t.began))
-	} else {
-		t.h.o.Metrics.done(t.h.name, "refused", time.Since(t.began))
-	}
-	return message.Reply{}, e
+	return split(worstReply(replies, false), to, replies), resultRefused
 }
 
-// worstReply is the refusal that decides: 5xx where somebody has the message, else 4xx; the first of that class, or
-// the first refusal.
+// worstReply is the refusal that decides: the first 5xx if some recipients have the message, else the first 4xx, else the
+// first refusal.
 func worstReply(replies []serverReply, some bool) serverReply {
 	want := 4
 	if some {
@@ -73,17 +55,17 @@ func same(replies []serverReply) bool {
 	return true
 }
 
-// namesInReply bounds how many recipients a reply names.
+// namesInReply is the number of recipients that a reply names.
 const namesInReply = 8
 
-// split words a reply in which the recipients fared differently: the deciding refusal, who was refused and who has it.
-func (t *smtpTx) split(worst serverReply, replies []serverReply) message.Reply {
+// split writes a reply for recipients with different results: the deciding refusal, who was refused and who has the message.
+func split(worst serverReply, to []message.Path, replies []serverReply) message.Reply {
 	var refused, have []string
 	for i, r := range replies {
 		if r.class() == 2 {
-			have = append(have, t.to[i].String())
+			have = append(have, to[i].String())
 		} else {
-			refused = append(refused, fmt.Sprintf("%s (%d)", t.to[i].String(), r.code))
+			refused = append(refused, fmt.Sprintf("%s (%d)", to[i].String(), r.code))
 		}
 	}
 	code := worst.reply().Code()

@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics of next hops. A nil *Metrics counts nothing. One serves all hops of a program.
+// Metrics count what happens at next hops. A nil *Metrics counts nothing. All hops of a program share one.
 type Metrics struct {
 	connections  *prometheus.CounterVec
 	transactions *prometheus.CounterVec
@@ -16,29 +16,38 @@ type Metrics struct {
 	limits       *prometheus.CounterVec
 }
 
+// Values of the label result.
+const (
+	resultDelivered = "delivered"
+	resultRefused   = "refused"
+	resultUncertain = "uncertain"
+	resultPartial   = "partial"
+	resultAborted   = "aborted"
+)
+
 // NewMetrics registers the metrics with reg:
 //
 //	postern_relay_connections_total{hop,result}    result: opened, reused, failed
 //	postern_relay_transactions_total{hop,result}   result: delivered, refused, uncertain, partial (after the data); aborted
-//	postern_relay_transaction_seconds{hop}         from Begin to the answer after the data
-//	postern_relay_hop_up{hop}                      of several with failover: 1 in use, 0 passed over for a while
+//	postern_relay_transaction_seconds{hop}         from Begin to the reply after the data
+//	postern_relay_hop_up{hop}                      with failover: 1 in use, 0 not used for a while after failures
 //	postern_relay_connections_in_use{hop}          connections that serve a transaction
 //	postern_relay_limit_hits_total{hop,limit}      limit: connections, or one of relay.timeouts
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_relay_connections_total",
-			Help: "Connections to a next hop, by how they were got."}, []string{"hop", "result"}),
+			Help: "Connections to a next hop, by whether they were opened, reused or failed."}, []string{"hop", "result"}),
 		transactions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_relay_transactions_total",
 			Help: "Transactions at a next hop, by how they ended."}, []string{"hop", "result"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "postern_relay_transaction_seconds",
-			Help: "Time from the start of a transaction to the answer after its data.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10)},
+			Help: "Time from the start of a transaction to the reply after its data.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10)},
 			[]string{"hop"}),
 		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "postern_relay_hop_up",
-			Help: "Whether a next hop is in use (1) or passed over after failures (0)."}, []string{"hop"}),
+			Help: "Whether a next hop is in use (1) or not used for a while after failures (0)."}, []string{"hop"}),
 		using: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "postern_relay_connections_in_use",
 			Help: "Connections to a next hop that serve a transaction."}, []string{"hop"}),
 		limits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_relay_limit_hits_total",
-			Help: "Times that a limit was met: relay.connections, or one of relay.timeouts."}, []string{"hop", "limit"}),
+			Help: "Times that a limit was reached: relay.connections, or one of relay.timeouts."}, []string{"hop", "limit"}),
 	}
 	for _, c := range []prometheus.Collector{m.connections, m.transactions, m.seconds, m.up, m.using, m.limits} {
 		if err := reg.Register(c); err != nil {
@@ -60,7 +69,7 @@ func (m *Metrics) transaction(hop, result string) {
 	}
 }
 
-// done counts a transaction that came to its end of data.
+// done counts a transaction that reached its data.
 func (m *Metrics) done(hop, result string, d time.Duration) {
 	if m != nil {
 		m.transactions.WithLabelValues(hop, result).Inc()
@@ -68,13 +77,13 @@ func (m *Metrics) done(hop, result string, d time.Duration) {
 	}
 }
 
-// known shows a hop's limits from the start, so that the first one that is met shows as an increase.
-func (m *Metrics) known(hop string) {
+// begin sets a hop's limits to 0, so that the first event shows as an increase.
+func (m *Metrics) begin(hop string, limits []string) {
 	if m == nil {
 		return
 	}
 	m.using.WithLabelValues(hop)
-	for _, name := range limitNames() {
+	for _, name := range limits {
 		m.limits.WithLabelValues(hop, name)
 	}
 }

@@ -11,15 +11,15 @@ import (
 	"github.com/postern-mail/postern/internal/netaddr"
 )
 
-// Open makes the Hop for the targets; several are a Failover in that order. Forms:
+// Open makes the Hop for the targets; several become a Failover in that order. Forms:
 //
 //	smtp://host[:port]     port 25; STARTTLS as Options say
 //	smtps://host[:port]    port 465; TLS from the first octet
 //	lmtp://host[:port]     port 24; STARTTLS as Options say
 //	lmtp+unix:///path      LMTP over a unix socket
-//	maildir:path           a Maildir, made if it is not there; path relative to the working directory or absolute
+//	maildir:path           a Maildir, made if it does not exist; path relative to the working directory or absolute
 //
-// Errors name the target and say what to write. No connection is opened.
+// Errors name the target and say what to write instead. No connection is opened.
 func Open(o Options, targets ...string) (Hop, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func Open(o Options, targets ...string) (Hop, error) {
 	return &Failover{Hops: hops, Log: o.Log, Metrics: o.Metrics, Now: o.Now}, nil
 }
 
-// shown is target for an error, without a password that has been put into it by mistake.
+// shown is the target for an error, without a password that was written into it by mistake.
 func shown(target string) string {
 	scheme, rest, _ := strings.Cut(target, ":")
 	if at := strings.LastIndexByte(rest, '@'); at >= 0 && scheme != "maildir" {
@@ -55,7 +55,7 @@ func shown(target string) string {
 
 func (o Options) check() error {
 	if strings.ContainsFunc(o.Hello, func(r rune) bool { return r <= ' ' || r > '~' }) || len(o.Hello) > 255 {
-		return fmt.Errorf("next hop: our name %q for EHLO must be a host name in ASCII", o.Hello)
+		return fmt.Errorf("next hop: the name %q for EHLO must be a host name in ASCII", o.Hello)
 	}
 	if strings.Contains(o.Login+o.Password, "\x00") {
 		return errors.New("next hop: the login or password has a NUL in it")
@@ -79,7 +79,7 @@ func open(target string, o Options) (Hop, error) {
 	}
 	u, err := url.Parse(target)
 	if err != nil {
-		return nil, errors.New("not a URL; " + schemes) // without err: it quotes what may hold a password
+		return nil, errors.New("not a URL; " + schemes) // without err, which quotes the URL and so perhaps a password
 	}
 	if u.User != nil {
 		return nil, errors.New("login and password do not go into the URL but into their own settings")
@@ -110,7 +110,7 @@ func open(target string, o Options) (Hop, error) {
 	return h, h.checkAuth()
 }
 
-// checkAuth finds a password that could never be sent already when the program starts.
+// checkAuth refuses, when the program starts, a password that could never be sent.
 func (h *SMTP) checkAuth() error {
 	_, err := netip.ParseAddr(h.host)
 	if h.o.Login != "" && !h.implicitTLS && h.o.StartTLS == StartTLSOff && err == nil && !netaddr.IsLoopback(h.host) {

@@ -7,7 +7,7 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// A refusal is our own reason not to send a command. Its zero value is none.
+// refusal is a reason not to send a command. The zero value is none.
 type refusal struct {
 	code         int
 	status, text string
@@ -21,7 +21,7 @@ func badParam(name string) refusal {
 
 const maxSizeDigits = 20 // RFC 1870 §5
 
-// mailCommand appends MAIL with the parameters that go along. utf8 says whether the transaction is SMTPUTF8.
+// mailCommand appends MAIL with its allowed parameters. utf8 says whether the transaction is SMTPUTF8.
 func mailCommand(dst []byte, env Envelope, c *capabilities) (cmd []byte, utf8 bool, no refusal) {
 	path := env.From.String()
 	_, utf8 = env.Params["SMTPUTF8"]
@@ -39,7 +39,7 @@ func mailCommand(dst []byte, env Envelope, c *capabilities) (cmd []byte, utf8 bo
 	if v, ok := env.Params["BODY"]; ok {
 		switch strings.ToUpper(v) {
 		case "7BIT":
-		case "8BITMIME": // where it is not offered, Data sees whether the message really needs it
+		case "8BITMIME": // if it is not offered, Data finds out whether the message needs it
 			if c.eightBit {
 				dst = append(dst, " BODY=8BITMIME"...)
 			}
@@ -81,7 +81,7 @@ func mailCommand(dst []byte, env Envelope, c *capabilities) (cmd []byte, utf8 bo
 	return append(dst, '\r', '\n'), utf8, refusal{}
 }
 
-// tooBig refuses what is beyond the SIZE that the next hop announced (RFC 1870 §6.1).
+// tooBig refuses a message that is larger than the next hop's SIZE (RFC 1870 §6.1).
 func (c *capabilities) tooBig(n int64) refusal {
 	if c.maxSize > 0 && n > c.maxSize {
 		return refusal{552, "5.3.4", "The message is larger than the next mail server takes (" + strconv.FormatInt(c.maxSize, 10) + " octets)"}
@@ -89,13 +89,13 @@ func (c *capabilities) tooBig(n int64) refusal {
 	return refusal{}
 }
 
-// rcptCommand appends RCPT with the parameters that go along.
+// rcptCommand appends RCPT with its allowed parameters.
 func rcptCommand(dst []byte, to message.Path, params message.Params, utf8 bool, c *capabilities) ([]byte, refusal) {
 	path := to.String()
 	if no := checkPath(path); no.code != 0 {
 		return nil, no
 	}
-	if !utf8 && !ascii(path) { // RFC 6531 §3.4: the transaction did not begin as one
+	if !utf8 && !ascii(path) { // RFC 6531 §3.4
 		return nil, refusal{553, "5.6.7", "An internationalized address needs the SMTPUTF8 parameter of MAIL"}
 	}
 	dst = append(append(dst, "RCPT TO:"...), path...)
@@ -123,7 +123,7 @@ func rcptCommand(dst []byte, to message.Path, params message.Params, utf8 bool, 
 	return append(dst, '\r', '\n'), refusal{}
 }
 
-// notify checks the value of NOTIFY (RFC 3461 §4.1), in upper case; need says that without DSN it could not be honoured.
+// notify checks the value of NOTIFY (RFC 3461 §4.1), in upper case. need says that it has no effect without DSN.
 func notify(v string) (need, ok bool) {
 	if v == "NEVER" {
 		return true, true
@@ -138,7 +138,7 @@ func notify(v string) (need, ok bool) {
 	return seen["SUCCESS"], true
 }
 
-// orcpt checks the value of ORCPT: address type, ";", xtext (RFC 3461 §4.2), or UTF-8 of a utf-8 address (RFC 6533 §3).
+// orcpt checks the value of ORCPT: address type, ";", xtext (RFC 3461 §4.2), or UTF-8 for the type utf-8 (RFC 6533 §3).
 func orcpt(v string, utf8 bool) bool {
 	kind, addr, ok := strings.Cut(v, ";")
 	if !ok || kind == "" || addr == "" || len(v) > 500 {
@@ -153,7 +153,7 @@ func orcpt(v string, utf8 bool) bool {
 	return xtext(addr)
 }
 
-// xtext checks RFC 3461 §4: printable ASCII but "+" and "=", or "+" and two upper-case hexadecimal digits.
+// xtext checks for xtext (RFC 3461 §4): printable ASCII except "+" and "=", or "+" and two upper-case hexadecimal digits.
 func xtext(v string) bool {
 	hex := func(c byte) bool { return digit(c) || 'A' <= c && c <= 'F' }
 	for i := 0; i < len(v); i++ {
@@ -170,7 +170,7 @@ func xtext(v string) bool {
 	return v != ""
 }
 
-// checkText: no control characters, no space.
+// checkText reports whether v has no control characters and no space.
 func checkText(v string) bool {
 	for i := range len(v) {
 		if v[i] <= ' ' || v[i] == 0x7f {
@@ -180,7 +180,7 @@ func checkText(v string) bool {
 	return true
 }
 
-// checkPath is a second look at what message.Path.String made: nothing that could end the command.
+// checkPath checks again that the result of message.Path.String has nothing that could end the command.
 func checkPath(path string) refusal {
 	bad := len(path) < 2 || path[0] != '<' || path[len(path)-1] != '>'
 	for i := range len(path) {

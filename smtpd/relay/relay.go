@@ -1,98 +1,109 @@
 // Package relay hands accepted messages to a next hop: an SMTP (RFC 5321) or LMTP (RFC 2033) server, or a Maildir.
 //
-// [Open] reads targets (smtp://, smtps://, lmtp://, lmtp+unix://, maildir:) and gives a [Hop]; several targets become a
-// [Failover]. A transaction is Begin, Rcpt for each recipient, then Data or Abort. Its promise is honesty: a positive
-// reply of Data means that the next hop took the message for every recipient that Rcpt accepted (or that it is on disk,
-// for a Maildir); an error without Uncertain and Partial means that nobody has it. What the next hop said
-// comes back per stage, as it said it, cleaned; only 421 becomes 451, for it speaks of the next hop's connection and not of
-// our client's, and what it says before MAIL (greeting, EHLO, STARTTLS, AUTH) becomes 451 4.4.1, for it speaks of us and
-// not of the message.
+// [Open] reads targets (smtp://, smtps://, lmtp://, lmtp+unix://, maildir:) and returns a [Hop]; several targets become a
+// [Failover]. A transaction is Begin, Rcpt for each recipient, then Data or Abort. A positive reply of Data means that the
+// next hop took the message for every recipient that Rcpt accepted, or that the message is on disk, for a Maildir. An error
+// with neither Uncertain nor Partial set means that no recipient has it.
 //
-// # What leaves
+// Each method returns the next hop's own reply, without control characters, with two exceptions. 421 becomes 451, because it
+// is about the next hop's connection and not the client's. A refusal before MAIL (greeting, EHLO, STARTTLS, AUTH) becomes
+// 451 4.4.1, because it is about this program and not the message.
 //
-// Line ends are CRLF; a message with a bare CR or LF is refused before its end of data and the connection closed, so that
-// nothing of it is accepted. Paths are written by message.Path.String alone; parameters are written again from an
-// allow-list (BODY, SMTPUTF8, SIZE, RET, ENVID; NOTIFY, ORCPT) with checked values. What a message needs and the next hop
-// lacks is refused before anything of the message is sent: SMTPUTF8 550 5.6.7; 8-bit octets without 8BITMIME 554 5.6.3;
-// NOTIFY=NEVER or SUCCESS without DSN 555 5.3.3 (RET, ENVID, ORCPT and other NOTIFY are dropped then: without DSN the next
-// hop reports failures by itself, RFC 3461 §4.1); a message beyond its SIZE 552 5.3.4.
+// # What is sent
 //
-// # Failing over
+// Line ends are CRLF. If a message has a bare CR or LF, it is refused before its end of data and the connection is closed, so
+// that nothing of it is accepted. Paths are written by message.Path.String only. Parameters are written from an allow-list
+// (BODY, SMTPUTF8, SIZE, RET, ENVID; NOTIFY, ORCPT) with checked values. If a message needs what the next hop lacks, it is
+// refused before anything of it is sent:
 //
-// A Failover goes to the next target when one cannot be reached, breaks or times out, or answers 421, 4xx at MAIL or 4xx at
-// DATA, all before the end of data is sent; recipients that were accepted are offered again there, and if one of them is
-// now refused the whole transaction fails with 451 4.4.0. A 5xx is final, and so is a 4xx at RCPT, which speaks of one
-// recipient. Once the end of data is on its way nothing is tried again: a connection that breaks then gives 451 4.4.2 with
-// Uncertain set, for the message may have been delivered.
+//	SMTPUTF8                            550 5.6.7
+//	8-bit octets without 8BITMIME       554 5.6.3
+//	NOTIFY=NEVER or SUCCESS without DSN 555 5.3.3
+//	more octets than SIZE               552 5.3.4
+//
+// Without DSN, RET, ENVID, ORCPT and other values of NOTIFY are dropped: the next hop reports failures by itself then
+// (RFC 3461 §4.1).
+//
+// # Failover
+//
+// A Failover tries the next target when one cannot be reached, breaks or times out, or answers 421, 4xx at MAIL or 4xx at
+// DATA, all before the end of data is sent. Recipients that were accepted are offered again there; if one of them is refused
+// now, the whole transaction fails with 451 4.4.0. A 5xx is final, and so is a 4xx at RCPT, which is about one recipient.
+// Once the end of data is being sent, nothing is tried again: if the connection breaks then, the error is 451 4.4.2 with
+// Uncertain set, because the message may have been delivered.
 //
 // # A next hop that hangs
 //
-// Each step has its time (Timeouts), and only so many connections are in use at once (Options.Connections): a transaction that needs
-// one more waits for as long as for a connection, then it fails with 451 4.4.5, or moves to the next target. Each time and the
-// bound are counted and logged by name when they are met.
+// Each step has a time limit (Timeouts), and the number of connections in use is limited (Options.Connections). A transaction
+// that needs one more waits for up to Timeouts.Connect; then it fails with 451 4.4.5, or moves to the next target. Each
+// limit that is reached is counted and logged by its name.
 //
 // # LMTP
 //
-// After the data each recipient gets its own reply. All positive: the first of them is returned. Otherwise nobody is lost
-// silently: the reply is a failure that names who was refused and who has the message. Where nobody has it, 4xx wins over
-// 5xx (another try harms nobody); where somebody has it, 5xx wins over 4xx (another try would deliver twice) and Partial is set.
+// After the data each recipient gets a reply. If all are positive, Data returns the first. Otherwise it fails with a reply
+// that names who was refused and who has the message. If no recipient has it, 4xx is preferred to 5xx, because another try
+// does no harm. If some have it, 5xx is preferred to 4xx, because another try would deliver twice, and Partial is set.
 //
 // # Goroutines
 //
-// There are none that outlive a call, but for one timer a hop which closes idle connections; Close stops it. Where a context can be
-// cancelled, its cancellation cuts the connection that is in use.
+// No goroutine outlives a call. Each hop has one timer that closes idle connections; Close stops it. If a context can be
+// cancelled, its cancellation ends the step that is in progress on the connection.
 package relay
 
 import (
 	"context"
+	"errors"
 	"io"
+	"net"
+	"syscall"
 
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// Envelope opens a transaction at the next hop. Params are MAIL's parameters that go along: BODY, SMTPUTF8, SIZE, RET,
-// ENVID; others are dropped by the Hop.
+// Envelope begins a transaction at the next hop.
 type Envelope struct {
 	From   message.Path
-	Params message.Params
-	// ID of our transaction, for logs and file names.
-	ID string
+	Params message.Params // of MAIL: BODY, SMTPUTF8, SIZE, RET, ENVID; the Hop drops others
+	ID     string         // of the transaction, for logs and file names
 }
 
 // Hop is a next hop, or several with failover. It is safe for concurrent use.
 type Hop interface {
-	// Begin opens a transaction (MAIL). A Hop may put it off until the first Rcpt, to send both in one write.
-	// Errors are *Error.
+	// Begin begins a transaction (MAIL). A Hop may send MAIL with the first Rcpt only, in one write. Errors are *Error.
 	Begin(ctx context.Context, env Envelope) (Tx, error)
-	// Close ends idle connections; transactions under way go on.
+	// Close ends idle connections; open transactions go on.
 	Close() error
 }
 
-// Tx is one transaction at a next hop. One goroutine uses it. It ends with Data or Abort, whatever they return.
+// Tx is one transaction at a next hop. One goroutine uses it. Data and Abort end it, also when Data fails.
 type Tx interface {
-	// Rcpt offers one recipient; the next hop's refusal comes back as *Error with its reply. A refused recipient does
-	// not end the transaction.
+	// Rcpt offers one recipient. If the next hop refuses it, the error is *Error with the next hop's reply, and the
+	// transaction goes on.
 	Rcpt(ctx context.Context, to message.Path, params message.Params) error
-	// Data sends the message, size octets from body (CRLF line ends, not dot-stuffed), and returns the next hop's positive reply.
-	// It may read body more than once (body() anew) where it fails over before the end of data. A negative size: not known.
+	// Data sends the message, size octets from body (CRLF line ends, not dot-stuffed), and returns the next hop's positive
+	// reply. A negative size means that it is not known. Data calls body again if it tries another target.
 	Data(ctx context.Context, size int64, body func() io.Reader) (message.Reply, error)
-	// Abort gives up; nothing is delivered. It is harmless after the end.
+	// Abort ends the transaction without a message. After Data or Abort it does nothing.
 	Abort()
 }
 
-// Error is a failure at the next hop: Reply is what the client is told, Cause what the log says.
+// Error is a failure at the next hop.
 type Error struct {
-	Reply message.Reply
-	Hop   string // which next hop, for the log
-	Stage string // "connect", "mail", "rcpt", "data", "end-of-data"
-	Cause error  // nil where the next hop itself refused
-	// Uncertain: the connection broke after the end of data was sent; the message may have been delivered.
-	Uncertain bool
-	// Partial: some recipients have the message and others do not (LMTP); Reply names them.
-	Partial bool
+	Reply     message.Reply // for the client
+	Hop       string        // the target, for the log
+	Stage     string        // "connect", "mail", "rcpt", "data", "end-of-data"
+	Cause     error         // for the log; nil if the next hop itself refused
+	Uncertain bool          // the connection broke after the end of data was sent; the message may have been delivered
+	Partial   bool          // some recipients have the message and others do not (LMTP); Reply names them
 
-	next bool // another target may be tried: nothing of the message can have been accepted
-	over bool // the whole transaction is over, not just this recipient
+	next bool // another target may be tried, because nothing of the message can have been accepted
+	over bool // the whole transaction is over, not only this recipient
+}
+
+// recipient is one that the client was told is accepted.
+type recipient struct {
+	path   message.Path
+	params message.Params
 }
 
 func (e *Error) Error() string {
@@ -104,3 +115,73 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Cause }
+
+// Values of Error.Stage.
+const (
+	stageConnect = "connect"
+	stageMail    = "mail"
+	stageRcpt    = "rcpt"
+	stageData    = "data"
+	stageEnd     = "end-of-data"
+)
+
+var errEnded = errors.New("the transaction has ended already")
+
+// Replies of this package. They reveal only that there is a next server.
+
+func unreachable() message.Reply {
+	return message.MustReply(451, "4.4.1", "The next mail server cannot be reached, try again later")
+}
+
+func busy() message.Reply {
+	return message.MustReply(451, "4.4.5", "The next mail server is busy, try again later")
+}
+
+func broken() message.Reply {
+	return message.MustReply(451, "4.4.2", "The connection to the next mail server broke, try again later")
+}
+
+// unsure is the reply when it is not known whether the message was delivered.
+func unsure() message.Reply {
+	return message.MustReply(451, "4.4.2", "The next mail server did not confirm the message, try again later")
+}
+
+func local() message.Reply {
+	return message.MustReply(451, "4.3.0", "Temporary failure, try again later")
+}
+
+func noRecipients(hop string) *Error {
+	return &Error{Reply: message.MustReply(554, "5.5.1", "No valid recipients"), Hop: hop, Stage: stageData, over: true}
+}
+
+// sourceError says that the message could not be read, so no next hop is at fault.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return "reading the message: " + e.err.Error() }
+func (e *sourceError) Unwrap() error { return e.err }
+
+// dead reports whether err means that the connection was closed already, which may happen to an idle one.
+func dead(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) ||
+		errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed)
+}
+
+// asError returns err as *Error. An error of another type becomes 451 4.3.0.
+func asError(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Reply: local(), Cause: err, over: true}
+}
+
+// cutShort returns why ctx was cancelled, if it was, and err otherwise.
+func cutShort(ctx context.Context, err error) error {
+	if c := context.Cause(ctx); c != nil {
+		return c
+	}
+	return err
+}

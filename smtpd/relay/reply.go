@@ -5,23 +5,25 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// Bounds on what a next hop may say: RFC 5321 §4.5.3.1.5 has 512 octets a line; servers exceed it.
+// Bounds of a next hop's reply. RFC 5321 §4.5.3.1.5 allows 512 octets in a line, but servers send more.
 const (
 	maxReplyLine  = 2048
 	maxReplyLines = 100
 )
 
-// A protocolError is an answer that is no SMTP reply; the connection it came over is never used again.
+// protocolError is an answer that is not an SMTP reply. Its connection is not used again.
 type protocolError string
 
 func (e protocolError) Error() string { return "the next hop does not speak SMTP: " + string(e) }
 
-// serverReply is a reply as it was said: code 200..599 and the text of each line after the code, cleaned of control and
+// serverReply is a reply as it was sent: code 200 to 599, and the text of each line behind the code, without control and
 // 8-bit characters.
 type serverReply struct {
 	code  int
@@ -30,13 +32,13 @@ type serverReply struct {
 
 func (r serverReply) class() int { return r.code / 100 }
 
-// err gives the reply as an error for the log, where what was said is not passed on.
+// err is the reply as an error for the log.
 func (r serverReply) err() error {
 	return fmt.Errorf("the next hop said: %d %s", r.code, strings.Join(r.lines, " / "))
 }
 
-// readReply reads one reply (RFC 5321 §4.2): lines with one and the same code, "-" after the code on all but the last,
-// ended by CRLF, bounded in length and number. rd's buffer must hold maxReplyLine octets.
+// readReply reads one reply (RFC 5321 §4.2): lines with the same code, "-" behind the code on all but the last, ended by
+// CRLF, limited in length and number. rd's buffer must hold maxReplyLine octets.
 func readReply(rd *bufio.Reader) (serverReply, error) {
 	var r serverReply
 	for {
@@ -87,7 +89,7 @@ func parseReplyLine(line []byte) (code int, text string, last bool, err error) {
 
 func digit(c byte) bool { return '0' <= c && c <= '9' }
 
-// clean replaces what must not come near a log or our own reply: control characters, NUL, 8-bit.
+// clean replaces control and 8-bit characters, which must not be logged or sent to the client.
 func clean(b []byte) string {
 	for _, c := range b {
 		if c < ' ' || c > '~' {
@@ -102,7 +104,7 @@ func clean(b []byte) string {
 	return string(b)
 }
 
-// reply is r for our client: its code, its enhanced status where every line that has one has the same (RFC 2034 §4), its text.
+// reply is r for the client: its code, its text, and its enhanced status if all lines with one have the same (RFC 2034 §4).
 // 421 becomes 451.
 func (r serverReply) reply() message.Reply {
 	code := r.code
@@ -123,7 +125,7 @@ func (r serverReply) reply() message.Reply {
 	return m
 }
 
-// splitStatus takes the enhanced status code (RFC 3463 §2) off the lines, if it is of the reply's class and they agree.
+// splitStatus takes the enhanced status code (RFC 3463 §2) off the lines, if it has the reply's class and is the same in all.
 func splitStatus(class int, lines []string) (string, []string) {
 	status := ""
 	rest := make([]string, len(lines))
@@ -153,4 +155,56 @@ func cutStatus(l string) (status, text string) {
 		}
 	}
 	return status, text
+}
+
+// capabilities are the extensions in the reply to EHLO or LHLO (RFC 5321 §4.1.1.1). The zero value has none.
+type capabilities struct {
+	pipelining bool // RFC 2920
+	eightBit   bool // RFC 6152
+	utf8       bool // RFC 6531
+	dsn        bool // RFC 3461
+	startTLS   bool // RFC 3207
+	size       bool // RFC 1870
+	maxSize    int64
+	auth       []string // SASL mechanisms, upper case
+}
+
+func parseCapabilities(lines []string) capabilities {
+	var c capabilities
+	for i, l := range lines {
+		if i == 0 {
+			continue // the server's name and greeting
+		}
+		words := strings.Fields(strings.ToUpper(l))
+		if len(words) == 0 {
+			continue
+		}
+		switch words[0] {
+		case "PIPELINING":
+			c.pipelining = true
+		case "8BITMIME":
+			c.eightBit = true
+		case "SMTPUTF8":
+			c.utf8 = true
+		case "DSN":
+			c.dsn = true
+		case "STARTTLS":
+			c.startTLS = true
+		case "SIZE":
+			c.size = true
+			if len(words) > 1 {
+				if n, err := strconv.ParseInt(words[1], 10, 64); err == nil && n > 0 {
+					c.maxSize = n
+				}
+			}
+		case "AUTH":
+			c.auth = append(c.auth, words[1:]...)
+		}
+	}
+	return c
+}
+
+// has reports whether the SASL mechanism is offered.
+func (c *capabilities) has(mech string) bool {
+	return slices.Contains(c.auth, mech)
 }

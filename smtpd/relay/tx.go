@@ -3,17 +3,24 @@ package relay
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"time"
 
 	"github.com/postern-mail/postern/internal/message"
 )
+
+// Begin implements Hop. Nothing is sent before the first Rcpt, so that MAIL and RCPT go in one write.
+func (h *SMTP) Begin(_ context.Context, env Envelope) (Tx, error) {
+	return &smtpTx{h: h, env: env, began: time.Now()}, nil
+}
 
 // smtpTx is a transaction over SMTP or LMTP.
 type smtpTx struct {
 	h     *SMTP
 	env   Envelope
 	began time.Time
-	slot  bool           // it has one of h's; see SMTP.slot
+	slot  bool           // it has one of h's slots
 	c     *conn          // nil before the first Rcpt and after the end
 	utf8  bool           // MAIL had SMTPUTF8
 	to    []message.Path // accepted
@@ -21,9 +28,7 @@ type smtpTx struct {
 	ended bool           // Data or Abort has been called
 }
 
-var errEnded = errors.New("the transaction has ended already")
-
-// fail ends the transaction for good, and the connection with it where it is in doubt.
+// fail ends the transaction. next says that another target may be tried.
 func (t *smtpTx) fail(stage string, reply message.Reply, cause error, next bool) *Error {
 	t.over = &Error{Reply: reply, Hop: t.h.name, Stage: stage, Cause: cause, next: next, over: true}
 	t.release()
@@ -41,7 +46,7 @@ func (t *smtpTx) release() {
 	}
 }
 
-// Rcpt offers a recipient; the first one goes together with MAIL.
+// Rcpt implements Tx. The first recipient is sent together with MAIL.
 func (t *smtpTx) Rcpt(ctx context.Context, to message.Path, params message.Params) error {
 	switch {
 	case t.over != nil:
@@ -61,14 +66,14 @@ func (t *smtpTx) Rcpt(ctx context.Context, to message.Path, params message.Param
 	return t.rcptReply(ctx, to)
 }
 
-// first gets a connection and sends MAIL and the first RCPT. A kept connection that turns out dead before it answered
-// anything is replaced by a new one, once.
+// first gets a connection and sends MAIL and the first RCPT. If a kept connection turns out to be closed before it answers, a
+// new one replaces it, once.
 func (t *smtpTx) first(ctx context.Context, to message.Path, params message.Params) error {
 	if err := t.h.slot(ctx); err != nil {
 		return t.fail(stageConnect, busy(), err, true)
 	}
 	t.slot = true
-	c, reused, err := t.h.get(ctx)
+	c, reused, err := t.h.connection(ctx)
 	if err != nil {
 		return t.fail(stageConnect, unreachable(), err, true)
 	}
@@ -105,7 +110,7 @@ func (t *smtpTx) first(ctx context.Context, to message.Path, params message.Para
 	return t.rcptReply(ctx, to)
 }
 
-// commands builds MAIL, n octets, and RCPT for the connection; what cannot be sent leaves it unused.
+// commands builds MAIL, which takes n octets, and RCPT. If one of them cannot be sent, the connection stays unused.
 func (t *smtpTx) commands(to message.Path, params message.Params) (both []byte, n int, e *Error) {
 	mail, utf8, no := mailCommand(make([]byte, 0, 512), t.env, &t.c.caps)
 	if no.code != 0 {
@@ -120,8 +125,7 @@ func (t *smtpTx) commands(to message.Path, params message.Params) (both []byte, 
 	return both, len(mail), nil
 }
 
-// mail sends MAIL, the first n octets, with RCPT in the same write where the next hop takes that (RFC 2920), and reads
-// MAIL's reply.
+// mail sends MAIL, the first n octets, and reads its reply. RCPT is in the same write if the next hop allows it (RFC 2920).
 func (t *smtpTx) mail(ctx context.Context, both []byte, n int) (serverReply, error) {
 	replies := 2
 	if !t.c.caps.pipelining {
@@ -134,11 +138,11 @@ func (t *smtpTx) mail(ctx context.Context, both []byte, n int) (serverReply, err
 	return t.c.read(ctx, t.c.times.command())
 }
 
-// mailRefused ends the transaction with MAIL's refusal, once the pipelined RCPT has been answered as well.
+// mailRefused ends the transaction with MAIL's refusal, after the reply to a pipelined RCPT has been read.
 func (t *smtpTx) mailRefused(ctx context.Context, r serverReply) *Error {
 	if t.c.owed > 0 && !t.c.doubt {
 		if s, err := t.c.read(ctx, t.c.times.command()); err == nil && s.class() < 4 {
-			t.c.doubt = true // a recipient without a sender
+			t.c.doubt = true // it accepted a recipient without a sender
 		}
 	}
 	if r.class() < 4 {
@@ -165,15 +169,210 @@ func (t *smtpTx) rcptReply(ctx context.Context, to message.Path) error {
 	return &Error{Reply: r.reply(), Hop: t.h.name, Stage: stageRcpt}
 }
 
-// Abort gives up. An open transaction is reset, so that the connection can be kept.
+// Abort implements Tx. An open transaction is reset, so that the connection can be kept.
 func (t *smtpTx) Abort() {
 	if t.ended {
 		return
 	}
 	t.ended = true
 	if t.c != nil {
-		t.h.o.Metrics.transaction(t.h.name, "aborted")
+		t.h.o.Metrics.transaction(t.h.name, resultAborted)
 		t.c.reset()
 		t.release()
 	}
+}
+
+// Data implements Tx.
+func (t *smtpTx) Data(ctx context.Context, size int64, body func() io.Reader) (message.Reply, error) {
+	defer func() { // after a panic in the middle of the message the connection is lost, but its slot must not be
+		if t.c != nil {
+			t.c.doubt = true
+			t.release()
+		}
+	}()
+	if e := t.begin(ctx, size, body); e != nil {
+		t.ended = true
+		return message.Reply{}, e
+	}
+	t.ended = true
+	if e := t.send(ctx, size, body()); e != nil {
+		return message.Reply{}, e
+	}
+	var (
+		reply message.Reply
+		e     *Error
+	)
+	if t.h.lmtp {
+		reply, e = t.finalEach(ctx)
+	} else {
+		reply, e = t.final(ctx)
+	}
+	t.release()
+	if e != nil {
+		return message.Reply{}, e
+	}
+	t.h.o.Metrics.done(t.h.name, resultDelivered, time.Since(t.began))
+	return reply, nil
+}
+
+// begin sends DATA and waits for 354. A message that the next hop cannot take is refused before.
+func (t *smtpTx) begin(ctx context.Context, size int64, body func() io.Reader) *Error {
+	switch {
+	case t.over != nil:
+		return t.over
+	case t.ended:
+		return t.fail(stageData, local(), errEnded, false)
+	case t.c == nil || len(t.to) == 0:
+		return t.refuse(noRecipients("").Reply, nil)
+	}
+	if no := t.c.caps.tooBig(size); no.code != 0 {
+		return t.refuse(no.reply(), nil)
+	}
+	if !t.c.caps.eightBit {
+		switch has, err := hasEightBit(body()); {
+		case err != nil:
+			return t.refuse(local(), err)
+		case has:
+			return t.refuse(message.MustReply(554, "5.6.3",
+				"The message has 8-bit text, which the next mail server does not take (8BITMIME); send it as quoted-printable or base64"), nil)
+		}
+	}
+	if err := t.c.send(ctx, 1, []byte("DATA\r\n")); err != nil {
+		return t.fail(stageData, broken(), err, true)
+	}
+	r, err := t.c.read(ctx, t.c.times.command())
+	switch {
+	case err != nil:
+		return t.fail(stageData, broken(), err, true)
+	case r.code == 354:
+		return nil
+	case r.class() < 4:
+		t.c.doubt = true
+		return t.fail(stageData, broken(), protocolError(r.err().Error()), true)
+	}
+	t.c.reset()
+	return t.fail(stageData, r.reply(), nil, r.class() == 4)
+}
+
+// refuse ends the transaction before DATA with a reply of this package.
+func (t *smtpTx) refuse(reply message.Reply, cause error) *Error {
+	if t.c != nil {
+		t.c.reset()
+	}
+	return t.fail(stageData, reply, cause, false)
+}
+
+var errEarly = errors.New("the next hop answered before the end of the message")
+
+// send writes the message and its end of data. If it fails before the end of data, the connection is closed, and nothing can
+// have been accepted.
+func (t *smtpTx) send(ctx context.Context, size int64, body io.Reader) *Error {
+	block := t.h.blocks.Get().(*[]byte)
+	defer t.h.blocks.Put(block)
+	c := t.c
+	var lost error
+	w := blockWriter{dots: true, buf: (*block)[:0], flush: func(b []byte) error {
+		_, lost = c.write(ctx, c.times.block(), b)
+		return lost
+	}}
+	_, err := io.Copy(&w, body)
+	if err == nil && size >= 0 && w.n != size {
+		err = fmt.Errorf("the message has %d octets and should have %d", w.n, size)
+	}
+	last, endErr := w.end()
+	if err == nil {
+		err = endErr
+	}
+	if err == nil {
+		if early, ok := c.waiting(); early && ok {
+			lost = errEarly
+		}
+	}
+	switch {
+	case lost != nil:
+		return t.cut(ctx, lost)
+	case err != nil:
+		c.doubt = true
+		reply := local()
+		if errors.Is(err, errLineEnd) {
+			reply = message.MustReply(554, "5.6.0", "The message has a line end that is not CRLF")
+		}
+		return t.fail(stageData, reply, err, false)
+	}
+	c.owed = 1
+	if t.h.lmtp {
+		c.owed = len(t.to)
+	}
+	switch n, err := c.write(ctx, c.times.block(), last); {
+	case err != nil && n < len(last): // the end of data is not complete without its last octet, so the message was not taken
+		return t.cut(ctx, err)
+	case err != nil:
+		return t.uncertain(err)
+	}
+	return nil
+}
+
+// cut ends a transaction that broke in the middle of the data. If the next hop has sent a reply, it says why.
+func (t *smtpTx) cut(ctx context.Context, lost error) *Error {
+	c := t.c
+	c.owed++
+	r, err := c.read(ctx, step{limitCommand, min(c.times.Command, abortTime)})
+	c.doubt = true
+	if err == nil && r.class() > 3 {
+		return t.fail(stageData, r.reply(), lost, r.class() == 4)
+	}
+	return t.fail(stageData, broken(), lost, true)
+}
+
+// uncertain ends a transaction whose end of data was, or may have been, sent without a reply. It logs this, so that no caller
+// can forget to.
+func (t *smtpTx) uncertain(cause error) *Error {
+	t.c.doubt = true
+	e := t.fail(stageEnd, unsure(), cause, false)
+	e.Uncertain = true
+	t.h.o.Log.Error("no answer after the end of data: the message may have been delivered and will be sent again",
+		"id", t.env.ID, "hop", t.h.name, "recipients", len(t.to), "error", cause)
+	t.h.o.Metrics.done(t.h.name, resultUncertain, time.Since(t.began))
+	return e
+}
+
+// final reads the reply to the message (RFC 5321 §4.1.1.4).
+func (t *smtpTx) final(ctx context.Context) (message.Reply, *Error) {
+	r, err := t.c.read(ctx, t.c.times.final())
+	switch {
+	case err != nil:
+		return message.Reply{}, t.uncertain(err)
+	case r.class() == 2:
+		return r.reply(), nil
+	case r.class() == 3:
+		return message.Reply{}, t.uncertain(protocolError(r.err().Error()))
+	}
+	t.h.o.Metrics.done(t.h.name, resultRefused, time.Since(t.began))
+	return message.Reply{}, t.fail(stageEnd, r.reply(), nil, false)
+}
+
+// finalEach reads the reply for each accepted recipient (RFC 2033 §4.2) and combines them.
+func (t *smtpTx) finalEach(ctx context.Context) (message.Reply, *Error) {
+	replies := make([]serverReply, len(t.to))
+	for i := range replies {
+		r, err := t.c.read(ctx, t.c.times.final())
+		if err == nil && r.class() == 3 {
+			err = protocolError(r.err().Error())
+		}
+		if err != nil {
+			return message.Reply{}, t.uncertain(fmt.Errorf("%d of %d recipients were answered for: %w", i, len(t.to), err))
+		}
+		replies[i] = r
+	}
+	reply, result := combine(t.to, replies)
+	if result == resultDelivered {
+		return reply, nil
+	}
+	t.h.o.Metrics.done(t.h.name, result, time.Since(t.began))
+	e := t.fail(stageEnd, reply, nil, false)
+	if result == resultPartial {
+		e.Partial = true
+		t.h.o.Log.Error("some recipients have the message and others do not", "id", t.env.ID, "hop", t.h.name, "reply", e.Reply.String())
+	}
+	return message.Reply{}, e
 }
