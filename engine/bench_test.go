@@ -59,7 +59,7 @@ func BenchmarkInputJSON(b *testing.B) {
 	var buf []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		buf = appendValue(buf[:0], v)
+		buf = AppendValue(buf[:0], v)
 	}
 	b.SetBytes(int64(len(buf)))
 }

@@ -8,43 +8,44 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// maxKept is the number of results up to which a worker keeps the memory of its caches for the next evaluation.
+// maxKept is the number of entries beyond which a worker frees the memory of a cache after an evaluation.
 const maxKept = 4096
 
-// caches are what one evaluation remembers: values of rules and functions, and data it has read. OPA's own are made anew for
-// each evaluation, with a map for every step of every path: a tenth of an evaluation. These belong to a worker, which uses them
-// again.
+// caches hold what one evaluation remembers: the values of rules and functions, and the data that it has read. A worker uses them
+// again for its next evaluation. OPA's own caches are made for each evaluation, with a map for every step of every path: with them
+// a decision of the default bundle makes 85 allocations more, and all decisions of a transaction take 13 % more CPU time.
 type caches struct {
 	rules ruleCache
 	data  dataCache
 }
 
-// newCaches makes those of one worker. seed is that of the tables of constants.
+// newCaches returns the caches of one worker. seed must be that of the constants, whose hashes are compared.
 func newCaches(seed maphash.Seed) *caches {
-	return &caches{rules: ruleCache{table: refTable[ruled]{seed: seed}}, data: dataCache{table: refTable[ast.Value]{seed: seed}}}
+	return &caches{rules: ruleCache{table: refTable[ruleValue]{seed: seed}}, data: dataCache{table: refTable[ast.Value]{seed: seed}}}
 }
 
-// reset forgets everything: nothing of one message is there for the next. constants are what the rules of the next have ready.
-func (c *caches) reset(constants *refTable[ruled]) {
+// reset forgets everything, so that nothing of one message is left for the next. constants are the rule values that the next
+// evaluation starts with.
+func (c *caches) reset(constants *refTable[ruleValue]) {
 	c.rules.constants = constants
 	c.rules.table.reset()
 	c.rules.frames, c.rules.last = append(c.rules.frames[:0], 0), 0
 	c.data.table.reset()
 }
 
-// ruled is the value of a rule or of a function's call.
-type ruled struct {
+// ruleValue is the value of a rule or of a function call.
+type ruleValue struct {
 	value     *ast.Term
 	undefined bool
 }
 
-// ruleCache is a topdown.VirtualCache. The frames are those of `with`: what was found in one holds in no other.
+// ruleCache is a topdown.VirtualCache. Every `with` opens a frame: a value that was found in one frame is valid in no other.
 type ruleCache struct {
-	table  refTable[ruled]
+	table  refTable[ruleValue]
 	frames []uint32 // numbers, the innermost last
-	last   uint32   // number given
+	last   uint32   // the number given last
 
-	constants *refTable[ruled] // of the outermost frame; nil: none. Read only
+	constants *refTable[ruleValue] // values in the outermost frame, read only; nil: none
 }
 
 var _ topdown.VirtualCache = (*ruleCache)(nil)
@@ -55,13 +56,13 @@ func (c *ruleCache) Push() {
 	c.frames = append(c.frames, c.last)
 }
 
-// Pop leaves the innermost frame for good.
+// Pop closes the innermost frame.
 func (c *ruleCache) Pop() { c.frames = c.frames[:len(c.frames)-1] }
 
-// frame is the number of the innermost.
+// frame returns the number of the innermost frame.
 func (c *ruleCache) frame() uint32 { return c.frames[len(c.frames)-1] }
 
-// Get gives nil, true of what is known to be undefined, and nil, false of what is not known.
+// Get returns the value of a rule; nil and true if it is known to be undefined; nil and false if it is not known.
 func (c *ruleCache) Get(ref ast.Ref) (*ast.Term, bool) {
 	frame := c.frame()
 	hash := c.table.hash(ref, frame)
@@ -78,7 +79,7 @@ func (c *ruleCache) Get(ref ast.Ref) (*ast.Term, bool) {
 	return e.value.value, false
 }
 
-// Put remembers a value; nil: there is none.
+// Put stores the value of a rule; nil if it is undefined.
 func (c *ruleCache) Put(ref ast.Ref, value *ast.Term) {
 	e := c.table.at(ref, c.frame())
 	if value == nil {
@@ -88,7 +89,7 @@ func (c *ruleCache) Put(ref ast.Ref, value *ast.Term) {
 	}
 }
 
-// Keys of the innermost frame that have a value.
+// Keys returns the references in the innermost frame that have a value.
 func (c *ruleCache) Keys() []ast.Ref {
 	var out []ast.Ref
 	frame := c.frame()
@@ -100,13 +101,12 @@ func (c *ruleCache) Keys() []ast.Ref {
 	return out
 }
 
-// dataCache is a topdown.BaseCache. Data does not change, so that what was read at a path needs not be found by longer paths
-// as well: those are read again.
+// dataCache is a topdown.BaseCache. It finds a value only by the path at which it was read; longer paths are read again.
 type dataCache struct{ table refTable[ast.Value] }
 
 var _ topdown.BaseCache = (*dataCache)(nil)
 
-// Get is the value at a path, nil where it is not known.
+// Get returns the value at a path, or nil if it is not known.
 func (c *dataCache) Get(ref ast.Ref) ast.Value {
 	if e := c.table.find(ref, 0, c.table.hash(ref, 0)); e != nil {
 		return e.value
@@ -114,16 +114,16 @@ func (c *dataCache) Get(ref ast.Ref) ast.Value {
 	return nil
 }
 
-// Put remembers the value at a path.
+// Put stores the value at a path.
 func (c *dataCache) Put(ref ast.Ref, value ast.Value) { c.table.at(ref, 0).value = value }
 
-// refTable is a hash table by reference and frame that is emptied without being cleared.
+// refTable is a hash table by reference and frame. It is emptied by starting a new generation, without clearing its slots.
 type refTable[V any] struct {
 	seed    maphash.Seed
-	slots   []slot // a power of two of them, at most half of them in use
-	now     uint32 // generation; slots of another are empty
+	slots   []slot // their number is a power of two; at most half are in use
+	now     uint32 // the generation; slots of another one are empty
 	entries []entry[V]
-	terms   []*ast.Term // of the keys: topdown uses the memory of a reference again
+	terms   []*ast.Term // of the keys, copied because topdown reuses the memory of a reference
 }
 
 type slot struct{ generation, entry uint32 }
@@ -135,7 +135,7 @@ type entry[V any] struct {
 	value    V
 }
 
-// reset empties the table, and lets go of memory that an unusual evaluation has taken.
+// reset empties the table, and frees its memory after an unusually large evaluation.
 func (t *refTable[V]) reset() {
 	if len(t.entries) > maxKept || t.now == 1<<32-1 {
 		t.slots, t.entries, t.terms, t.now = nil, nil, nil, 0
@@ -146,10 +146,10 @@ func (t *refTable[V]) reset() {
 	t.now++
 }
 
-// key of an entry.
+// key returns the terms of an entry's reference.
 func (t *refTable[V]) key(e *entry[V]) []*ast.Term { return t.terms[e.from:e.to] }
 
-// hash of a reference. The last steps are those in which references differ.
+// hash returns the hash of a reference by its last three terms, in which references differ.
 func (t *refTable[V]) hash(ref ast.Ref, frame uint32) uint64 {
 	const odd = 0x9e3779b97f4a7c15
 	h := uint64(len(ref))<<32 | uint64(frame)
@@ -157,7 +157,7 @@ func (t *refTable[V]) hash(ref ast.Ref, frame uint32) uint64 {
 		switch v := term.Value.(type) {
 		case ast.String:
 			h ^= maphash.String(t.seed, string(v))
-		case ast.Ref: // the name of a function, the same in most keys of its length
+		case ast.Ref: // the name of a function; most references of this length have the same one
 			h ^= uint64(len(v))
 		default:
 			h ^= uint64(v.Hash())
@@ -168,7 +168,7 @@ func (t *refTable[V]) hash(ref ast.Ref, frame uint32) uint64 {
 	return h
 }
 
-// find an entry; nil: there is none.
+// find returns an entry, or nil.
 func (t *refTable[V]) find(ref ast.Ref, frame uint32, hash uint64) *entry[V] {
 	if len(t.slots) == 0 {
 		return nil
@@ -183,10 +183,10 @@ func (t *refTable[V]) find(ref ast.Ref, frame uint32, hash uint64) *entry[V] {
 	return nil
 }
 
-// sameTerm is Equal, which most often is the same term.
+// sameTerm reports whether two terms are equal. Most often they are the same pointer.
 func sameTerm(a, b *ast.Term) bool { return a == b || a.Equal(b) }
 
-// at is the entry of a reference, made where there is none. It is good until the next.
+// at returns the entry of a reference, and makes it if necessary. The pointer is valid until the next call.
 func (t *refTable[V]) at(ref ast.Ref, frame uint32) *entry[V] {
 	hash := t.hash(ref, frame)
 	if e := t.find(ref, frame, hash); e != nil {

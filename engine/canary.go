@@ -8,31 +8,31 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Canary puts a stable share of identities on a candidate, in earnest, and falls back by itself. Identities are logins, or
-// client addresses where nobody has authenticated; one that is on the candidate stays there while the share does not
-// shrink. A transaction that began on the candidate ends on it.
+// Canary lets a candidate decide for a share of identities, with effect. The engine drops it when it fails or refuses too much. An
+// identity is a login, or a client's address without one. It stays with the candidate while the share does not shrink, and a
+// transaction that the candidate began to decide is decided by it to its end.
 type Canary struct {
 	Policy *Policy
 	// Share of identities, 0 to 1.
 	Share float64
-	// MaxFailures is the share of the candidate's decisions that may be the failure verdict; zero: none may.
+	// MaxFailures is the share of the candidate's decisions that may be the failure verdict, 0 to 1.
 	MaxFailures float64
-	// MaxRefusals is by how much the candidate's share of rejections and deferrals may exceed the active policy's, 0 to 1.
+	// MaxRefusals is the amount by which the candidate's share of rejections and deferrals may exceed the active policy's, 0 to 1.
 	MaxRefusals float64
-	// MinDecisions is how many the candidate must have taken before it is judged. 0: 100.
+	// MinDecisions is the number of decisions after which the candidate is judged; 0: 100.
 	MinDecisions int
-	// Fallback is told why the candidate was taken off, once, on the goroutine of the decision that was too much. nil: nobody is.
+	// Fallback is called once with the reason when the candidate is dropped, on the goroutine of the last decision; nil: not called.
 	Fallback func(reason string)
-	// Metrics count; nil: nothing is.
+	// Metrics count; nil: nothing is counted.
 	Metrics *CanaryMetrics
 
-	mu      sync.Mutex
-	ours    tally
-	control tally
-	tripped bool
+	mu        sync.Mutex
+	candidate tally
+	active    tally
+	dropped   bool
 }
 
-// tally of decisions. When it has grown large it is halved, so that the past fades.
+// tally counts decisions. It is halved when it is full, so that recent decisions count more.
 type tally struct{ decisions, failures, refusals float64 }
 
 const tallyWindow = 20_000
@@ -57,45 +57,45 @@ func share(part, whole float64) float64 {
 	return part / whole
 }
 
-// takes says whether an identity is on the candidate.
+// takes reports whether the candidate decides for an identity.
 func (c *Canary) takes(identity string) bool {
 	h := fnv.New64a()
 	h.Write([]byte(identity))
-	x := h.Sum64() // FNV's low bits of short strings are good, its high ones are not: fold
+	x := h.Sum64() // for short strings only the low bits of FNV are random
 	x ^= x >> 32
 	return float64(x%100_000) < c.Share*100_000
 }
 
-// observe a decision of the candidate, or of the active policy, and say why the candidate has to go; "": it may stay.
+// observe counts a decision of the candidate or of the active policy. It returns the reason to drop the candidate, or "".
 func (c *Canary) observe(d *Decision, candidate bool) (reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !candidate {
-		c.control.add(d)
+		c.active.add(d)
 		return ""
 	}
-	c.ours.add(d)
+	c.candidate.add(d)
 	c.Metrics.observe(d)
 	least := float64(c.MinDecisions)
 	if least == 0 {
 		least = 100
 	}
-	if c.tripped || c.ours.decisions < least {
+	if c.dropped || c.candidate.decisions < least {
 		return ""
 	}
-	failures, refusals := share(c.ours.failures, c.ours.decisions), share(c.ours.refusals, c.ours.decisions)
-	usual := share(c.control.refusals, c.control.decisions)
+	failures, refusals := share(c.candidate.failures, c.candidate.decisions), share(c.candidate.refusals, c.candidate.decisions)
+	usual := share(c.active.refusals, c.active.decisions)
 	switch {
 	case failures > c.MaxFailures:
-		reason = fmt.Sprintf("%.2f %% of its decisions failed, %.2f %% may", 100*failures, 100*c.MaxFailures)
+		reason = fmt.Sprintf("%.2f %% of its decisions failed, %.2f %% are allowed", 100*failures, 100*c.MaxFailures)
 	case refusals > usual+c.MaxRefusals:
 		reason = fmt.Sprintf("it refused %.2f %%, the active policy %.2f %%; %.2f points more are allowed", 100*refusals, 100*usual, 100*c.MaxRefusals)
 	}
-	c.tripped = reason != ""
+	c.dropped = reason != ""
 	return reason
 }
 
-// CanaryMetrics count what a Canary decides. A nil *CanaryMetrics counts nothing.
+// CanaryMetrics count the decisions of a Canary. A nil *CanaryMetrics counts nothing.
 type CanaryMetrics struct {
 	decisions *prometheus.CounterVec
 	active    prometheus.Gauge

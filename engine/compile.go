@@ -93,9 +93,9 @@ func newPolicy(b *bundle.Bundle, o Options) (*Policy, *lint.Bundle, []contract.F
 		data:     checked.Data,
 		timeout:  cmp.Or(max(o.Timeout, 0), DefaultTimeout),
 		revision: cmp.Or(b.Manifest.Revision, o.Revision),
-		code:     checked.Hash,
+		codeHash: checked.Hash,
 		values:   newValueCache(),
-		tables:   checked.Reads,
+		reads:    checked.Reads,
 		keys:     newKeys(),
 		workers:  &workerPool{seed: maphash.MakeSeed()},
 	}
@@ -147,7 +147,7 @@ func (p *Policy) prepare(editOps []string) error {
 		p.stages[s] = st
 		all = append(all, rules...)
 	}
-	p.constantOf = p.constantRules(all)
+	p.constantRules = p.findConstantRules(all)
 	p.setNeeds(editOps)
 	return nil
 }
@@ -179,12 +179,12 @@ func (p *Policy) WithData(ctx context.Context, doc map[string]any, revision stri
 	if err := contract.Faults(lint.PathConflicts(ctx, p.compiler, out.data)); err != nil {
 		return nil, err
 	}
-	if err := contract.Faults(p.tables.Findings(out.data)); err != nil {
+	if err := contract.Faults(p.reads.Findings(out.data)); err != nil {
 		return nil, err
 	}
 	out.revision = revision
 	if revision == "" {
-		out.revision = contentHash(p.code, doc)
+		out.revision = contentHash(p.codeHash, doc)
 	}
 	out.evaluateConstants(ctx)
 	if err := out.smoke(ctx); err != nil {

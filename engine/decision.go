@@ -1,15 +1,16 @@
 package engine
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// Verdict is what becomes of a transaction. The zero value is Defer: whatever forgets to decide, defers.
+// Verdict is the outcome of a stage. The zero value is Defer, so that code which forgets to decide defers.
 type Verdict uint8
 
-// The verdicts. Precedence among what fired at one stage is Reject, Defer, Quarantine, Discard, Accept.
+// The verdicts. If several are asked for at one stage, the precedence is Reject, Defer, Quarantine, Discard, Accept.
 const (
 	Defer Verdict = iota
 	Accept
@@ -18,32 +19,7 @@ const (
 	Discard    // stage message: accept and drop
 )
 
-// Decision is the answer of policy at one stage. The zero value defers with the default failure reply.
-type Decision struct {
-	Verdict Verdict
-	// Reply is what the client is told when Verdict is Reject or Defer; otherwise its zero value.
-	Reply message.Reply
-	// Edits are normalised and free of contradictions (message.Plan); empty unless Verdict is Accept or Quarantine.
-	Edits message.Edits
-	// Reasons are all elements that fired, in the order of precedence and then sorted.
-	Reasons  []Reason
-	Notes    []any         // JSON values
-	Stage    Stage         // the stage that was asked
-	Revision string        // of the snapshot that decided; "" where none did
-	Err      error         // why the failure verdict was taken; nil otherwise
-	Latency  time.Duration // evaluation, input building included
-}
-
-// Reason is one element of a decision set.
-type Reason struct {
-	Set    string // "reject", "defer", "allow", ...; "error" for the failure verdict, "default" where nothing allowed
-	Rule   string // name: the rule key of an object element, or the string element itself, cleaned
-	Code   int    // reply code, 0 where the element gave none
-	Status string // enhanced status, "" where the element gave none
-	Text   string // message for the client, cleaned
-}
-
-// String is the verdict as logs, metrics and `postern eval` spell it.
+// String returns the verdict as in logs, metrics and the output of `postern eval`.
 func (v Verdict) String() string {
 	switch v {
 	case Accept:
@@ -56,4 +32,82 @@ func (v Verdict) String() string {
 		return "discard"
 	}
 	return "defer"
+}
+
+// Decision is the answer of policy at one stage. The zero value defers.
+type Decision struct {
+	Verdict Verdict
+	// Reply goes to the client if Verdict is Reject or Defer; otherwise it is the zero value.
+	Reply message.Reply
+	// Edits are normalised and without contradictions (message.Plan). There are none unless Verdict is Accept or Quarantine.
+	Edits message.Edits
+	// Reasons are all elements that rules added to the decision sets, in the order of precedence and then sorted.
+	Reasons  []Reason
+	Notes    []any         // JSON values
+	Stage    Stage         // the stage that was decided
+	Revision string        // of the Policy that decided; "" if none did
+	Err      error         // an *EvalError if the decision is the failure verdict; nil otherwise
+	Latency  time.Duration // of building the input, evaluating and decoding
+}
+
+// Reason is one element of a decision set.
+type Reason struct {
+	Set    string // "reject", "defer", "allow", ...; "error" for the failure verdict, "default" if no rule allowed
+	Rule   string // the element's rule key, or the element itself if it is a string; printable
+	Code   int    // reply code; 0 if the element has none
+	Status string // enhanced status; "" if the element has none
+	Text   string // message for the client; printable
+}
+
+// Kinds of errors, for the reasons "error.<kind>", the decision log and metrics.
+const (
+	kindNoPolicy = "no-policy" // no policy is active
+	kindStage    = "stage"     // the transaction has no stage
+	kindInput    = "input"     // the body could not be read
+	kindTimeout  = "timeout"   // the deadline passed, or the caller gave up
+	kindBusy     = "busy"      // too many evaluations are past their deadline
+	kindPanic    = "panic"     // the evaluator panicked
+	kindConflict = "conflict"  // complete rules have different values
+	kindBuiltin  = "builtin"   // a builtin failed
+	kindEval     = "eval"      // any other error of the evaluator
+	kindAnswer   = "answer"    // the answer has the wrong shape
+	kindEdits    = "edits"     // the edits contradict each other
+	kindRecord   = "record"    // the recorder failed
+)
+
+// EvalError says why a decision is the failure verdict. The message is for logs, never for clients.
+type EvalError struct {
+	Kind string // stable: "timeout", "builtin", "conflict", "answer", ...
+	Err  error
+}
+
+// Error returns the kind and the cause.
+func (e *EvalError) Error() string { return e.Kind + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *EvalError) Unwrap() error { return e.Err }
+
+// failf makes an EvalError.
+func failf(kind, format string, args ...any) *EvalError {
+	return &EvalError{Kind: kind, Err: fmt.Errorf(format, args...)}
+}
+
+// failure returns the failure verdict of t. Only Defer, Reject and Accept can be one; any other verdict defers.
+func failure(t *Transaction, revision string, err *EvalError) Decision {
+	d := Decision{
+		Verdict:  t.Failure,
+		Stage:    t.Stage,
+		Revision: revision,
+		Err:      err,
+		Reasons:  []Reason{{Set: "error", Rule: "error." + err.Kind}},
+	}
+	switch d.Verdict {
+	case Accept:
+	case Reject:
+		d.Reply = message.MustReply(554, "5.3.0", "Transaction failed")
+	default:
+		d.Verdict = Defer
+		d.Reply = message.MustReply(451, "4.3.0", "Temporary failure, try again later")
+	}
+	return d
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"unicode"
@@ -13,7 +14,10 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// decode makes a Decision of an answer: strictly, once, so that nothing unchecked goes on.
+// maxName limits the name of a header field, in bytes: the length of a line (RFC 5322 section 2.1.1).
+const maxName = 998
+
+// decode turns an answer into a Decision. It checks every element, so that nothing behind it has to.
 func decode(t *Transaction, st *stage, out answer) (Decision, *EvalError) {
 	var d Decision
 	var fired [5]int // by Verdict
@@ -30,7 +34,7 @@ func decode(t *Transaction, st *stage, out answer) (Decision, *EvalError) {
 		var fail *EvalError
 		switch name {
 		case "edit":
-			d.Edits, fail = decodeEdits(set, t.utf8())
+			d.Edits, fail = decodeEdits(set, t.smtputf8())
 		case "note":
 			d.Notes, fail = decodeNotes(set)
 		default:
@@ -69,7 +73,7 @@ func decode(t *Transaction, st *stage, out answer) (Decision, *EvalError) {
 	return d, nil
 }
 
-// verdictOf a set; allow, edit and note have none.
+// verdictOf returns the verdict that a set asks for; ok is false for allow, edit and note.
 func verdictOf(set string) (Verdict, bool) {
 	switch set {
 	case "reject":
@@ -84,16 +88,7 @@ func verdictOf(set string) (Verdict, bool) {
 	return Accept, false
 }
 
-// utf8 says whether the transaction may carry 8-bit header fields and addresses (RFC 6531 §3.4).
-func (t *Transaction) utf8() bool {
-	if t.Envelope == nil {
-		return false
-	}
-	_, ok := t.Envelope.FromParams["SMTPUTF8"]
-	return ok
-}
-
-// reply is that of the first reason of the winning set.
+// reply sets the reply to that of the first reason of the winning set.
 func (d *Decision) reply() *EvalError {
 	if d.Verdict != Reject && d.Verdict != Defer {
 		return nil
@@ -116,7 +111,7 @@ func (d *Decision) reply() *EvalError {
 	return failf(kindAnswer, "%v without a reason", d.Verdict)
 }
 
-// decodeReasons reads a set of reasons, sorted by rule and then text.
+// decodeReasons reads a set of reasons. They are sorted by rule, then text, code and status.
 func decodeReasons(name string, set ast.Set) ([]Reason, *EvalError) {
 	if set.Len() > contract.MaxReasons {
 		return nil, failf(kindAnswer, "%s has %d elements, at most %d are allowed", name, set.Len(), contract.MaxReasons)
@@ -243,4 +238,136 @@ func clean(s string, lines bool) string {
 		}
 		return r
 	}, s)
+}
+
+// decodeEdits reads the edit set and returns its plan. utf8 allows 8-bit values and addresses.
+func decodeEdits(set ast.Set, utf8 bool) (message.Edits, *EvalError) {
+	if set.Len() == 0 {
+		return message.Edits{}, nil
+	}
+	if set.Len() > contract.MaxEdits {
+		return message.Edits{}, failf(kindAnswer, "edit has %d elements, at most %d are allowed", set.Len(), contract.MaxEdits)
+	}
+	list := make([]message.Edit, 0, set.Len())
+	for _, term := range set.Slice() {
+		obj, ok := term.Value.(ast.Object)
+		if !ok {
+			return message.Edits{}, failf(kindAnswer, "edit element %s is %s, want an object", brief(term), ast.ValueName(term.Value))
+		}
+		e, fail := decodeEdit(term, obj, utf8)
+		if fail != nil {
+			return message.Edits{}, fail
+		}
+		list = append(list, e)
+	}
+	plan, err := message.Plan(list)
+	if err != nil {
+		return message.Edits{}, &EvalError{Kind: kindEdits, Err: fmt.Errorf("edit: %w", err)}
+	}
+	return plan, nil
+}
+
+// decodeEdit reads one element.
+func decodeEdit(term *ast.Term, obj ast.Object, utf8 bool) (e message.Edit, fail *EvalError) {
+	var op string
+	if v := obj.Get(ast.InternedTerm("op")); v != nil {
+		if op, fail = str("edit", "op", term, v, 32); fail != nil {
+			return e, fail
+		}
+	}
+	code, takes := contract.EditKeys(op)
+	if takes == nil {
+		return e, failf(kindAnswer, "edit element %s: unknown op %q (%s)", brief(term), op, contract.Suggest(op, contract.EditNames()))
+	}
+	keys, fail := decodeEditKeys(term, obj, op, takes)
+	if fail != nil {
+		return e, fail
+	}
+	var err error
+	if takes["address"] {
+		e, err = message.NewEnvelopeEdit(code, keys.address, utf8)
+	} else {
+		e, err = message.NewEdit(code, keys.name, keys.index, keys.value, utf8)
+	}
+	if err != nil {
+		return e, &EvalError{Kind: kindAnswer, Err: fmt.Errorf("edit element %s: %w", brief(term), err)}
+	}
+	return e, nil
+}
+
+// editKeys are the values of an edit element.
+type editKeys struct {
+	name, value, address string
+	index                int
+}
+
+// decodeEditKeys reads the keys of an edit element beside op. takes says which keys the operation has, and which are required.
+func decodeEditKeys(term *ast.Term, obj ast.Object, op string, takes map[ast.String]bool) (keys editKeys, fail *EvalError) {
+	missing := 0
+	for _, required := range takes {
+		if required {
+			missing++
+		}
+	}
+	obj.Until(func(k, v *ast.Term) bool {
+		key, _ := k.Value.(ast.String)
+		required, known := takes[key]
+		if key == "op" {
+			return false
+		}
+		if !known {
+			fail = failf(kindAnswer, "edit element %s: %s takes no %s", brief(term), op, k)
+			return true
+		}
+		if required {
+			missing--
+		}
+		switch key {
+		case "name":
+			keys.name, fail = str("edit", key, term, v, maxName)
+		case "value":
+			keys.value, fail = str("edit", key, term, v, contract.MaxValue)
+		case "address":
+			keys.address, fail = str("edit", key, term, v, contract.MaxValue)
+		case "index":
+			keys.index, fail = number("edit", key, term, v)
+		}
+		return fail != nil
+	})
+	if fail == nil && missing > 0 {
+		fail = failf(kindAnswer, "edit element %s: %s needs %s", brief(term), op, needed(takes))
+	}
+	return keys, fail
+}
+
+// needed returns the required keys of an operation, for a message.
+func needed(takes map[ast.String]bool) string {
+	if takes["address"] {
+		return "address"
+	}
+	if takes["value"] {
+		return "name and value"
+	}
+	return "name"
+}
+
+// decodeNotes reads the note set. The elements may be any JSON values.
+func decodeNotes(set ast.Set) ([]any, *EvalError) {
+	if set.Len() > contract.MaxNotes {
+		return nil, failf(kindAnswer, "note has %d elements, at most %d are allowed", set.Len(), contract.MaxNotes)
+	}
+	var out []any
+	size := 0
+	for _, term := range set.Slice() {
+		size += len(appendBrief(nil, term.Value, contract.MaxNoteJSON))
+		if size > contract.MaxNoteJSON {
+			return nil, failf(kindAnswer, "note: all elements together are longer than %d octets of JSON", contract.MaxNoteJSON)
+		}
+		v, err := ast.JSON(term.Value)
+		if err != nil {
+			return nil, failf(kindAnswer, "note element %s: %w", brief(term), err)
+		}
+		out = append(out, v)
+	}
+	return out, nil
 }

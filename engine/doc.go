@@ -1,23 +1,28 @@
 // Package engine turns facts about a mail transaction into a decision by evaluating compiled Rego policies.
 //
-// A Transaction holds what a front end knows at a stage; Compile makes a Policy of a bundle; Engine.Decide asks the
-// active Policy and answers with a Decision. Decide returns no error: a time-out, a conflict, a failing builtin, an
-// answer of the wrong shape all are the failure verdict of the transaction with Decision.Err set, and the zero Decision
-// defers, so that no front end can forget a failure path.
+// The way of a decision, in the order of the files:
 //
-// What a bundle may say and what it may read is in the contract (see InputSchema and setNames); Compile and Check hold a
-// bundle against it and say file, line and column of everything that is wrong. A Policy is immutable: Engine.Swap
-// replaces it whole, and one transaction pins one Policy from MAIL to its end (Transaction.Policy).
+//   - transaction.go: a front end fills a Transaction with the facts that it knows at a stage. Their types are generated
+//     (facts_gen.go) from the declaration in package contract.
+//   - engine.go: Engine.Decide takes the policy to which the transaction is pinned, or else the active one.
+//   - input.go: the facts become the input document, directly as OPA values. Only the parts that rules read are built (reads.go).
+//   - evaluate.go: one query a stage evaluates the decision sets that the stage defines, on a worker (workers.go) with the
+//     worker's caches (caches.go).
+//   - decode.go: the sets become a Decision (decision.go), checked in full.
+//   - record.go: the decision and its input go to the Recorder before the client hears of them.
 //
-// The input is built directly as OPA values and only the parts that the policy can reach are built. One query a stage
-// evaluates exactly the sets that the stage defines.
+// Decide returns no error. A time-out, a conflict, a failing builtin or an answer of the wrong shape is the failure verdict of the
+// transaction with Decision.Err set, and the zero Decision defers, so that no front end can forget a failure path.
+//
+// Compile (compile.go) makes a Policy (policy.go) of a bundle that package lint has checked. A Policy does not change; Engine.Swap
+// replaces it as a whole. shadow.go and canary.go let a candidate decide beside the active policy, explain.go says why a decision
+// was made, and logged.go decides what a decision log remembers once more.
 //
 // # Goroutines
 //
-// Decide evaluates on a worker goroutine, so that it can give up an evaluation that does not end. Workers belong to the
-// Policy and are kept for the next decision, because a fresh goroutine would grow its stack every time; those that have
-// been idle for two garbage collections end, and so do all of them some time after their Policy is out of use. A worker
-// whose evaluation does not heed its deadline is abandoned: Decide returns the failure verdict, and the worker ends with
-// its evaluation. At most maxAbandoned of them can exist for one Policy and those made of it by WithData; beyond, it
-// answers with the failure verdict until one has ended.
+// An evaluation runs on a worker goroutine, so that Decide can give up one that does not end. Workers belong to the Policy and are
+// kept for the next decision. A worker that has been idle for two garbage collections ends, and so do all of them after their Policy
+// is no longer used. If an evaluation ignores its deadline, Decide abandons the worker and returns the failure verdict, and the
+// worker ends with its evaluation. A Policy, together with those made of it by WithData, has at most maxAbandoned such workers; if
+// there are more, Decide returns the failure verdict at once. Shadow.Run uses the goroutine of its caller.
 package engine

@@ -26,8 +26,8 @@ func headerOf(t *testing.T, p *Policy, tr *Transaction) (string, []string) {
 	t.Helper()
 	st := p.stages[StageMessage]
 	build, fields := st.build, st.buildFields
-	if also := p.also[StageMessage]; also != 0 {
-		build, fields = build|also, p.alsoFields[StageMessage]
+	if also := p.shadowParts[StageMessage]; also != 0 {
+		build, fields = build|also, p.bothFields[StageMessage]
 	}
 	in, fail := p.input(tr, build, fields)
 	if fail != nil {
@@ -37,7 +37,7 @@ func headerOf(t *testing.T, p *Policy, tr *Transaction) (string, []string) {
 	if err != nil {
 		return "", st.parts
 	}
-	return string(appendValue(nil, v)), st.parts
+	return string(AppendValue(nil, v)), st.parts
 }
 
 // TestFields: of message.header there are the fields that rules look up by name, and all where any name may be meant.
@@ -73,7 +73,7 @@ func TestFieldsBeside(t *testing.T) {
 		`reject contains "y" if count(input.message.header) == 0`: `{"from":["a@example.com"],"subject":["one"],"to":["b@example.net"]}`,
 		`reject contains "y" if input.auth.login == "mallory"`:    `{"to":["b@example.net"]}`,
 	} {
-		both := own.beside(compile(t, nil, "package postern.message\n"+rule, named))
+		both := own.withShadow(compile(t, nil, "package postern.message\n"+rule, named))
 		if got, parts := headerOf(t, both, tr); got != want || !slices.Equal(parts, []string{"message.header.to"}) {
 			t.Errorf("%s: %s, parts %v, want %s", rule, got, parts, want)
 		}

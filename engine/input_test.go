@@ -163,7 +163,7 @@ func TestParts(t *testing.T) {
 			t.Fatal(err)
 		}
 		var doc map[string]any
-		if err := json.Unmarshal(appendValue(nil, v), &doc); err != nil {
+		if err := json.Unmarshal(AppendValue(nil, v), &doc); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"version", "stage", "id", "now", "unknown"} {
@@ -190,7 +190,7 @@ func TestAbsent(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `{"client":{},"id":"","now":-6795364578871345152,"server":{},"stage":"connect","unknown":[],"version":3}`
-	if got := string(appendValue(nil, v)); got != want {
+	if got := string(AppendValue(nil, v)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
@@ -243,14 +243,14 @@ func FuzzAppendString(f *testing.F) {
 func TestAppendValue(t *testing.T) {
 	v := ast.MustParseTerm(`{"b": [1, 1.5, -2e3, true, null, "x\n"], "a": {"set": {3, 1, 2}, "o": {}}, "c": set()}`).Value
 	const want = `{"a":{"o":{},"set":[1,2,3]},"b":[1,1.5,-2e3,true,null,"x\n"],"c":[]}`
-	if got := string(appendValue(nil, v)); got != want {
+	if got := string(AppendValue(nil, v)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if got := appendBrief(nil, v, 5); len(got) > 20 || len(got) <= 5 {
 		t.Errorf("brief: %s", got)
 	}
 	odd := ast.NewObject([2]*ast.Term{ast.IntNumberTerm(1), ast.StringTerm("x")})
-	if got := string(appendValue(nil, odd)); got != `{"1":"x"}` {
+	if got := string(AppendValue(nil, odd)); got != `{"1":"x"}` {
 		t.Errorf("number as key: %s", got)
 	}
 }

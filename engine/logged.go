@@ -1,34 +1,39 @@
 package engine
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/postern-mail/postern/engine/contract"
 )
 
-// Logged is one question of the past as the decision log remembers it. A Policy that reads no other facts than the log has
-// answers it as it would have answered then (Policy.DecideLogged); Policy.Lacks names the facts that are missing.
+// Logged is a decision's question as the decision log has it. A Policy that reads only facts that the log has decides it as it
+// would have decided then (Policy.DecideLogged). Policy.Lacks names the facts that the log does not have.
 type Logged struct {
 	Stage Stage
 	Input *Input
-	// UTF8: the transaction was SMTPUTF8, so that edits may have 8-bit values.
+	// UTF8 says that the transaction was SMTPUTF8, so that edits may have 8-bit values.
 	UTF8 bool
-	// Failure is the verdict where policy cannot decide; the zero value is Defer.
+	// Failure is the verdict if policy cannot decide. The zero value is Defer.
 	Failure Verdict
 
 	has     contract.Parts
-	fields  *fieldSet // of message.header that are known one by one
-	counted *Input    // Input and envelope.recipient_count; nil where Input has it, or cannot have it
+	fields  *fieldSet // of message.header that are known although not all are
+	counted *Input    // Input with envelope.recipient_count added; nil if Input has it or cannot have it
 }
 
-// NewLogged holds an input against the parts that the log line names; nil: the line names none, and a part counts as
-// known only where it is there to be seen. gone are JSON pointers ("/input/envelope/from/address") of what was masked or
-// erased: the parts that they touch count as unknown.
+// NewLogged makes a Logged of an input and the parts that its log line names as built. If named is nil, the line names none, and
+// only the parts that the input has are known. gone are JSON pointers, such as /input/envelope/from/address, to what was masked or
+// erased; the parts that they touch are not known.
 func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
 	l := &Logged{Stage: stage, Input: in, fields: namedFields(named)}
 	paths := contract.PartPaths()
@@ -42,7 +47,7 @@ func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
 	}
 	for _, pointer := range gone {
 		if pointer != "/input" && !strings.HasPrefix(pointer, "/input/") {
-			continue // it is about the result
+			continue // it points into the result
 		}
 		path := pointerPath(strings.TrimPrefix(pointer, "/input"))
 		lost := contract.PartsOf(paths, path)
@@ -58,8 +63,8 @@ func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
 	return l
 }
 
-// countRecipients makes envelope.recipient_count for an input that has the list only: it was logged before there was the fact,
-// or by a policy that did not read it. Input stays as it was logged.
+// countRecipients adds envelope.recipient_count to a copy of an input that has only the list, because it was logged by an older
+// version or by a policy that did not read the count.
 func (l *Logged) countRecipients() {
 	if !l.Input.has("envelope.to") {
 		return
@@ -75,7 +80,7 @@ func (l *Logged) countRecipients() {
 	l.has |= contract.PartEnvelopeRecipientCount
 }
 
-// with is a copy of an object with one value exchanged or added. Values are shared: nobody changes them.
+// with returns a copy of an object in which the value of name is v. The other values are shared, because nothing changes them.
 func with(obj ast.Object, name string, v ast.Value) ast.Object {
 	pairs := make([]pair, 0, obj.Len()+1)
 	obj.Foreach(func(key, value *ast.Term) {
@@ -86,7 +91,7 @@ func with(obj ast.Object, name string, v ast.Value) ast.Object {
 	return ast.NewObject(append(pairs, pair{ast.StringTerm(name), ast.NewTerm(v)})...)
 }
 
-// pointerPath is the path of a JSON pointer (RFC 6901 §3, §4) without its leading slash.
+// pointerPath returns the path of a JSON pointer (RFC 6901 sections 3 and 4).
 func pointerPath(pointer string) []string {
 	if pointer = strings.TrimPrefix(pointer, "/"); pointer == "" {
 		return nil
@@ -98,7 +103,7 @@ func pointerPath(pointer string) []string {
 	return path
 }
 
-// has says whether the input holds something at a dotted path.
+// has reports whether the input has a value at a dotted path.
 func (in *Input) has(path string) bool {
 	if in == nil || in.value == nil {
 		return false
@@ -118,16 +123,8 @@ func (in *Input) has(path string) bool {
 	return true
 }
 
-// Parts are the parts of the input that were built, as dotted paths; what is not among them says nothing by its absence.
-func (in *Input) Parts() []string {
-	if in == nil {
-		return nil
-	}
-	return in.parts
-}
-
-// Lacks are the facts that the stage's rules read and the log line does not have, as dotted paths in the order of the
-// contract; none: the question can be asked again.
+// Lacks returns the facts that the stage's rules read and the log does not have, as dotted paths in the order of the contract. If
+// there are none, p can decide l.
 func (p *Policy) Lacks(l *Logged) []string {
 	st := p.stageOf(l.Stage)
 	if st == nil {
@@ -142,19 +139,8 @@ func (p *Policy) Lacks(l *Logged) []string {
 	return partNames(lacks, fields)
 }
 
-// Asks says whether the bundle defines the stage.
-func (p *Policy) Asks(s Stage) bool { return p.stageOf(s) != nil }
-
-// stageOf is the stage, nil where there is none.
-func (p *Policy) stageOf(s Stage) *stage {
-	if s < StageConnect || s > StageMessage {
-		return nil
-	}
-	return p.stages[s]
-}
-
-// DecideLogged decides a question of the past exactly as Engine.Decide would, and records nothing. A stage that the bundle
-// does not define is accepted.
+// DecideLogged decides l exactly as Engine.Decide would have, and records nothing. A stage that the bundle does not define is
+// accepted.
 func (p *Policy) DecideLogged(ctx context.Context, l *Logged) Decision {
 	t := l.transaction()
 	if l.Stage < StageConnect || l.Stage > StageMessage {
@@ -171,14 +157,165 @@ func (p *Policy) DecideLogged(ctx context.Context, l *Logged) Decision {
 	if l.counted != nil && st.reads&contract.PartEnvelopeRecipientCount != 0 {
 		in = l.counted
 	}
-	return p.settle(ctx, t, st, in)
+	return p.decideInput(ctx, t, st, in)
 }
 
-// transaction is the little of one that deciding needs beside the input.
+// transaction returns what a decision needs of the transaction besides the input.
 func (l *Logged) transaction() *Transaction {
 	t := &Transaction{Stage: l.Stage, Failure: l.Failure, Envelope: &Envelope{}}
 	if l.UTF8 {
 		t.Envelope.FromParams = map[string]string{"SMTPUTF8": ""}
 	}
 	return t
+}
+
+// Bounds of a logged input.
+const (
+	maxInputTerms = 1 << 20 // values in one input
+	maxDigits     = 20      // of a number: int64 and its sign
+)
+
+// InputReader reads input documents out of decision logs. It is safe for concurrent use.
+type InputReader struct {
+	root *contract.Fact
+	keys map[string]*ast.Term // of the contract, so that inputs share them
+	k    *keys
+}
+
+// NewInputReader makes an InputReader.
+func NewInputReader() *InputReader {
+	r := &InputReader{root: contract.Facts(), keys: map[string]*ast.Term{}, k: newKeys()}
+	var learn func(f *contract.Fact)
+	learn = func(f *contract.Fact) {
+		if f.Name != "" {
+			r.keys[f.Name] = ast.StringTerm(f.Name)
+		}
+		for i := range f.Fields {
+			learn(&f.Fields[i])
+		}
+		if f.Item != nil {
+			learn(f.Item)
+		}
+	}
+	learn(r.root)
+	return r
+}
+
+// Read makes an Input of JSON text: the same value that was logged, with every digit of its numbers. The text may have only facts of
+// the contract, with their types, and each once. Errors name the fact and the offset of the octet in doc.
+func (r *InputReader) Read(doc []byte) (*Input, error) {
+	// The decoder refuses text that is not UTF-8, and objects in which a name occurs twice.
+	w := inputWalk{reader: r, b: builder{k: r.k}, dec: jsontext.NewDecoder(bytes.NewBuffer(doc))}
+	v, err := w.value(r.root)
+	if err == nil {
+		if _, more := w.dec.ReadToken(); more != io.EOF {
+			err = errors.New("something follows the input")
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w (octet %d of the input)", err, w.dec.InputOffset())
+	}
+	return &Input{value: v.Value, octets: len(doc)}, nil
+}
+
+// Stage returns the stage that input.stage names; the zero Stage if it names none.
+func (in *Input) Stage() Stage {
+	if in == nil || in.value == nil {
+		return 0
+	}
+	if obj, ok := in.value.(ast.Object); ok {
+		if term := obj.Get(ast.InternedTerm("stage")); term != nil {
+			if s, ok := term.Value.(ast.String); ok {
+				return contract.ParseStage(string(s))
+			}
+		}
+	}
+	return 0
+}
+
+// inputWalk reads one document by the contract, which limits its depth.
+type inputWalk struct {
+	reader *InputReader
+	dec    *jsontext.Decoder
+	b      builder // makes terms in blocks
+	terms  int
+}
+
+// value reads one fact.
+func (w *inputWalk) value(f *contract.Fact) (*ast.Term, error) {
+	if w.terms++; w.terms > maxInputTerms {
+		return nil, w.fail("the input has more than %d values", maxInputTerms)
+	}
+	kind := w.dec.PeekKind()
+	token, err := w.dec.ReadToken()
+	if err != nil {
+		return nil, w.fail("%w", err)
+	}
+	switch {
+	case kind == '"' && f.Kind == contract.Text:
+		return w.b.str(token.String()), nil
+	case kind == '0' && f.Kind == contract.Integer:
+		n := token.String()
+		if len(n) > maxDigits || strings.ContainsAny(n, ".eE") {
+			return nil, w.fail("%.30s is not a whole number of 64 bits", n)
+		}
+		return w.b.term(ast.Number(n)), nil
+	case (kind == 't' || kind == 'f') && f.Kind == contract.Boolean:
+		return w.b.bool(kind == 't'), nil
+	case kind == '[' && f.Kind == contract.List:
+		return w.list(f)
+	case kind == '{' && (f.Kind == contract.Closed || f.Kind == contract.Open):
+		return w.object(f)
+	}
+	return nil, w.fail("want %s", f.Kind)
+}
+
+// fail returns an error that names the fact that was read last.
+func (w *inputWalk) fail(format string, args ...any) error {
+	path := strings.ReplaceAll(string(w.dec.StackPointer()), "/", ".")
+	return fmt.Errorf("input%s: %w", path, fmt.Errorf(format, args...))
+}
+
+func (w *inputWalk) list(f *contract.Fact) (*ast.Term, error) {
+	var items []*ast.Term
+	for w.dec.PeekKind() != ']' {
+		item, err := w.value(f.Item)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, item)
+	}
+	if _, err := w.dec.ReadToken(); err != nil {
+		return nil, w.fail("%w", err)
+	}
+	return w.b.term(ast.NewArray(items...)), nil
+}
+
+func (w *inputWalk) object(f *contract.Fact) (*ast.Term, error) {
+	pairs := make([]pair, 0, max(len(f.Fields), 8))
+	for w.dec.PeekKind() != '}' {
+		token, err := w.dec.ReadToken()
+		if err != nil {
+			return nil, w.fail("%w", err)
+		}
+		name, child := token.String(), f.Item
+		if f.Kind == contract.Closed {
+			if child = f.Field(name); child == nil {
+				return nil, w.fail("there is no such fact")
+			}
+		}
+		term := w.reader.keys[name]
+		if term == nil {
+			term = w.b.str(name)
+		}
+		v, err := w.value(child)
+		if err != nil {
+			return nil, err
+		}
+		pairs = append(pairs, pair{term, v})
+	}
+	if _, err := w.dec.ReadToken(); err != nil {
+		return nil, w.fail("%w", err)
+	}
+	return w.b.object(pairs), nil
 }

@@ -41,7 +41,7 @@ func TestInputRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		in, err := NewInputReader().Read(appendValue(nil, v))
+		in, err := NewInputReader().Read(AppendValue(nil, v))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,17 +60,17 @@ func TestInputReadRefuses(t *testing.T) {
 		``:                                   "input: ",
 		`[]`:                                 "input: want an object",
 		`{"id":"a"`:                          "input.id: ",
-		`{"id":"a"}{}`:                       "something follows it",
+		`{"id":"a"}{}`:                       "something follows the input",
 		`{"id":1}`:                           "input.id: want a string",
 		`{"id":"a","id":"b"}`:                `duplicate object member name "id"`,
 		"{\"id\":\"\xff\"}":                  "invalid UTF-8",
-		`{"now":1.5}`:                        "input.now: 1.5 is no whole number",
-		`{"now":1e3}`:                        "input.now: 1e3 is no whole number",
-		`{"now":123456789012345678901}`:      "no whole number of 64 bits",
-		`{"envelop":{}}`:                     "input.envelop: this is no fact",
+		`{"now":1.5}`:                        "input.now: 1.5 is not a whole number",
+		`{"now":1e3}`:                        "input.now: 1e3 is not a whole number",
+		`{"now":123456789012345678901}`:      "is not a whole number of 64 bits",
+		`{"envelop":{}}`:                     "input.envelop: there is no such fact",
 		`{"envelope":{"from":{"key":null}}}`: "input.envelope.from.key: want a string",
 		`{"envelope":{"to":{}}}`:             "input.envelope.to: want an array",
-		`{"envelope":{"to":[{"x":"y"}]}}`:    "input.envelope.to.0.x: this is no fact",
+		`{"envelope":{"to":[{"x":"y"}]}}`:    "input.envelope.to.0.x: there is no such fact",
 		`{"message":{"header":{"a":["b"],"a":["c"]}}}`: `duplicate object member name "a"`,
 		`{"message":{"header":{"a":"b"}}}`:             "input.message.header.a: want an array",
 		`{"unknown":[[[[[[`:                            "input.unknown.0: want a string",
@@ -201,7 +201,7 @@ func BenchmarkInputRead(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	text := appendValue(nil, v)
+	text := AppendValue(nil, v)
 	r := NewInputReader()
 	b.SetBytes(int64(len(text)))
 	b.ReportAllocs()

@@ -13,78 +13,71 @@ import (
 	"github.com/postern-mail/postern/engine/lint"
 )
 
-// Policy is an immutable compiled snapshot of one bundle: code and data. Any number of goroutines may decide by it.
+// Policy is a compiled bundle, code and data. It does not change, and any number of goroutines may decide by it.
 type Policy struct {
 	compiler *ast.Compiler
-	full     bool // Options.FullInput
-	named    bool // Options.NamedFields
 	data     *data.Store
 	stages   [StageMessage + 1]*stage // by Stage; nil: the bundle does not define it
-	needs    Needs                    // own, and those of the shadow candidate
+	needs    Needs                    // own and those of the shadow candidate
 	own      Needs
-	timeout  time.Duration
 	revision string
-	code     string // hash of the modules
+	codeHash string // of the modules
 	warnings []contract.Finding
-	values   cache.InterQueryValueCache // compiled regular expressions and globs
-	tables   lint.TableReads            // what the rules read of data as a whole
-	keys     *keys
-	workers  *workerPool
-	tracer   topdown.QueryTracer // nil but for tests: see Traced
 
-	constantOf []constantRule
-	constants  *refTable[ruled] // their values; nil: none are ready
+	timeout time.Duration
+	full    bool // Options.FullInput
+	named   bool // Options.NamedFields
+	reads   lint.TableReads
+	keys    *keys
+	workers *workerPool
+	values  cache.InterQueryValueCache // compiled regular expressions and globs
+	tracer  topdown.QueryTracer        // nil except in tests; see Traced
 
-	shadow *Policy                          // decides beside it, without effect; see Engine.SwapShadow
-	also   [StageMessage + 1]contract.Parts // what shadow reads
+	constantRules []constantRule
+	constants     *refTable[ruleValue] // values of constantRules; nil: none
 
-	alsoFields [StageMessage + 1]*fieldSet // of message.header: what both read
+	// The shadow candidate decides the same transactions without effect; see Engine.SwapShadow.
+	shadow      *Policy
+	shadowParts [StageMessage + 1]contract.Parts // that shadow reads
+	bothFields  [StageMessage + 1]*fieldSet      // of message.header that either reads
 }
 
-// stage is one package of the contract, ready to be asked.
+// stage is a prepared package of the bundle.
 type stage struct {
 	name  string
 	sets  []string
 	query ast.Body
 	qc    ast.QueryCompiler
-	reads contract.Parts // what the rules read
-	build contract.Parts // what is built: the same, or more for the decision log
+	reads contract.Parts // that the rules read
+	build contract.Parts // that are built: the same, or more for the decision log
 	parts []string       // names of build
 
-	fields, buildFields *fieldSet // of message.header, where it is among reads and build
-	// builtins beside OPA's own: none but in tests, because stock tools would not have them.
+	fields, buildFields *fieldSet // of message.header, as far as it is in reads and build
+	// builtins in addition to OPA's, in tests only: stock tools would not have them.
 	builtins map[string]*topdown.Builtin
 }
 
-// Needs says which costly facts the snapshot reads at the message stage, so that a front end may skip them.
+// constantRule is a rule that depends on data alone, with the query for its value; see evaluateConstants.
+type constantRule struct {
+	ref   ast.Ref
+	stage stage // only query and name are set
+}
+
+// Needs says which costly facts a policy reads at the message stage, so that a front end can leave out the others.
 type Needs struct {
 	Connect, Mail, Rcpt, Message bool // the bundle defines the stage's package
-	Header                       bool // any header fact
+	Header                       bool // any fact of the header
 	Size                         bool // input.message.size
 	Body                         bool // input.message.body
-	// Edits names the edit operations the bundle can produce, as far as it can be told statically; a bundle for which
-	// that cannot be told names them all.
+	// Edits names the edit operations that the rules can produce, as far as it can be told before evaluation; all of them if it
+	// cannot.
 	Edits []string
-	// Quarantine and Discard say whether the sets are defined.
+	// Quarantine and Discard say whether these sets are defined.
 	Quarantine, Discard bool
 }
 
-// OwnNeeds are the snapshot's without those of the shadow candidate beside it: what a decision cannot do without.
-func (p *Policy) OwnNeeds() Needs {
-	n := p.own
-	n.Edits = slices.Clone(n.Edits)
-	return n
-}
-
-// Needs of the snapshot, and of the shadow candidate beside it.
-func (p *Policy) Needs() Needs {
-	n := p.needs
-	n.Edits = slices.Clone(n.Edits)
-	return n
-}
-
-// and is what either needs.
-func (n Needs) and(o Needs) Needs {
+// union returns what n or o needs.
+func (n Needs) union(o Needs) Needs {
 	edits := append(slices.Clone(n.Edits), o.Edits...)
 	slices.Sort(edits)
 	return Needs{
@@ -94,16 +87,78 @@ func (n Needs) and(o Needs) Needs {
 	}
 }
 
-// Revision of the snapshot: the manifest's, or a hash of the content.
+// Needs returns what the policy and its shadow candidate need.
+func (p *Policy) Needs() Needs {
+	n := p.needs
+	n.Edits = slices.Clone(n.Edits)
+	return n
+}
+
+// OwnNeeds returns what the policy needs without its shadow candidate. A decision fails without these facts.
+func (p *Policy) OwnNeeds() Needs {
+	n := p.own
+	n.Edits = slices.Clone(n.Edits)
+	return n
+}
+
+// missingFacts reports whether t lacks facts that p reads. A front end leaves out facts that no policy needed when the transaction
+// began.
+func (p *Policy) missingFacts(t *Transaction) bool {
+	if t.Stage != StageMessage || p.stages[StageMessage] == nil {
+		return false
+	}
+	m, n := t.Message, p.own
+	return m == nil || n.Header && m.Header == nil || n.Size && m.Size < 0 || n.Body && m.Body == nil
+}
+
+// Revision returns the revision of the bundle's manifest, or a hash of the content if it names none.
 func (p *Policy) Revision() string { return p.revision }
 
-// Warnings are the findings of Check that did not stop the bundle.
+// Warnings returns the findings of Check that did not stop the bundle.
 func (p *Policy) Warnings() []contract.Finding { return slices.Clone(p.warnings) }
 
-// Traced returns the same snapshot with every evaluation reported to tracer, which any number of goroutines may call: tests
-// measure by it which rules they reach. It is slow; live traffic is decided without.
+// Asks reports whether the bundle defines the stage.
+func (p *Policy) Asks(s Stage) bool { return p.stageOf(s) != nil }
+
+// stageOf returns the stage, or nil if the bundle does not define it.
+func (p *Policy) stageOf(s Stage) *stage {
+	if s < StageConnect || s > StageMessage {
+		return nil
+	}
+	return p.stages[s]
+}
+
+// Traced returns the same policy with every evaluation reported to tracer, which several goroutines may call at once. Tests use it
+// to measure which rules they reach. It is slow.
 func (p *Policy) Traced(tracer topdown.QueryTracer) *Policy {
 	out := *p
-	out.tracer, out.constants = tracer, nil // see evaluateConstants
+	out.tracer, out.constants = tracer, nil // the evaluator does not enter a rule whose value is known
+	return &out
+}
+
+// withShadow returns p with a shadow candidate, or with none if shadow is nil. It decides as p does, on an input with the facts that
+// either of the two reads.
+func (p *Policy) withShadow(shadow *Policy) *Policy {
+	if p == nil || p.shadow == shadow {
+		return p
+	}
+	out := *p
+	out.shadow, out.needs = shadow, p.own
+	out.shadowParts, out.bothFields = [StageMessage + 1]contract.Parts{}, [StageMessage + 1]*fieldSet{}
+	if shadow == nil {
+		return &out
+	}
+	facts := shadow.own // what it decides is never carried out
+	facts.Edits, facts.Quarantine, facts.Discard = nil, false, false
+	out.needs = p.own.union(facts)
+	for s, st := range shadow.stages {
+		if st == nil {
+			continue
+		}
+		out.shadowParts[s], out.bothFields[s] = st.reads, st.buildFields
+		if own := p.stages[s]; own != nil {
+			out.bothFields[s] = own.buildFields.union(st.buildFields)
+		}
+	}
 	return &out
 }

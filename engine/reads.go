@@ -10,12 +10,12 @@ import (
 	"github.com/postern-mail/postern/engine/contract"
 )
 
-// readBy says which parts the rules read, and all the rules and functions that they can reach, and which fields of
-// message.header.
+// readBy returns the parts of the input that rules read, with all rules and functions that they can reach, and which fields of
+// message.header; nil means all fields.
 func readBy(c *ast.Compiler, rules []*ast.Rule) (contract.Parts, *fieldSet) {
 	var read contract.Parts
 	paths := contract.PartPaths()
-	named, any := map[string]bool{}, false
+	named, all := map[string]bool{}, false
 	for _, r := range reachable(c, rules) {
 		inputRefs(r, func(path []string) {
 			part := contract.PartsOf(paths, path)
@@ -25,18 +25,18 @@ func readBy(c *ast.Compiler, rules []*ast.Rule) (contract.Parts, *fieldSet) {
 			case len(path) > 2:
 				named[path[2]] = true
 			default:
-				any = true
+				all = true
 			}
 		})
 	}
-	if any {
+	if all {
 		return read, nil
 	}
 	return read, newFieldSet(slices.Sorted(maps.Keys(named)))
 }
 
-// reachable is the closure of rules under the compiler's graph of dependencies, which over-approximates dynamic
-// references.
+// reachable returns the rules and everything that they depend on by the compiler's graph, in which a computed reference depends on
+// all that it could mean.
 func reachable(c *ast.Compiler, rules []*ast.Rule) []*ast.Rule {
 	seen := map[*ast.Rule]bool{}
 	var out []*ast.Rule
@@ -61,8 +61,8 @@ func reachable(c *ast.Compiler, rules []*ast.Rule) []*ast.Rule {
 	return out
 }
 
-// inputRefs calls f with the path of every reference into input, cut where it stops being constant: input.a[x].b
-// comes as ["a"], and input alone as nothing at all.
+// inputRefs calls f with the path of every reference into input, up to the first element that is computed: ["a"] for
+// input.a[x].b, and an empty path for input alone.
 func inputRefs(r *ast.Rule, f func(path []string)) {
 	var visit func(any) bool
 	visit = func(x any) bool {
@@ -85,14 +85,13 @@ func inputRefs(r *ast.Rule, f func(path []string)) {
 	ast.NewGenericVisitor(visit).Walk(r)
 }
 
-// fieldSet are the fields of message.header that rules look up by name, where all names are known: no others are built. A nil
-// fieldSet is all fields. It does not change.
+// fieldSet is a set of fields of message.header. It does not change. A nil *fieldSet is the set of all fields.
 type fieldSet struct {
 	keys  []string    // lower-case names, sorted, each once
 	terms []*ast.Term // of keys
 }
 
-// newFieldSet of keys that are sorted, each once.
+// newFieldSet makes a set of keys, which must be sorted and without duplicates.
 func newFieldSet(keys []string) *fieldSet {
 	f := &fieldSet{keys: keys, terms: make([]*ast.Term, len(keys))}
 	for i, key := range keys {
@@ -101,8 +100,8 @@ func newFieldSet(keys []string) *fieldSet {
 	return f
 }
 
-// or is what is in either.
-func (f *fieldSet) or(g *fieldSet) *fieldSet {
+// union returns the fields that are in f or in g.
+func (f *fieldSet) union(g *fieldSet) *fieldSet {
 	if f == nil || g == nil {
 		return nil
 	}
@@ -111,7 +110,7 @@ func (f *fieldSet) or(g *fieldSet) *fieldSet {
 	return newFieldSet(slices.Compact(keys))
 }
 
-// without is f but for what g has, as names.
+// without returns the names in f that are not in g. Neither may be nil.
 func (f *fieldSet) without(g *fieldSet) []string {
 	var out []string
 	for _, key := range f.keys {
@@ -122,10 +121,10 @@ func (f *fieldSet) without(g *fieldSet) []string {
 	return out
 }
 
-// headerPath is the path of message.header with the dot before a name.
+// headerPath is the prefix of a single field's path.
 const headerPath = "message.header."
 
-// partNames are the dotted paths of parts, in the order of the contract; fields are those of message.header, nil: all.
+// partNames returns the dotted paths of parts in the order of the contract. fields are those of message.header; nil: all.
 func partNames(p contract.Parts, fields *fieldSet) []string {
 	out := []string{}
 	for i, path := range contract.PartPaths() {
@@ -142,7 +141,7 @@ func partNames(p contract.Parts, fields *fieldSet) []string {
 	return out
 }
 
-// namedFields are those that names of parts name one by one.
+// namedFields returns the fields of message.header that names of parts name one by one.
 func namedFields(names []string) *fieldSet {
 	var keys []string
 	for _, name := range names {

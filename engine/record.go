@@ -3,36 +3,35 @@ package engine
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
+	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
-	"github.com/postern-mail/postern/engine/contract"
+	"github.com/postern-mail/postern/engine/data"
 )
 
-// Recorder receives every decision. Record must not keep Transaction or Decision after it returns; Input may
-// be kept, and so may the slices of Decision, which nobody writes to. An error makes the decision the failure verdict.
+// Recorder receives every decision. Record must not keep the Transaction or the Decision after it returns. It may keep Input and
+// the slices of the Decision, which nothing changes. If it returns an error, the decision becomes the failure verdict.
 type Recorder interface {
 	Record(ctx context.Context, r Record) error
 }
 
-// Record is one decision with the facts it was taken on.
+// Record is one decision with the facts that it is based on.
 type Record struct {
 	Transaction *Transaction
 	Decision    *Decision
-	// Input is the input document that was evaluated, as JSON made on demand; the value it is made of is immutable and may be
-	// encoded later on another goroutine. It is never nil; where nothing was evaluated it encodes as null.
+	// Input is the document that was evaluated, an *Input. It is never nil; its JSON is null if nothing was evaluated.
 	Input interface{ AppendJSON(dst []byte) []byte }
 }
 
-// Input is the input document of one decision: immutable, and JSON only when somebody asks.
+// Input is the input document of one decision. It does not change, so that it may be encoded later and on another goroutine.
 type Input struct {
 	value  ast.Value
-	octets int
+	octets int      // of all strings
 	parts  []string // that were built
 }
 
-// Octets of all strings in the document: about what it weighs in memory.
+// Octets returns the length of all strings in the document, which is about the memory that it takes.
 func (in *Input) Octets() int {
 	if in == nil {
 		return 0
@@ -40,8 +39,8 @@ func (in *Input) Octets() int {
 	return in.octets
 }
 
-// Value is the document as OPA holds it, for who encodes it otherwise (masked, say); nil where nothing was evaluated. It is
-// only to be read.
+// Value returns the document as OPA holds it, for an encoder of the caller's own; nil if nothing was evaluated. It must not be
+// changed.
 func (in *Input) Value() ast.Value {
 	if in == nil {
 		return nil
@@ -49,40 +48,136 @@ func (in *Input) Value() ast.Value {
 	return in.value
 }
 
-// AppendJSON appends the document, keys in order.
+// Parts returns the parts of the input that were built, as dotted paths. A fact in another part may exist although the document
+// does not have it.
+func (in *Input) Parts() []string {
+	if in == nil {
+		return nil
+	}
+	return in.parts
+}
+
+// AppendJSON appends the document with the keys of objects in order.
 func (in *Input) AppendJSON(dst []byte) []byte {
 	if in == nil || in.value == nil {
 		return append(dst, "null"...)
 	}
-	return appendValue(dst, in.value)
+	return AppendValue(dst, in.value)
 }
 
-// AppendValue appends a ground value as JSON, object keys in order.
-func AppendValue(dst []byte, v ast.Value) []byte { return appendValue(dst, v) }
+// AppendValue appends a ground value as JSON: the keys of objects in order, sets as arrays. It changes nothing, so that other
+// goroutines may read the value meanwhile.
+func AppendValue(dst []byte, v ast.Value) []byte { return appendBrief(dst, v, -1) }
 
-// record of a decision.
-func record(t *Transaction, d *Decision, in *Input) Record {
-	return Record{Transaction: t, Decision: d, Input: in}
+// appendBrief is AppendValue with a limit: it adds no more elements once dst is longer than limit bytes, so that a huge value is
+// not encoded only to be cut. The result is then longer than limit and not complete. A negative limit is none.
+func appendBrief(dst []byte, v ast.Value, limit int) []byte {
+	switch v := v.(type) {
+	case ast.Null:
+		return append(dst, "null"...)
+	case ast.Boolean:
+		if v {
+			return append(dst, "true"...)
+		}
+		return append(dst, "false"...)
+	case ast.Number:
+		return append(dst, v...)
+	case ast.String:
+		if limit >= 0 && len(v) > limit {
+			v = v[:limit] + "..."
+		}
+		return AppendString(dst, string(v))
+	case *ast.Array:
+		dst = append(dst, '[')
+		for i := range v.Len() {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			if dst = appendBrief(dst, v.Elem(i).Value, limit); limit >= 0 && len(dst) > limit {
+				return dst
+			}
+		}
+		return append(dst, ']')
+	case ast.Set:
+		dst = append(dst, '[')
+		for i, t := range v.Slice() {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			if dst = appendBrief(dst, t.Value, limit); limit >= 0 && len(dst) > limit {
+				return dst
+			}
+		}
+		return append(dst, ']')
+	case *data.LazyObject: // in an explanation
+		return fmt.Appendf(dst, `{"...": "%d entries"}`, v.Len())
+	case ast.Object:
+		return appendObject(dst, v, limit)
+	}
+	return append(dst, "null"...) // nothing else is ground
 }
 
-// input builds the input of t, of message.header only fields (nil: all). A panic over a hostile message is an error like any
-// other.
-func (p *Policy) input(t *Transaction, read contract.Parts, fields *fieldSet) (in *Input, fail *EvalError) {
-	defer func() {
-		if r := recover(); r != nil {
-			in, fail = nil, failf(kindPanic, "build input: %v\n%s", r, debug.Stack())
+// appendObject is appendBrief for objects. A key that is no string, which only a policy can make, is written as its JSON text.
+func appendObject(dst []byte, obj ast.Object, limit int) []byte {
+	dst = append(dst, '{')
+	first := true
+	it := obj.KeysIterator()
+	for k, more := it.Next(); more; k, more = it.Next() {
+		if !first {
+			dst = append(dst, ',')
 		}
-	}()
-	b := builder{k: p.keys, fields: fields, block: 32}
-	if t.Stage == StageMessage { // the facts of the envelope and of the originators, three terms a field
-		b.block = 64
-		if t.Message != nil && t.Message.Header != nil {
-			b.block += 3 * t.Message.Header.Len()
+		first = false
+		if s, ok := k.Value.(ast.String); ok {
+			dst = AppendString(dst, string(s))
+		} else {
+			dst = AppendString(dst, string(appendBrief(nil, k.Value, limit)))
+		}
+		dst = append(dst, ':')
+		if dst = appendBrief(dst, obj.Get(k).Value, limit); limit >= 0 && len(dst) > limit {
+			return dst
 		}
 	}
-	v, err := b.build(t, read)
-	if err != nil {
-		return nil, &EvalError{Kind: kindInput, Err: fmt.Errorf("transaction %s: %w", t.ID, err)}
+	return append(dst, '}')
+}
+
+// AppendString appends s as a JSON string (RFC 8259 section 7). Bytes that are not UTF-8 become U+FFFD, as in encoding/json.
+// U+2028 and U+2029 are escaped too, because some readers of logs split lines there.
+func AppendString(dst []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	dst = append(dst, '"')
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= ' ' && c != '"' && c != '\\' && c < 0x7f {
+			i++
+			continue
+		}
+		if c < utf8.RuneSelf {
+			dst = append(dst, s[start:i]...)
+			switch c {
+			case '"', '\\':
+				dst = append(dst, '\\', c)
+			case '\n':
+				dst = append(dst, `\n`...)
+			case '\r':
+				dst = append(dst, `\r`...)
+			case '\t':
+				dst = append(dst, `\t`...)
+			default:
+				dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+			}
+			i++
+			start = i
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && n == 1 || r == '\u2028' || r == '\u2029' {
+			dst = append(dst, s[start:i]...)
+			dst = append(dst, '\\', 'u', hex[r>>12&15], hex[r>>8&15], hex[r>>4&15], hex[r&15])
+			start = i + n
+		}
+		i += n
 	}
-	return &Input{value: v, octets: b.octets}, nil
+	dst = append(dst, s[start:]...)
+	return append(dst, '"')
 }

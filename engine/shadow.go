@@ -13,19 +13,19 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Shadow lets a candidate decide beside the active policy on live traffic and never touches it: the live decision is taken,
-// recorded and returned first; the candidate gets the same input value, which is immutable, by a bounded queue, and what
-// does not fit is dropped and counted. What differs goes into the log and into metrics by rule.
+// Shadow lets a candidate decide live transactions without effect. The active policy's decision is made, recorded and returned
+// first. The candidate then gets the same input through a bounded queue; a decision that does not fit is dropped and counted.
+// Differences go into the log, and into metrics by rule.
 //
-// The candidate is attached by Engine.SwapShadow; Run evaluates. One Shadow serves all candidates of a process.
+// Engine.SwapShadow sets the candidate. Run evaluates, on the caller's goroutine. One Shadow serves all candidates of a process.
 type Shadow struct {
-	// Log tells differences, at most ten a second; nil: none.
+	// Log gets the differences, at most ten a second; nil: they are not logged.
 	Log *slog.Logger
-	// Metrics count; nil: nothing is.
+	// Metrics count; nil: nothing is counted.
 	Metrics *ShadowMetrics
-	// Queue is how many decisions may wait. 0: 1000.
+	// Queue is the number of decisions that may wait; 0: 1000.
 	Queue int
-	// QueueOctets is how much memory the inputs that wait may hold, about. 0: 64 MiB.
+	// QueueOctets limits the memory of the inputs that wait, about, in bytes; 0: 64 MiB.
 	QueueOctets int64
 
 	once    sync.Once
@@ -34,10 +34,10 @@ type Shadow struct {
 	limit   *rate.Limiter
 }
 
-// shadowJob is one live decision that the candidate is to take as well.
+// shadowJob is one live decision for the candidate to repeat.
 type shadowJob struct {
 	candidate *Policy
-	t         Transaction // without what the front end owns
+	t         Transaction // without what belongs to the front end
 	input     *Input
 	live      Decision
 }
@@ -58,7 +58,7 @@ func (s *Shadow) setup() {
 	})
 }
 
-// offer hands a live decision over, or drops it: it never waits.
+// offer queues a live decision, or drops it. It never waits.
 func (s *Shadow) offer(candidate *Policy, t *Transaction, in *Input, live *Decision) {
 	s.setup()
 	octets := int64(in.Octets()) + 1024
@@ -81,8 +81,7 @@ func (s *Shadow) offer(candidate *Policy, t *Transaction, in *Input, live *Decis
 	}
 }
 
-// Run evaluates on one goroutine, the caller's, until ctx ends: a candidate must not take more than one core from those who
-// wait for an answer.
+// Run evaluates until ctx ends. It uses one goroutine, the caller's, so that a candidate takes at most one core from live decisions.
 func (s *Shadow) Run(ctx context.Context) {
 	s.setup()
 	for {
@@ -96,7 +95,7 @@ func (s *Shadow) Run(ctx context.Context) {
 	}
 }
 
-// decide lets the candidate decide, and compares.
+// decide lets the candidate decide and compares the decisions.
 func (s *Shadow) decide(ctx context.Context, j *shadowJob) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -105,9 +104,9 @@ func (s *Shadow) decide(ctx context.Context, j *shadowJob) {
 	}()
 	d := Decision{Verdict: Accept, Stage: j.t.Stage, Revision: j.candidate.revision}
 	if st := j.candidate.stages[j.t.Stage]; st != nil {
-		d = j.candidate.settle(ctx, &j.t, st, j.input)
+		d = j.candidate.decideInput(ctx, &j.t, st, j.input)
 	}
-	if ctx.Err() != nil { // the evaluation was cut by our own end
+	if ctx.Err() != nil { // the evaluation ended because ctx did
 		return
 	}
 	kind := differs(&j.live, &d)
@@ -134,7 +133,7 @@ func (s *Shadow) decide(ctx context.Context, j *shadowJob) {
 	s.Log.Info("shadow policy differs", fields...)
 }
 
-// differs says in what the client or the message would fare otherwise: "error", "verdict", "reply", "edits", or nothing.
+// differs returns the first difference that a client would notice: "error", "verdict", "reply", "edits", or "" if there is none.
 func differs(live, candidate *Decision) string {
 	switch {
 	case (live.Err == nil) != (candidate.Err == nil):
@@ -154,7 +153,7 @@ func differs(live, candidate *Decision) string {
 	return ""
 }
 
-// ruleDifference names the rules that fired for one of the two only, with + where it was the candidate, and - otherwise.
+// ruleDifference returns the rules that fired for only one of the two: "+rule" for the candidate, "-rule" for the active policy.
 func ruleDifference(live, candidate *Decision) []string {
 	names := func(d *Decision) map[string]bool {
 		m := map[string]bool{}
@@ -182,17 +181,17 @@ func ruleDifference(live, candidate *Decision) []string {
 	return out
 }
 
-// ShadowMetrics count what a Shadow finds. A nil *ShadowMetrics counts nothing.
+// ShadowMetrics count the decisions of a Shadow. A nil *ShadowMetrics counts nothing.
 type ShadowMetrics struct {
 	decisions *prometheus.CounterVec
 	rules     *prometheus.CounterVec
 	dropped   *prometheus.CounterVec
 
 	mu    sync.Mutex
-	known map[string]bool // rule labels: their number is bounded
+	known map[string]bool // labels of rules, at most maxRuleLabels
 }
 
-// maxRuleLabels bounds how many rules have a time series of their own; a policy can make names up.
+// maxRuleLabels limits the rules that have a time series of their own, because a policy can compute the names of its rules.
 const maxRuleLabels = 500
 
 // NewShadowMetrics registers postern_shadow_decisions_total, postern_shadow_differences_total and postern_shadow_dropped_total.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 
 	"github.com/postern-mail/postern/engine/contract"
@@ -18,52 +19,90 @@ const (
 	StageMessage = contract.StageMessage
 )
 
-// Transaction is what is known at a stage: facts for policy to read, never a password. A front end fills what it
-// knows and leaves the rest nil; what it cannot know it names in Unknown, by its dotted path in input, so that a
-// policy can tell "no" from "nobody said". The engine only reads it.
+// Transaction is what a front end knows at a stage, never a password. The types of its facts are generated from contract.Facts
+// (facts_gen.go). A front end fills in the facts that it knows and leaves the others at their zero values. It names the facts that
+// it cannot know in Unknown, so that a policy can tell them from facts that do not exist. The engine only reads a Transaction.
 type Transaction struct {
-	ID    string    // transaction id: unique, printable ASCII, at most 64 octets; the queue id where the MTA gives one
-	Stage Stage     // which package is asked
-	Now   time.Time // the time of the decision; input.now as nanoseconds since 1970 UTC
+	ID    string    // unique, printable ASCII, at most 64 bytes; the MTA's queue id if there is one
+	Stage Stage     // which stage is decided
+	Now   time.Time // time of the decision; input.now has it in nanoseconds since 1970 UTC
 
 	Server    Server
-	Client    Client
-	TLS       *TLS       // nil: in the clear, unless "tls" is in Unknown
+	Client    Client     // without an address for a local submission or a unix socket
+	TLS       *TLS       // nil: no TLS, unless "tls" is in Unknown
 	Auth      *Auth      // nil: not authenticated, unless "auth" is in Unknown
 	Envelope  *Envelope  // nil before MAIL
-	Recipient *Recipient // stage rcpt: the one that is asked about; it is not yet in Envelope.To
+	Recipient *Recipient // stage rcpt: the one that is decided; it is not in Envelope.To yet
 	Message   *Message   // stage message only
 
-	Unknown []string // dotted paths of facts that this front end cannot know, sorted: "tls", "client.port"
+	Unknown []string // dotted paths of facts that the front end cannot know, sorted: "client.port", "tls"
 
-	// Policy is the snapshot this transaction is pinned to, from MAIL to its end; nil: the engine's current one.
+	// Policy decides this transaction from MAIL to its end; nil: the engine's active policy.
 	Policy *Policy
-	// Failure is the verdict when policy cannot decide (time-out, error, wrong shape). The zero value is Defer.
+	// Failure is the verdict if policy cannot decide (time-out, error, wrong shape). The zero value is Defer.
 	Failure Verdict
+}
+
+// smtputf8 reports whether the transaction may carry 8-bit header fields and addresses (RFC 6531 section 3.4).
+func (t *Transaction) smtputf8() bool {
+	if t.Envelope == nil {
+		return false
+	}
+	_, ok := t.Envelope.FromParams["SMTPUTF8"]
+	return ok
 }
 
 // Envelope is the SMTP envelope so far.
 type Envelope struct {
 	From message.Path
-	// FromParams are MAIL's parameters; AUTH= among them is the client's claim and proves nothing.
+	// FromParams are the parameters of MAIL. AUTH= is the client's claim and proves nothing.
 	FromParams message.Params
 	To         []Recipient // accepted recipients in order; empty at stage mail
 }
 
-// Recipient is one RCPT TO.
+// Recipient is the recipient of one RCPT command.
 type Recipient struct {
 	message.Path
 	Params message.Params
 }
 
-// Message is what followed DATA.
+// Message is the message after DATA.
 type Message struct {
 	Header *message.Header
-	// Size is the whole message in octets as it was received, end-of-data excluded; negative: not known yet.
+	// Size is that of the whole message as received, without the end of data, in octets; negative: not known yet.
 	Size int64
-	// Body gives the body for a policy that reads input.message.body; nil otherwise. It is called at most once a
-	// decision and returns at most max octets.
+	// Body returns at most max octets of the body, for a policy that reads input.message.body; nil: the body is not known. It is
+	// called at most once a decision.
 	Body func(max int) ([]byte, error)
-	// Generated values that a policy may add, made by the front end so that a logged decision can be replayed.
+	// Generated are values that a policy may add. The front end makes them, so that a logged decision can be replayed.
 	Generated Generated
+}
+
+// Apply returns a copy of the envelope with the envelope edits applied, and whether any of them changed it. Header edits are
+// ignored. To add a recipient that is there or to remove one that is not has no effect. An added recipient has no parameters.
+func (e *Envelope) Apply(edits message.Edits) (*Envelope, bool) {
+	out := &Envelope{From: e.From, FromParams: e.FromParams, To: slices.Clone(e.To)}
+	changed := false
+	for i := range edits.Len() {
+		edit := edits.At(i)
+		index := func() int {
+			key := edit.Path().Key()
+			return slices.IndexFunc(out.To, func(r Recipient) bool { return r.Key() == key })
+		}
+		switch edit.Op() {
+		case message.OpChangeSender:
+			changed = changed || out.From != edit.Path()
+			out.From = edit.Path()
+		case message.OpRemoveRecipient:
+			for index() >= 0 {
+				i := index()
+				out.To, changed = slices.Delete(out.To, i, i+1), true
+			}
+		case message.OpAddRecipient:
+			if index() < 0 {
+				out.To, changed = append(out.To, Recipient{Path: edit.Path()}), true
+			}
+		}
+	}
+	return out, changed
 }

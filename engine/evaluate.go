@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime/debug"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -14,71 +13,38 @@ import (
 	"github.com/postern-mail/postern/engine/data"
 )
 
-// Kinds of errors, for the reasons "error.<kind>", the decision log and metrics.
-const (
-	kindNoPolicy = "no-policy" // none is active
-	kindStage    = "stage"     // the front end asked at no stage
-	kindInput    = "input"     // the body could not be read
-	kindTimeout  = "timeout"   // the deadline passed, or the caller gave up
-	kindBusy     = "busy"      // too many evaluations are past their deadline
-	kindPanic    = "panic"     // the evaluator panicked
-	kindConflict = "conflict"  // complete rules disagree
-	kindBuiltin  = "builtin"   // a builtin failed
-	kindEval     = "eval"      // anything else from the evaluator
-	kindAnswer   = "answer"    // the answer has the wrong shape
-	kindEdits    = "edits"     // the edits contradict each other
-	kindRecord   = "record"    // the recorder failed
-)
-
-// EvalError says why a decision is the failure verdict. The message is for logs, never for clients.
-type EvalError struct {
-	Kind string // stable: "timeout", "builtin", "conflict", "answer", ...
-	Err  error
-}
-
-// Error is the cause with its kind.
-func (e *EvalError) Error() string { return e.Kind + ": " + e.Err.Error() }
-
-// Unwrap is the cause.
-func (e *EvalError) Unwrap() error { return e.Err }
-
-// failf makes an EvalError.
-func failf(kind, format string, args ...any) *EvalError {
-	return &EvalError{Kind: kind, Err: fmt.Errorf(format, args...)}
-}
-
-// answer is what a query gave: set name to its value.
+// answer is the result of a stage's query: the name of each set and its value.
 type answer map[ast.Var]*ast.Term
 
-// evaluate runs the stage's query on a worker and waits for it until the deadline and its grace are over.
+// evaluate runs a stage's query on a worker, and waits until it ends or until the deadline and its grace are over.
 func (p *Policy) evaluate(ctx context.Context, st *stage, input ast.Value) (answer, *EvalError) {
 	if err := ctx.Err(); err != nil {
 		return nil, &EvalError{Kind: kindTimeout, Err: err}
 	}
 	if n := p.workers.abandoned.Load(); n >= maxAbandoned {
-		return nil, failf(kindBusy, "%d evaluations run on past their deadline", n)
+		return nil, failf(kindBusy, "%d evaluations still run although their deadline has passed", n)
 	}
 	w := p.workers.get()
-	w.watch.state.Store(running)
+	w.deadline.state.Store(running)
 	w.timer.Reset(p.timeout)
-	quiet := func() bool { return true } // whether the caller's context has left the worker alone
+	stopAfterFunc := func() bool { return true } // true if ctx has not stopped the worker
 	if ctx.Done() != nil {
-		quiet = context.AfterFunc(ctx, w.watch.stop)
+		stopAfterFunc = context.AfterFunc(ctx, w.deadline.stop)
 	}
-	w.jobs <- job{p, ctx, st, input, w.watch}
+	w.jobs <- job{func(d *deadline, c *caches) (answer, *EvalError) { return p.run(ctx, st, input, d, c) }, w.deadline}
 	select {
 	case r := <-w.done:
-		if w.timer.Stop() && quiet() {
-			p.workers.idle.Put(w)
+		if w.timer.Stop() && stopAfterFunc() {
+			p.workers.put(w)
 		}
 		return r.out, r.fail
-	case <-w.watch.over:
-		p.workers.abandon(w.watch)
-		return nil, failf(kindTimeout, "evaluation took longer than %v and does not stop: abandoned", p.timeout)
+	case <-w.deadline.over:
+		p.workers.abandon(w.deadline)
+		return nil, failf(kindTimeout, "evaluation took longer than %v and does not stop, so it was abandoned", p.timeout)
 	}
 }
 
-// run is the evaluation itself, with caches that nothing else uses meanwhile. A panic inside it is an error like any other.
+// run evaluates. Nothing else uses the caches meanwhile. A panic is returned as an error.
 func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel topdown.Cancel, c *caches) (out answer, fail *EvalError) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -115,7 +81,8 @@ func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel top
 	return out, nil
 }
 
-// recovered is the error of a panic in OPA's evaluator, or of the one with which an unread ends an evaluation.
+// recovered returns the error for a panic in OPA's evaluator. A data.LazyObject ends an evaluation by panicking with a
+// *storage.Error.
 func recovered(r any) *EvalError {
 	if err, ok := r.(*storage.Error); ok {
 		return &EvalError{Kind: kindEval, Err: err}
