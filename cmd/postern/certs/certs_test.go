@@ -150,10 +150,10 @@ func TestReload(t *testing.T) {
 		fail      string
 		served    string
 	}{
-		{"the certificate has come, its key not yet", otherCert, "", "no pair", "a.example"},
+		{"the certificate has come, its key not yet", otherCert, "", "do not belong together", "a.example"},
 		{"now the key", "", otherKey, "", "b.example"},
 		{"an old pair", oldCert, oldKey, "not valid now", "b.example"},
-		{"no certificate at all", key, "", "no pair", "b.example"},
+		{"no certificate at all", key, "", "do not belong together", "b.example"},
 	}
 	for _, s := range steps {
 		if s.cert != "" {

@@ -14,24 +14,23 @@ import (
 // Files names what a Reloader reads.
 type Files struct {
 	Cert, Key string // PEM
-	ClientCA  string // PEM; "": client certificates are not asked for, unless AskClient
-	// AskClient asks for client certificates of any authority, for those that are pinned.
+	ClientCA  string // PEM; without it, client certificates are asked for only with AskClient
+	// AskClient asks for client certificates of any authority, so that pinned ones can be used.
 	AskClient bool
 }
 
-// Reloader serves the certificate that was read last and found good. Make one with NewReloader; it is safe for concurrent use.
+// Reloader serves the last certificate that was read without an error. NewReloader makes one. It is safe for concurrent use.
 type Reloader struct {
 	files   Files
 	tickets bool
 	now     func() time.Time
 	log     *slog.Logger
 	current atomic.Pointer[tls.Config]
-	overdue atomic.Pointer[tls.Config] // that whose end has been logged
+	overdue atomic.Pointer[tls.Config] // the configuration about whose certificate the log already says that it is not valid
 }
 
-// NewReloader reads the files. A certificate that is out of date is served all the same, with an error in the log: a server
-// that somebody restarts on a Sunday had better come up. tickets says whether TLS sessions may be resumed; now and log may be
-// nil.
+// NewReloader reads the files. It also serves a certificate that is out of date, and logs an error, because a server that restarts with one
+// is better than none. tickets says whether TLS sessions may be resumed. now and log may be nil.
 func NewReloader(files Files, tickets bool, now func() time.Time, log *slog.Logger) (*Reloader, error) {
 	if now == nil {
 		now = time.Now
@@ -53,7 +52,7 @@ func NewReloader(files Files, tickets bool, now func() time.Time, log *slog.Logg
 	return r, nil
 }
 
-// Paths of the files, for whoever watches them.
+// Paths returns the files to watch.
 func (r *Reloader) Paths() []string {
 	paths := []string{r.files.Cert, r.files.Key}
 	if r.files.ClientCA != "" {
@@ -62,12 +61,12 @@ func (r *Reloader) Paths() []string {
 	return paths
 }
 
-// Reload reads the files again. When anything is wrong with them, nothing changes and the error says what. New connections
-// get the new certificate; those that are open go on.
+// Reload reads the files again. If anything is wrong with them, nothing changes and the error says what is wrong. New connections get the
+// new certificate; open ones are not affected.
 func (r *Reloader) Reload() error {
 	config, err := r.load()
 	if err != nil {
-		return fmt.Errorf("TLS certificate not replaced, the one before stays: %w", err)
+		return fmt.Errorf("the TLS certificate was not replaced: %w", err)
 	}
 	r.current.Store(config)
 	leaf := config.Certificates[0].Leaf
@@ -75,26 +74,25 @@ func (r *Reloader) Reload() error {
 	return nil
 }
 
-// NotAfter is when the certificate that is served ends.
+// NotAfter returns when the certificate that is served ends.
 func (r *Reloader) NotAfter() time.Time { return r.current.Load().Certificates[0].Leaf.NotAfter }
 
-// Config is a configuration for handshakes, with keys of its own for session tickets: a session begun with one cannot be resumed
+// Config returns a configuration for handshakes. Each has its own keys for session tickets, so a session that began with one cannot be resumed
 // with another.
 func (r *Reloader) Config() *tls.Config {
 	c := r.base()
-	// Go duplicates the ticket keys of the listener's configuration into the one that it is given here.
+	// Go copies the ticket keys of the listener's configuration into the one that is returned here.
 	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		return r.serve(), tlsprofile.NotHTTP(hello)
 	}
-	// Never used for a handshake; some callers look whether a configuration has a certificate.
+	// No handshake uses this, but some callers check whether a configuration has a certificate.
 	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return &r.current.Load().Certificates[0], nil
 	}
 	return c
 }
 
-// serve is the configuration for one handshake. A certificate that ends while it is served is served on, and the log says so,
-// once.
+// serve returns the configuration for one handshake. A certificate that ends while it is in use stays in use, and the log says so once.
 func (r *Reloader) serve() *tls.Config {
 	c := r.current.Load()
 	if err := valid(c.Certificates[0].Leaf, r.files.Cert, r.now()); err != nil && r.overdue.Swap(c) != c {
@@ -103,7 +101,7 @@ func (r *Reloader) serve() *tls.Config {
 	return c
 }
 
-// load builds a whole configuration. With ErrExpired, it comes beside the error.
+// load returns a whole new configuration, also together with ErrExpired.
 func (r *Reloader) load() (*tls.Config, error) {
 	pair, err := Load(r.files.Cert, r.files.Key, r.now())
 	if pair == nil {
@@ -116,7 +114,7 @@ func (r *Reloader) load() (*tls.Config, error) {
 		if poolErr != nil {
 			return nil, poolErr
 		}
-		// They are verified after the handshake: one that does not verify is as good as none, and ends no connection.
+		// They are verified after the handshake. One that does not verify counts as none and does not end the connection.
 		c.ClientCAs, c.ClientAuth = pool, tls.RequestClientCert
 	}
 	if r.files.AskClient {

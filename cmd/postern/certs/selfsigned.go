@@ -21,18 +21,18 @@ import (
 	"github.com/postern-mail/postern/internal/safefile"
 )
 
-// issuerName marks a certificate as ours to replace.
+// issuerName marks certificates that this package made and may replace.
 const issuerName = "Postern self-signed"
 
-// lifetime of a certificate of ours: what the strictest clients accept; renewBefore its end, at start, it is made anew.
+// A self-signed certificate is valid for lifetime, which the strictest clients still accept. A start of the program replaces it if it ends
+// within renewBefore.
 const (
 	lifetime    = 820 * 24 * time.Hour
 	renewBefore = 30 * 24 * time.Hour
 )
 
-// EnsureSelfSigned makes a certificate for hostname, localhost and the loopback addresses, signed by itself, unless the two
-// files hold a pair that is good at now. It replaces only what it made itself; files of other origin are left alone and, where
-// they do not work, are an error.
+// EnsureSelfSigned makes a self-signed certificate for hostname, localhost and the loopback addresses, unless the two files hold a pair that
+// is valid at now. It replaces only certificates that it made. Other files that do not work are an error.
 func EnsureSelfSigned(cert, key, hostname string, now time.Time) (made bool, err error) {
 	_, certErr := os.Lstat(cert)
 	_, keyErr := os.Lstat(key)
@@ -40,22 +40,23 @@ func EnsureSelfSigned(cert, key, hostname string, now time.Time) (made bool, err
 		return true, makePair(cert, key, hostname, now)
 	}
 	pair, err := Load(cert, key, now)
-	if err == nil && !(ours(pair.Leaf) && now.After(pair.Leaf.NotAfter.Add(-renewBefore))) {
+	if err == nil && !(madeHere(pair.Leaf) && now.After(pair.Leaf.NotAfter.Add(-renewBefore))) {
 		return false, nil
 	}
-	// What we made may be half there, because the machine stopped between the two files.
-	if oursAt(cert) || errors.Is(certErr, fs.ErrNotExist) && oursAt(cert+".new") {
+	// The pair may be incomplete, because the machine stopped between the two files.
+	if madeHereAt(cert) || errors.Is(certErr, fs.ErrNotExist) && madeHereAt(cert+".new") {
 		return true, makePair(cert, key, hostname, now)
 	}
 	if err == nil {
 		return false, nil
 	}
-	return false, fmt.Errorf("%w (it was not made here, so it is not replaced: mend it, or move %s and %s away)", err, cert, key)
+	return false, fmt.Errorf("%w (postern did not make it, so it is not replaced; mend it, or move %s and %s away)", err, cert, key)
 }
 
-func ours(c *x509.Certificate) bool { return slices.Contains(c.Subject.Organization, issuerName) }
+// madeHere reports whether this package made a certificate.
+func madeHere(c *x509.Certificate) bool { return slices.Contains(c.Subject.Organization, issuerName) }
 
-func oursAt(path string) bool {
+func madeHereAt(path string) bool {
 	data, err := readPEM(path)
 	if err != nil {
 		return false
@@ -65,10 +66,10 @@ func oursAt(path string) bool {
 		return false
 	}
 	c, err := x509.ParseCertificate(block.Bytes)
-	return err == nil && ours(c)
+	return err == nil && madeHere(c)
 }
 
-// makePair writes first the key, then the certificate, which says that the pair is whole.
+// makePair writes the key first and then the certificate, whose presence shows that the pair is complete.
 func makePair(cert, key, hostname string, now time.Time) error {
 	certPEM, keyPEM, err := generate(hostname, now)
 	if err != nil {
@@ -79,7 +80,7 @@ func makePair(cert, key, hostname string, now time.Time) error {
 			return err
 		}
 	}
-	// cert.new is written first: should the machine stop after the key, it tells whose key that is.
+	// If the machine stops after the key was written, cert.new shows that this package made the key.
 	if err := safefile.WriteFile(cert+".new", certPEM, 0o644); err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func generate(hostname string, now time.Time) (certPEM, keyPEM []byte, err error
 	template := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: names[len(names)-1], Organization: []string{issuerName}},
-		NotBefore:             now.Add(-time.Hour), // clocks differ
+		NotBefore:             now.Add(-time.Hour), // clocks of clients differ
 		NotAfter:              now.Add(lifetime),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},

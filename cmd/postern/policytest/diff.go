@@ -13,28 +13,28 @@ import (
 	"github.com/postern-mail/postern/internal/trial"
 )
 
-// difference is why a message test failed: one line, and all of it as unified diffs.
+// difference returns why a message test failed: a line, and the details as unified diffs.
 func difference(c *trial.Case, r *trial.Result, differences []trial.Difference) (message, detail string) {
 	var sections, parts []string
 	for _, d := range differences {
 		sections = append(sections, d.Section)
 		eml := d.Section == "want.eml"
 		if eml && d.Got == nil {
-			parts = append(parts, "want.eml: no message leaves")
+			parts = append(parts, "want.eml: no message is sent")
 			continue
 		}
-		parts = append(parts, unified(c.Name+" "+d.Section, d.Section+" as it came", d.Want, d.Got, eml))
+		parts = append(parts, unified(c.Name+" "+d.Section, d.Section+" as decided", d.Want, d.Got, eml))
 	}
-	message = "not as wanted: " + strings.Join(sections, " and ")
+	message = "different: " + strings.Join(sections, " and ")
 	if v := r.Final.Verdict.String(); c.Verdict() != "" && c.Verdict() != v {
 		message = fmt.Sprintf("%s at stage %s, not %s", v, r.Final.Stage, c.Verdict())
 	}
 	if r.Final.Err != nil {
 		parts = append(parts, "policy failed: "+r.Final.Err.Error())
 	}
-	// What the want section does not name may be what explains the rest.
+	// Facts that the want section does not name may explain the difference.
 	if all := r.Describe(); !bytes.Contains(differencesGot(differences), []byte(all)) {
-		parts = append(parts, "all that came of it:\n"+indent(visible(all, false), "    "))
+		parts = append(parts, "the whole result:\n"+indent(visible(all, false), "    "))
 	}
 	return message, strings.Join(parts, "\n")
 }
@@ -48,11 +48,10 @@ func differencesGot(differences []trial.Difference) []byte {
 	return nil
 }
 
-// unified is a unified diff with what cannot be seen made visible. Lines of a message (eml) end in CRLF, and only other
-// ends are shown.
+// unified returns a unified diff that shows invisible characters. Lines of a message (eml) end in CRLF, so only other line ends are shown.
 func unified(oldName, newName string, want, got []byte, eml bool) string {
 	a, b := visible(string(want), eml), visible(string(got), eml)
-	if a == b { // what is shown for something invisible stands there itself
+	if a == b { // one text has the escape that the other text is shown with
 		a, b = quotedLines(string(want)), quotedLines(string(got))
 	}
 	out := diff.Diff(oldName, []byte(a), newName, []byte(b))
@@ -60,8 +59,8 @@ func unified(oldName, newName string, want, got []byte, eml bool) string {
 	return strings.TrimRight(string(out), "\n")
 }
 
-// visible shows control and other invisible characters, octets that are not UTF-8, white space at the end of a line, and line
-// ends that are not those of the text, as Go writes them in strings.
+// visible writes as escapes of Go strings what cannot be seen: control characters, bytes that are not UTF-8, white space at the end of a
+// line, and line ends other than those of the text.
 func visible(s string, eml bool) string {
 	var b strings.Builder
 	for len(s) > 0 {
@@ -95,7 +94,7 @@ func visibleLine(line string) string {
 			fmt.Fprintf(&b, `\x%02x`, text[i])
 		case r == ' ' || unicode.IsGraphic(r) && !unicode.IsSpace(r):
 			b.WriteRune(r)
-		default: // spaces of other kinds, joiners, marks of direction
+		default: // other kinds of spaces, joiners, marks of direction
 			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
 		}
 	}

@@ -165,7 +165,7 @@ func (r *run) rego(t bundles.TestResult) Result {
 		out.Verdict, out.Message = Errored, firstLine(t.Err.Error())
 		detail = append(detail, t.Err.Error())
 	case !t.Passed:
-		out.Verdict, out.Message = Failed, "it is not true"
+		out.Verdict, out.Message = Failed, "the rule is not true"
 		if out.Stopped = stopped(t.Stopped); out.Stopped != nil {
 			out.Message = fmt.Sprintf("%s:%d: %s", out.Stopped.File, out.Stopped.Line, firstLine(out.Stopped.Text))
 		}
@@ -174,7 +174,7 @@ func (r *run) rego(t bundles.TestResult) Result {
 	return out
 }
 
-// files finds the message tests, sorted.
+// files returns the files of message tests, sorted.
 func (r *run) files() ([]string, error) {
 	roots := r.Cases
 	if len(roots) == 0 && r.dir != "" {
@@ -207,7 +207,7 @@ func (r *run) files() ([]string, error) {
 	return slices.Compact(files), nil
 }
 
-// messages runs the message tests, several at a time, and returns their results in the order of files.
+// messages runs the message tests, several at a time. It returns their results in the order of files.
 func (r *run) messages(ctx context.Context, files []string, progress *terminal.Counter) []Result {
 	results := make([]Result, len(files))
 	var g errgroup.Group
@@ -354,7 +354,7 @@ func caseData(c *trial.Case, err error) error {
 	return yamldoc.Findings{f}
 }
 
-// brokenPolicy is a bundle that does not load or compile.
+// brokenPolicy is the error about a bundle that does not load or compile.
 type brokenPolicy struct {
 	findings []contract.Finding
 }

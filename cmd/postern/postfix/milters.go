@@ -9,19 +9,19 @@ import (
 	"github.com/postern-mail/postern/internal/netaddr"
 )
 
-// milter is an element of smtpd_milters.
-type milter struct {
+// milterRef is an element of smtpd_milters.
+type milterRef struct {
 	address string
 	options map[string]string
 }
 
 var listItem = regexp.MustCompile(`\{[^}]*\}|[^\s,]+`)
 
-// split reads a milter list: addresses, or "{ address, name=value, ... }" (Postfix 3.0).
-func split(value string) []milter {
-	var out []milter
+// split reads a list of milters: addresses, or "{ address, name=value, ... }" (since Postfix 3.0).
+func split(value string) []milterRef {
+	var out []milterRef
 	for _, item := range listItem.FindAllString(value, -1) {
-		m := milter{options: map[string]string{}}
+		m := milterRef{options: map[string]string{}}
 		for _, word := range strings.FieldsFunc(strings.Trim(item, "{}"), func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }) {
 			if k, v, ok := strings.Cut(word, "="); ok {
 				m.options[k] = v
@@ -36,19 +36,19 @@ func split(value string) []milter {
 	return out
 }
 
-// ours says whether one of the milters in value is one of our sockets, and looks at what is said of it there.
-func (c *checker) ours(value string, chroot bool, where string) bool {
+// names reports whether one of the milters in value is a socket of c.milter. It also checks the settings in the braces.
+func (c *checker) names(value string, chroot bool, where string) bool {
 	found := false
 	for _, m := range split(value) {
 		c.notation(m.address, where)
-		for i, l := range c.beside.Listen {
+		for i, l := range c.milter.Listen {
 			same, hidden := c.matches(m.address, l, chroot)
 			if !same {
 				continue
 			}
 			found, c.used[i] = true, true
 			if hidden {
-				c.add(Error, where, "put the socket below "+c.setup.Main["queue_directory"]+" and name it relative to that, or use inet:127.0.0.1:PORT",
+				c.add(Error, where, "put the socket below "+c.setup.Main["queue_directory"]+" and name it relative to that directory, or use inet:127.0.0.1:PORT",
 					"the service runs in a chroot and cannot see %s", m.address)
 			}
 			for name, v := range m.options {
@@ -59,25 +59,25 @@ func (c *checker) ours(value string, chroot bool, where string) bool {
 	return found
 }
 
-// notation complains of sockets as Sendmail writes them, and of what Postfix knows no more of.
+// notation finds sockets that are written as for Sendmail, and kinds of sockets that Postfix does not know.
 func (c *checker) notation(address, where string) {
 	kind, rest, _ := strings.Cut(address, ":")
 	switch {
 	case kind == "inet" && strings.Contains(rest, "@"):
 		p, h, _ := strings.Cut(rest, "@")
-		c.add(Error, where, "write inet:"+h+":"+p, "%s is Sendmail's way of writing a socket", address)
+		c.add(Error, where, "write inet:"+h+":"+p, "%s is Sendmail's notation of a socket", address)
 	case kind != "inet" && kind != "unix":
-		c.add(Error, where, "write unix:PATH or inet:HOST:PORT", "%s is no socket that Postfix can connect to", address)
+		c.add(Error, where, "write unix:PATH or inet:HOST:PORT", "%s is not a socket that Postfix can connect to", address)
 	}
 }
 
-// matches compares Postfix's name of a socket with ours; hidden: it is the same only outside of the chroot.
-func (c *checker) matches(theirs string, ours Listener, chroot bool) (same, hidden bool) {
+// matches reports whether theirs, a socket as Postfix names it, is the listener. It is hidden if Postfix cannot reach it from its chroot.
+func (c *checker) matches(theirs string, listener Listener, chroot bool) (same, hidden bool) {
 	if path, ok := strings.CutPrefix(theirs, "unix:"); ok {
-		if ours.Network != "unix" {
+		if listener.Network != "unix" {
 			return false, false
 		}
-		inQueue, own := filepath.Join(c.setup.Main["queue_directory"], path), filepath.Clean(ours.Address)
+		inQueue, own := filepath.Join(c.setup.Main["queue_directory"], path), filepath.Clean(listener.Address)
 		switch {
 		case chroot && inQueue == own:
 			return true, false
@@ -89,24 +89,24 @@ func (c *checker) matches(theirs string, ours Listener, chroot bool) (same, hidd
 		return filepath.Clean(path) == own, false
 	}
 	addr, ok := strings.CutPrefix(theirs, "inet:")
-	if !ok || ours.Network != "tcp" {
+	if !ok || listener.Network != "tcp" {
 		return false, false
 	}
-	h, own := host(addr), host(ours.Address)
+	h, own := host(addr), host(listener.Address)
 	every := slices.Contains([]string{"", "0.0.0.0", "::"}, own)
-	return endpoint(addr) == endpoint(ours.Address) && (h == own || every || netaddr.IsLoopback(h) && netaddr.IsLoopback(own)), false
+	return endpoint(addr) == endpoint(listener.Address) && (h == own || every || netaddr.IsLoopback(h) && netaddr.IsLoopback(own)), false
 }
 
-// host is what stands before the port, without brackets; "" where nothing does.
+// host returns the host of host:port without brackets, or "".
 func host(addr string) string {
 	addr, _, _ = strings.Cut(addr, "/")
 	i := strings.LastIndexByte(addr, ':')
 	return strings.ToLower(strings.Trim(addr[:max(i, 0)], "[]"))
 }
 
-// postfixAddress is our first socket as Postfix writes it, relative to the queue directory where it lies there.
+// postfixAddress returns the first socket of the milter as Postfix writes it, relative to the queue directory if it is in there.
 func (c *checker) postfixAddress() string {
-	l := c.beside.Listen[0]
+	l := c.milter.Listen[0]
 	if l.Network == "tcp" {
 		return "inet:" + l.Address
 	}

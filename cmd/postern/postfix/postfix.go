@@ -1,5 +1,5 @@
-// Package postfix reads a Postfix's configuration through postconf(1) and tells what in it will not do what the owner of
-// a milter expects. It changes nothing and has no goroutines.
+// Package postfix reads the configuration of Postfix through postconf(1), finds settings that do not work well with a milter, and converts
+// tables of senders. It changes nothing and starts no goroutines.
 package postfix
 
 import (
@@ -15,13 +15,13 @@ import (
 // Severity of a Finding.
 type Severity string
 
-// The severities: an error lets mail pass unfiltered or refuses all of it, a warning loses facts or features.
+// The severities. An error lets mail pass unfiltered or refuses all of it. A warning costs facts or features.
 const (
 	Error   Severity = "error"
 	Warning Severity = "warning"
 )
 
-// Finding is one thing that will not do what its owner expects.
+// Finding is one setting that does not work well with the milter.
 type Finding struct {
 	Severity Severity `json:"severity"`
 	Where    string   `json:"where"` // "main.cf: milter_default_action", "master.cf: submission/inet"
@@ -29,11 +29,11 @@ type Finding struct {
 	Mend     string   `json:"mend"`
 }
 
-// Setup is what was read of a Postfix.
+// Setup is the configuration of a Postfix.
 type Setup struct {
 	Main     map[string]string // parameter to effective value
 	Services []Service
-	// ActionSet: main.cf names milter_default_action itself.
+	// ActionSet says that main.cf sets milter_default_action.
 	ActionSet bool
 }
 
@@ -52,18 +52,18 @@ var parameters = []string{
 	"smtpd_milters", "smtpd_proxy_filter", "smtpd_sasl_auth_enable", "smtpd_tls_security_level", "smtpd_tls_wrappermode",
 }
 
-// Read asks postconf. configDir "" is Postfix's default. It gives up after 10 seconds.
+// Read reads the configuration through postconf. configDir is the directory of main.cf, or "" for the default. It may take 10 seconds.
 func Read(ctx context.Context, configDir string) (*Setup, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	s := &Setup{}
-	// Only what is looked at is asked for: expanding everything takes long.
+	// Read asks for these parameters only, because expanding all of them takes long.
 	all, err := postconf(ctx, configDir, append([]string{"-x"}, parameters...)...)
 	if err != nil {
 		return nil, err
 	}
 	s.Main = assignments(all)
-	// -n leaves out what main.cf does not set.
+	// With -n, postconf leaves out what main.cf does not set.
 	own, err := postconf(ctx, configDir, "-n", "milter_default_action")
 	if err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func (s *Setup) services(fields, options map[string]string) {
 		}
 		switch field {
 		case "chroot":
-			// "-" is the default: yes, until compatibility_level 1.
+			// "-" stands for the default, which is yes below compatibility_level 1.
 			level, _, _ := strings.Cut(s.Main["compatibility_level"], ".")
 			s.Services[i].Chroot = value == "y" || value == "-" && (level == "" || level == "0")
 		case "command":
@@ -140,7 +140,7 @@ func (s *Setup) services(fields, options map[string]string) {
 	}
 }
 
-// value of a parameter as the service sees it.
+// value returns a parameter as it is for the service.
 func (s *Setup) value(svc Service, name string) string {
 	if v, ok := svc.Options[name]; ok {
 		return v

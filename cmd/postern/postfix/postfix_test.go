@@ -81,9 +81,9 @@ func TestCheck(t *testing.T) {
 			[]string{"error master.cf: no smtpd", "error master.cf: submission/inet: mail that is submitted", "warning main.cf: non_smtpd_milters: mail from sendmail(1)"}},
 		{"another name of loopback", strings.ReplaceAll(goodMain, "127.0.0.1:8891", "localhost:8891"), submission, nil, nil},
 		{"Sendmail's notation", strings.Replace(goodMain, "smtpd_milters = inet:127.0.0.1:8891", "smtpd_milters = inet:127.0.0.1:8891, inet:8899@localhost", 1), submission, nil,
-			[]string{"error master.cf: submission/inet: inet:8899@localhost is Sendmail's way"}},
+			[]string{"error master.cf: submission/inet: inet:8899@localhost is Sendmail's notation"}},
 		{"old notation", strings.Replace(goodMain, "smtpd_milters = inet:127.0.0.1:8891", "smtpd_milters = inet:127.0.0.1:8891, local:/run/x", 1), submission, nil,
-			[]string{"error master.cf: submission/inet: local:/run/x is no socket"}},
+			[]string{"error master.cf: submission/inet: local:/run/x is not a socket"}},
 		{"old protocol", goodMain + "milter_protocol = 2\n", submission, nil, []string{"warning main.cf: milter_protocol"}},
 		{"old protocol without logins", goodMain + "milter_protocol = 4\nmilter_mail_macros = i {auth_type}\n", submission, nil,
 			[]string{"error main.cf: milter_mail_macros: version 4 does not let the milter ask for {auth_authen}", "warning main.cf: milter_protocol"}},
@@ -106,7 +106,7 @@ func TestCheck(t *testing.T) {
 			for i := range tc.listen {
 				tc.listen[i].Address = strings.Replace(tc.listen[i].Address, "QUEUE", queue, 1)
 			}
-			compare(t, Check(s, Beside{Listen: tc.listen, Timeout: time.Second, NeedsLogin: true}), tc.want)
+			compare(t, Check(s, Milter{Listen: tc.listen, Timeout: time.Second, NeedsLogin: true}), tc.want)
 		})
 	}
 }
@@ -114,7 +114,7 @@ func TestCheck(t *testing.T) {
 // TestCheckLocal: what policy does to mail of programs is known of the default policy only.
 func TestCheckLocal(t *testing.T) {
 	s, _ := configured(t, goodMain, "submission inet n - n - - smtpd\nsmtp inet n - n - - smtpd\n")
-	b := Beside{Listen: []Listener{{Network: "tcp", Address: "127.0.0.1:8891"}}, Timeout: time.Second}
+	b := Milter{Listen: []Listener{{Network: "tcp", Address: "127.0.0.1:8891"}}, Timeout: time.Second}
 	compare(t, Check(s, b), nil)
 	b.RefusesLocal = true
 	compare(t, Check(s, b), []string{"warning main.cf: non_smtpd_milters: mail of programs on this host"})
@@ -129,7 +129,7 @@ func TestSocketAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	b := Beside{Listen: []Listener{{"unix", path, 0o666, ""}}, Timeout: time.Second}
+	b := Milter{Listen: []Listener{{"unix", path, 0o666, ""}}, Timeout: time.Second}
 	for mode, want := range map[fs.FileMode][]string{0o666: nil, 0o600: {"error postern.yaml: milter.listen[0]: Postfix's user postfix cannot write to"}} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)

@@ -12,20 +12,20 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// Senders is a table of smtpd_sender_login_maps turned round: which addresses each login may send as, in the order of the file.
+// Senders is a table of smtpd_sender_login_maps by login: the addresses that each login may send as, in the order of the file.
 type Senders map[string][]string
 
-// Problem is one thing in a table that cannot be taken over as it is.
+// Problem is an entry of a table that cannot be converted.
 type Problem struct {
 	File    string
-	Line    int // of the entry's beginning
+	Line    int // where the entry begins
 	Message string
 }
 
 // Error implements error.
 func (p Problem) Error() string { return fmt.Sprintf("%s:%d: %s", p.File, p.Line, p.Message) }
 
-// Problems are all of them.
+// Problems are all problems of a table.
 type Problems []Problem
 
 // Error implements error.
@@ -37,24 +37,25 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// maxSenderMap bounds a table, in octets.
+// maxSenderMap bounds the size of a table, in bytes.
 const maxSenderMap = 64 << 20
 
-// entry of a table: a lookup key and who owns it.
+// entry is an entry of a table: a lookup key and the logins that own it.
 type entry struct {
 	line   int
 	key    string
 	logins []string
 }
 
-// ReadSenderMap reads the source of an indexed table (postmap(1): hash, btree, lmdb, cdb, texthash). Keys without a domain are
-// local parts, and stand for that name in each of domains. Login makes a login what it is compared as; not ok: it cannot be one.
+// ReadSenderMap reads the source of an indexed table (postmap(1): hash, btree, lmdb, cdb, texthash). A key without a domain is a local part
+// and stands for that name in each of domains. login returns a login in the form in which logins are compared, or false if it is not a
+// login. An error is Problems, or says that the table is too long.
 //
-// The second result tells where a domain's entry would give more than Postfix does: there the entry of an address hides that of
-// its domain, and here rights add up.
+// The second result names the logins that would get more rights than in Postfix. There the entry of an address hides the entry of its
+// domain; in Senders rights add up.
 func ReadSenderMap(name string, data []byte, domains []string, login func(string) (string, bool)) (Senders, Problems, error) {
 	if len(data) > maxSenderMap {
-		return nil, nil, fmt.Errorf("%s: longer than %d octets", name, maxSenderMap)
+		return nil, nil, fmt.Errorf("%s: is longer than %d bytes", name, maxSenderMap)
 	}
 	r := &senderMap{name: name, domains: domains, login: login, keys: map[string]entry{}}
 	for _, l := range logicalLines(data) {
@@ -72,14 +73,14 @@ func ReadSenderMap(name string, data []byte, domains []string, login func(string
 			}
 		}
 	}
-	// The first plain address is a login's own; a domain is none.
+	// The first address of a login is its own, so domains come last.
 	for _, addresses := range out {
 		slices.SortStableFunc(addresses, func(a, b string) int { return cmp.Compare(isDomain(a), isDomain(b)) })
 	}
 	return out, r.wider(order), nil
 }
 
-// isDomain is 1 for @domain.
+// isDomain returns 1 for @domain and 0 for an address.
 func isDomain(address string) int {
 	if address[0] == '@' {
 		return 1
@@ -104,8 +105,8 @@ type logicalLine struct {
 	text   string
 }
 
-// logicalLines joins lines that begin with white space to the one before, and leaves out empty ones and comments, also between
-// the lines of one entry (postmap(1)).
+// logicalLines joins each line that begins with white space to the line before it. It leaves out empty lines and comments, also between the
+// lines of one entry (postmap(1)).
 func logicalLines(data []byte) (lines []logicalLine) {
 	number := 0
 	for raw := range bytes.Lines(data) {
@@ -127,13 +128,13 @@ func logicalLines(data []byte) (lines []logicalLine) {
 func (r *senderMap) entry(line int, text string) {
 	switch {
 	case text[0] == ' ' || text[0] == '\t':
-		r.fail(line, "a continuation with nothing before it: begin the key in the first column")
+		r.fail(line, "this line continues no entry; begin its key in the first column")
 		return
 	case text[0] == '/' || text[0] == '!' || strings.HasPrefix(text, "if ") || strings.HasPrefix(text, "endif"):
-		r.fail(line, "this is a table of patterns (regexp or pcre), which cannot be turned round: list the addresses, or write @domain")
+		r.fail(line, "this is a table of patterns (regexp or pcre), which cannot be converted; list the addresses, or write @domain")
 		return
 	case !utf8.ValidString(text) || strings.ContainsFunc(text, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }):
-		r.fail(line, "not UTF-8, or a control character in it")
+		r.fail(line, "the line is not UTF-8, or has a control character")
 		return
 	}
 	key, value := text, ""
@@ -141,7 +142,7 @@ func (r *senderMap) entry(line int, text string) {
 		key, value = text[:i], text[i:]
 	}
 	if text[0] == '"' || strings.ContainsAny(key, `"\`) {
-		r.fail(line, "a quoted address is not taken over: write its entry by hand")
+		r.fail(line, "a quoted address cannot be converted; write its entry by hand")
 		return
 	}
 	logins := r.logins(line, value)
@@ -152,11 +153,11 @@ func (r *senderMap) entry(line int, text string) {
 	local, domain, qualified := strings.Cut(key, "@")
 	switch {
 	case !isKey(local, domain, qualified):
-		r.fail(line, "%q is no address: write user@domain or @domain", key)
+		r.fail(line, "%q is not an address; write user@domain or @domain", key)
 	case qualified:
 		r.put(line, key, logins)
 	case len(r.domains) == 0:
-		r.fail(line, "%q has no domain: Postfix takes it for that name in every domain of its own; name them with --domain", local)
+		r.fail(line, "%q has no domain, so Postfix uses it for every domain of its own; name these domains with --domain", local)
 	default:
 		for _, d := range r.domains {
 			r.put(line, local+"@"+strings.ToLower(d), logins)
@@ -164,7 +165,7 @@ func (r *senderMap) entry(line int, text string) {
 	}
 }
 
-// isKey says whether a lookup key can be that of an address: Postfix takes whatever stands before white space.
+// isKey reports whether a lookup key can be an address. Postfix accepts anything up to white space.
 func isKey(local, domain string, qualified bool) bool {
 	if local == "" && qualified {
 		local = "postmaster"
@@ -176,11 +177,11 @@ func isKey(local, domain string, qualified bool) bool {
 	return err == nil
 }
 
-// logins are separated by commas or white space.
+// logins reads the logins of an entry, which are separated by commas or white space.
 func (r *senderMap) logins(line int, value string) (out []string) {
 	fields := strings.FieldsFunc(value, func(c rune) bool { return c == ',' || c == ' ' || c == '\t' })
 	if len(fields) == 0 {
-		r.fail(line, "the entry has no login behind its key")
+		r.fail(line, "the entry has no login after its key")
 	}
 	for _, f := range fields {
 		l, ok := r.login(f)
@@ -195,13 +196,13 @@ func (r *senderMap) logins(line int, value string) (out []string) {
 
 func (r *senderMap) put(line int, key string, logins []string) {
 	if before, twice := r.keys[key]; twice {
-		r.fail(line, "%s stands in line %d, too, and Postfix takes only one of them: keep that one", key, before.line)
+		r.fail(line, "%s is in line %d, too, and Postfix uses only one of the two; remove the other", key, before.line)
 		return
 	}
 	r.keys[key] = entry{line, key, logins}
 }
 
-// wider finds addresses whose own entry leaves out somebody who has the whole domain.
+// wider finds addresses whose entry lacks a login that the entry of the whole domain has.
 func (r *senderMap) wider(order []entry) (found Problems) {
 	for _, e := range order {
 		at := strings.LastIndexByte(e.key, '@')
@@ -211,7 +212,7 @@ func (r *senderMap) wider(order []entry) (found Problems) {
 		}
 		for _, l := range whole.logins {
 			if !slices.Contains(e.logins, l) {
-				found = append(found, Problem{r.name, e.line, fmt.Sprintf("%s has all of %s (line %d), and so could send as %s, which Postfix does not let him", l, whole.key, whole.line, e.key)})
+				found = append(found, Problem{r.name, e.line, fmt.Sprintf("%s has all of %s (line %d) and could then send as %s, which Postfix does not allow", l, whole.key, whole.line, e.key)})
 			}
 		}
 	}

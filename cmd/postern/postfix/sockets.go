@@ -9,26 +9,26 @@ import (
 	"syscall"
 )
 
-// sockets looks at the listeners: whether anything here uses them, and whether Postfix's user can.
+// sockets checks whether this Postfix uses each listener, and whether the user of Postfix can reach it.
 func (c *checker) sockets() {
 	owner, err := lookup(c.setup.Main["mail_owner"])
-	for i, l := range c.beside.Listen {
+	for i, l := range c.milter.Listen {
 		where := "postern.yaml: milter.listen[" + strconv.Itoa(i) + "]"
 		switch {
 		case !c.used[i]:
 			if len(c.used) > 0 {
-				c.add(Warning, where, "take it out, or name it in smtpd_milters", "nothing in this Postfix uses %s", l)
+				c.add(Warning, where, "remove it, or name it in smtpd_milters", "nothing in this Postfix uses %s", l)
 			}
 		case l.Network != "unix":
 		case err != nil:
-			c.add(Error, "main.cf: mail_owner", "set it to Postfix's user", "%v", err)
+			c.add(Error, "main.cf: mail_owner", "set it to the user of Postfix", "%v", err)
 		default:
 			c.socket(where, l, owner)
 		}
 	}
 }
 
-// identity is a user with its primary group: Postfix's daemons have no other.
+// identity is a user with its primary group, which is the only group of Postfix's daemons.
 type identity struct {
 	name     string
 	uid, gid int
@@ -47,19 +47,19 @@ func lookup(name string) (identity, error) {
 	return identity{name, uid, gid}, err
 }
 
-// socket checks the directories above a unix socket, and the socket as it is, or as it will be.
+// socket checks the directories above a unix socket, and the permissions that the socket has or will have.
 func (c *checker) socket(where string, l Listener, owner identity) {
 	dir := filepath.Dir(l.Address)
 	parent, err := os.Stat(dir)
 	if err != nil {
-		c.add(Warning, where, "make it before postern serve starts", "%s: %v", dir, err.(*fs.PathError).Err)
+		c.add(Warning, where, "make the directory before postern serve starts", "%s: %v", dir, err.(*fs.PathError).Err)
 		return
 	}
 	for d := dir; ; d = filepath.Dir(d) {
 		if info, err := os.Stat(d); err == nil && !owner.may(info.Mode(), ownerOf(info), 1) {
 			c.add(Error, where, "chgrp "+owner.name+" "+d+" && chmod g+x "+d, "Postfix's user %s cannot pass through %s (%s)", owner.name, d, info.Mode())
 		}
-		if d == c.setup.Main["queue_directory"] || d == filepath.Dir(d) { // Postfix's daemons stand in their queue directory
+		if d == c.setup.Main["queue_directory"] || d == filepath.Dir(d) { // the working directory of Postfix's daemons
 			break
 		}
 	}
@@ -79,7 +79,7 @@ func (c *checker) socket(where string, l Listener, owner identity) {
 	}
 }
 
-// may says whether the permission bit (1 pass, 2 write) is granted.
+// may reports whether the user has a permission: bit is 1 for passing a directory, 2 for writing. of is the owner and group.
 func (i identity) may(mode fs.FileMode, of [2]int, bit fs.FileMode) bool {
 	switch {
 	case i.uid == of[0]:
@@ -111,7 +111,7 @@ func groupID(group string) int {
 
 func groupName(gid int) string {
 	if gid < 0 {
-		return "the process's"
+		return "of the process"
 	}
 	if g, err := user.LookupGroupId(strconv.Itoa(gid)); err == nil {
 		return g.Name

@@ -17,18 +17,18 @@ const (
 	maxPattern      = 1024
 )
 
-// Approval lets changes happen: those that every key it has fits. In Rule, ID, Login and From a * stands for anything.
+// Approval allows the changes that match all of its keys; an empty key matches everything. In Rule, ID, Login and From a * stands for any text.
 type Approval struct {
 	Kind, Stage, Rule, ID, Login, From string
 	Why                                string // for people
 	Line                               int    // in the file
-	Used                               int    // changes it let through; Run counts
+	Used                               int    // how many changes it approved; Run counts them
 }
 
-// Approvals is a list of them; the first that fits a change approves it.
+// Approvals is a list of them. The first that matches a change approves it.
 type Approvals []*Approval
 
-// ReadApprovals reads a list strictly. The error is yamldoc.Findings.
+// ReadApprovals reads an approval list. Unknown keys are errors. The error is yamldoc.Findings.
 func ReadApprovals(file string) (Approvals, error) {
 	doc, err := yamldoc.ReadFile(file, maxApprovalFile)
 	if err != nil {
@@ -38,7 +38,7 @@ func ReadApprovals(file string) (Approvals, error) {
 	doc.Root().Map(yamldoc.Keys{"approve": func(n yamldoc.Node) {
 		n.List(false, func(i int, n yamldoc.Node) {
 			if i == maxApprovals {
-				n.Fail("one too many", fmt.Sprintf("at most %d are read; use * in rule, login or from", maxApprovals))
+				n.Fail(fmt.Sprintf("the list has more than %d entries", maxApprovals), "use * in rule, login or from")
 			}
 			if i < maxApprovals {
 				out = append(out, readApproval(n))
@@ -64,12 +64,12 @@ func readApproval(n yamldoc.Node) *Approval {
 		"kind": choice(&a.Kind, Kinds()...), "stage": choice(&a.Stage, stages...), "rule": text(&a.Rule), "id": text(&a.ID),
 		"login": text(&a.Login), "from": text(&a.From), "why": text(&a.Why),
 	}) && a.Kind+a.Rule+a.ID+a.Login+a.From == "" {
-		n.Fail("approves everything", "say which changes: kind, rule, id, login or from")
+		n.Fail("approves everything", "say which changes by kind, rule, id, login or from")
 	}
 	return a
 }
 
-// approve says whether a change is on the list.
+// approve reports whether a change is on the list.
 func (as Approvals) approve(c *Change) bool {
 	for _, a := range as {
 		if (a.Kind == "" || a.Kind == c.Kind) && (a.Stage == "" || a.Stage == c.Stage) && like(a.Rule, c.Rule) &&
@@ -81,7 +81,7 @@ func (as Approvals) approve(c *Change) bool {
 	return false
 }
 
-// like matches s against a pattern in which * stands for anything; an empty pattern matches everything.
+// like reports whether s matches a pattern, in which * stands for any text. An empty pattern matches everything.
 func like(pattern, s string) bool {
 	if pattern == "" {
 		return true
@@ -106,19 +106,19 @@ func like(pattern, s string) bool {
 	return true
 }
 
-// WriteApprovals writes a list that approves everything that was found, to be read by people before it is used.
+// WriteApprovals writes a list that approves all changes of a summary. People should read it before they use it.
 func WriteApprovals(w io.Writer, s *Summary) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# What revision %s decides otherwise than %s.\n# Read it before you use it, and take out what should not happen.\napprove:\n", s.New, s.Old)
+	fmt.Fprintf(&b, "# What revision %s decides differently from %s.\n# Read this list before you use it, and remove what should not happen.\napprove:\n", s.New, s.Old)
 	for _, g := range s.Groups {
 		if g.Kind == Rules {
 			continue
 		}
 		if g.Rule == otherRules {
-			fmt.Fprintf(&b, "  # %d more %s at stage %s by rules too many to list\n", g.Count, g.Kind, g.Stage)
+			fmt.Fprintf(&b, "  # %d more %s at stage %s, by too many rules to list them\n", g.Count, g.Kind, g.Stage)
 			continue
 		}
-		rule, err := json.Marshal(g.Rule) // a JSON string is a YAML one
+		rule, err := json.Marshal(g.Rule) // a JSON string is also a YAML string
 		if err != nil {
 			return err
 		}

@@ -12,20 +12,20 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// Outcome is a decision as far as it is compared.
+// Outcome is the part of a decision that is compared.
 type Outcome struct {
 	Verdict string   `json:"verdict"`
-	Reply   string   `json:"reply,omitempty"` // code, status and text; lines apart by \n
-	Rules   []string `json:"rules,omitempty"` // what fired, "set: rule", in order
-	Edits   []string `json:"edits,omitempty"` // in the order in which they are done
-	Error   string   `json:"error,omitempty"` // kind, where policy failed
-	Why     string   `json:"why,omitempty"`   // what the failing policy said, where it was asked now
+	Reply   string   `json:"reply,omitempty"` // code, status and text, with \n between lines
+	Rules   []string `json:"rules,omitempty"` // the rules that fired, as "set: rule", in order
+	Edits   []string `json:"edits,omitempty"` // in the order in which they are applied
+	Error   string   `json:"error,omitempty"` // kind of the error, if policy failed
+	Why     string   `json:"why,omitempty"`   // text of the error, if policy failed in this run
 
-	rule  string   // that settled it; "" where it is plainly accepted
-	names []string // of Edits: operation and field, or operation alone
+	rule  string   // the rule that decided; "" if no rule did
+	names []string // for each of Edits its operation and field, or its operation
 }
 
-// add a reason that fired.
+// add adds a rule that fired.
 func (o *Outcome) add(set, rule string) {
 	o.Rules = append(o.Rules, set+": "+rule)
 	if o.rule == "" && (set == o.Verdict || set == "default" || set == "error") {
@@ -33,7 +33,7 @@ func (o *Outcome) add(set, rule string) {
 	}
 }
 
-// edit adds a change to the message.
+// edit adds an edit of the message.
 func (o *Outcome) edit(op, name string, index int, value, address string) {
 	label := op
 	text := op + " <" + address + ">"
@@ -53,7 +53,7 @@ func reply(code int, status string, lines []string) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s %s", code, status, strings.Join(lines, "\n")))
 }
 
-// OutcomeOf a decision that has just been taken.
+// OutcomeOf returns the outcome of a decision of the engine.
 func OutcomeOf(d *engine.Decision) Outcome {
 	o := Outcome{Verdict: d.Verdict.String()}
 	if !d.Reply.IsZero() {
@@ -80,7 +80,7 @@ func OutcomeOf(d *engine.Decision) Outcome {
 	return o
 }
 
-// LoggedOutcome is what the line says was decided; its result must not be masked.
+// LoggedOutcome returns the outcome in a line of a log. The result in the line must not be masked.
 func LoggedOutcome(l *decisionlog.Line) Outcome {
 	r := l.Result
 	o := Outcome{Verdict: r.Verdict, Error: l.Error}
@@ -96,7 +96,7 @@ func LoggedOutcome(l *decisionlog.Line) Outcome {
 	return o
 }
 
-// brief is a copy for an example, whose size is bounded.
+// brief returns a copy of bounded size, for an example. A nil Outcome has a nil copy.
 func (o *Outcome) brief() *Outcome {
 	if o == nil {
 		return nil
@@ -113,7 +113,7 @@ func (o *Outcome) brief() *Outcome {
 	return &Outcome{Verdict: o.Verdict, Reply: cut(o.Reply), Rules: short(o.Rules), Edits: short(o.Edits), Error: o.Error, Why: o.Why}
 }
 
-// cut a text to what an example shows.
+// cut shortens a text to the length that an example shows.
 func cut(s string) string {
 	if len(s) <= 300 {
 		return s
@@ -121,7 +121,7 @@ func cut(s string) string {
 	return strings.ToValidUTF8(s[:300], "") + "..."
 }
 
-// Kinds of changes.
+// The kinds of changes.
 const (
 	Refused     = "refused"     // rejected now, and was not
 	Deferred    = "deferred"    // deferred now, and was not
@@ -129,21 +129,21 @@ const (
 	Discarded   = "discarded"   // dropped now, and was not
 	Accepted    = "accepted"    // accepted now, and was not
 	Failed      = "failed"      // the new policy fails, and the old one did not
-	Reply       = "reply"       // the client is told something else
-	Edits       = "edits"       // the message is changed otherwise
-	Unknown     = "unknown"     // cannot be said: the log does not have what the policy reads
-	Rules       = "rules"       // other rules fired, with the same outcome: told, but not a change
+	Reply       = "reply"       // the client gets another reply
+	Edits       = "edits"       // the message is edited differently
+	Unknown     = "unknown"     // not known, because the log lacks facts that the policy reads
+	Rules       = "rules"       // other rules fired with the same outcome; reported, but not counted as a change
 )
 
-// Kinds are all kinds of changes that need an approval, in the order of reports.
+// Kinds returns all kinds of changes that need an approval, in the order of reports.
 func Kinds() []string {
 	return []string{Refused, Deferred, Quarantined, Discarded, Accepted, Failed, Reply, Edits, Unknown}
 }
 
-// change is one difference: its kind and the rule, edit or fact that it is about.
+// change is one difference: its kind, and the rule, edit or fact that it is about.
 type change struct{ kind, rule string }
 
-// compare what was with what would be.
+// compare returns the differences between the old outcome and the new one.
 func compare(was, now *Outcome) []change {
 	if now.Error != "" && was.Error == "" {
 		return []change{{Failed, now.rule}}
@@ -168,7 +168,7 @@ func compare(was, now *Outcome) []change {
 	return out
 }
 
-// Same says that nobody outside could tell one outcome from the other.
+// Same reports whether client and recipients would notice no difference between two outcomes.
 func Same(was, now *Outcome) bool {
 	for _, c := range compare(was, now) {
 		if c.kind != Rules {
@@ -178,10 +178,10 @@ func Same(was, now *Outcome) bool {
 	return true
 }
 
-// leaves: the message goes somewhere, edited.
+// leaves reports whether a message with this verdict is sent on or held, with its edits.
 func leaves(verdict string) bool { return verdict == "accept" || verdict == "quarantine" }
 
-// compareEdits names the operations that only one side has, each once.
+// compareEdits returns a change for each edit that only one side has, by its operation and field.
 func compareEdits(was, now *Outcome) (out []change) {
 	if slices.Equal(was.Edits, now.Edits) {
 		return nil
@@ -199,7 +199,7 @@ func compareEdits(was, now *Outcome) (out []change) {
 	return out
 }
 
-// firstDifference is the first rule that one side has and the other has not; the new side's first.
+// firstDifference returns the first rule that only one side has, looking at the new side first.
 func firstDifference(was, now []string) string {
 	for _, pair := range [2][2][]string{{now, was}, {was, now}} {
 		for _, r := range pair[0] {

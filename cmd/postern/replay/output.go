@@ -22,7 +22,7 @@ func kindTitle(kind string) string {
 	case Edits:
 		return "other edits"
 	case Unknown:
-		return "cannot be said"
+		return "unknown"
 	}
 	return "other rules, the same outcome"
 }
@@ -34,7 +34,7 @@ func (s *Summary) Print(w io.Writer, skipBad bool) {
 	for _, extra := range []struct {
 		n    int
 		what string
-	}{{s.Unknown, "cannot be said"}, {s.Left, "left out"}, {s.BadLines, "lines cannot be read"}} {
+	}{{s.Unknown, "unknown"}, {s.Left, "left out"}, {s.BadLines, "lines cannot be read"}} {
 		if extra.n > 0 {
 			fmt.Fprintf(w, ", %s %s", count(extra.n), extra.what)
 		}
@@ -56,7 +56,7 @@ func (s *Summary) Print(w io.Writer, skipBad bool) {
 		}
 	}
 	for _, stage := range s.Unseen {
-		fmt.Fprintf(w, "\nstage %s: the new policy decides there, and no such decision was replayed: nothing is known of it\n", stage)
+		fmt.Fprintf(w, "\nstage %s: the new policy decides there, but no decision of this stage was replayed, so its effect is not known\n", stage)
 	}
 	for _, b := range s.Unused {
 		fmt.Fprintf(w, "\n%s:%d: %s\n", terminal.Printable(b.File, 200), b.Line, b.Error)
@@ -66,14 +66,14 @@ func (s *Summary) Print(w io.Writer, skipBad bool) {
 	case s.Replayed+s.Unknown == 0:
 		fmt.Fprintln(w, "nothing was replayed")
 	case s.Unapproved > 0:
-		fmt.Fprintf(w, "decisions that change, or may, without approval: %s\n", count(s.Unapproved))
+		fmt.Fprintf(w, "decisions that change or are unknown, without approval: %s\n", count(s.Unapproved))
 	case s.Changed+s.Unknown > 0:
-		fmt.Fprintln(w, "all that changes is approved")
+		fmt.Fprintln(w, "every change is approved")
 	default:
 		fmt.Fprintln(w, "nothing changes")
 	}
 	if s.BadLines > 0 && !skipBad {
-		fmt.Fprintf(w, "lines that cannot be read: %s (--skip-bad lets them be)\n", count(s.BadLines))
+		fmt.Fprintf(w, "lines that cannot be read: %s (--skip-bad ignores them)\n", count(s.BadLines))
 	}
 }
 

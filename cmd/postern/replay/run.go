@@ -17,46 +17,46 @@ import (
 	"github.com/postern-mail/postern/engine/decisionlog"
 )
 
-// Bounds of a batch. A line longer than maxOctets is a batch of its own.
+// Bounds of a batch. A longer line is a batch of its own.
 const (
-	maxLines  = 64
-	maxOctets = 1 << 20
+	maxLines = 64
+	maxBytes = 1 << 20
 )
 
-// Log is one log, plain or gzip-compressed.
+// Log is one decision log, plain or gzip-compressed.
 type Log struct {
 	Name string
 	Open func() (io.ReadCloser, error)
 }
 
-// Options of Run.
+// Options are the options of Run. New must be set.
 type Options struct {
 	New *engine.Policy
-	Old *engine.Policy // nil: what the log says was decided
+	Old *engine.Policy // nil to compare with the decisions in the log
 
-	Stages       []engine.Stage // none: all
-	Since, Until time.Time      // zero: no bound; Until is excluded
-	Sample       uint64         // one transaction in so many, chosen by its id; 0 and 1: all
+	Stages       []engine.Stage // only these; none for all
+	Since, Until time.Time      // zero for no bound; Until is excluded
+	Sample       uint64         // replay one transaction in so many, chosen by its id; 0 and 1 for all
 
 	Approvals     Approvals
-	ApprovalsFile string        // their name in the summary
-	Details       io.Writer     // every change as a line of JSON; nil: none
-	Examples      int           // of each group; 0: three
-	Workers       int           // at least one
-	Records       *atomic.Int64 // counts while Run runs; nil: nobody looks
+	ApprovalsFile string        // the name of their file, for the summary
+	Details       io.Writer     // receives every change as a line of JSON; may be nil
+	Examples      int           // in each group; 0 for three
+	Workers       int           // how many goroutines decide; at least one
+	Records       *atomic.Int64 // counts the lines that are done; may be nil
 }
 
-// batch is some lines of one log, one after the other.
+// batch is consecutive lines of one log.
 type batch struct {
 	log     string
 	reader  *decisionlog.Reader // for At
 	text    []byte
 	lines   []line
 	results []result
-	done    chan struct{} // gets one when results are complete
+	done    chan struct{} // receives a value when results are complete
 }
 
-// line is where one stands in the text, or what is wrong with it.
+// line is the position of a line in the text of a batch, or the error about it.
 type line struct {
 	from, to int
 	number   int
@@ -64,7 +64,7 @@ type line struct {
 	err      error
 }
 
-// result of one line.
+// result is the result of one line.
 type result struct {
 	err      error // it cannot be read
 	revision string
@@ -74,7 +74,7 @@ type result struct {
 	changes  []Change
 }
 
-// Run replays the logs in their order. The error is about reading a log, about writing details, or ctx's.
+// Run replays the logs in their order. Its error is about a log that cannot be read, about Details, or that of the context.
 func Run(whole context.Context, logs []Log, o Options) (*Summary, error) {
 	ctx, cancel := context.WithCancel(whole)
 	defer cancel()
@@ -84,11 +84,11 @@ func Run(whole context.Context, logs []Log, o Options) (*Summary, error) {
 		free <- &batch{done: make(chan struct{}, 1)}
 	}
 	var group sync.WaitGroup
-	var failed error // of reading; read after ordered is closed
+	var readErr error // set before ordered is closed
 	group.Go(func() {
 		defer close(ordered)
 		defer close(work)
-		failed = read(ctx, logs, free, func(b *batch) { work <- b; ordered <- b })
+		readErr = read(ctx, logs, free, func(b *batch) { work <- b; ordered <- b })
 	})
 	w := &worker{o: &o, parser: decisionlog.NewParser()}
 	for range max(o.Workers, 1) {
@@ -100,18 +100,18 @@ func Run(whole context.Context, logs []Log, o Options) (*Summary, error) {
 		})
 	}
 	s := newSummary(&o)
-	var broken error // of writing
+	var writeErr error
 	for b := range ordered {
 		<-b.done
-		if broken == nil {
-			if broken = collect(s, b, &o); broken != nil {
+		if writeErr == nil {
+			if writeErr = collect(s, b, &o); writeErr != nil {
 				cancel()
 			}
 		}
 		free <- b
 	}
 	group.Wait()
-	if err := errors.Join(broken, failed, whole.Err()); err != nil {
+	if err := errors.Join(writeErr, readErr, whole.Err()); err != nil {
 		return nil, err
 	}
 	s.finish(&o)
@@ -146,10 +146,10 @@ func readLog(ctx context.Context, log Log, free <-chan *batch, send func(*batch)
 			return ctx.Err()
 		}
 		b.log, b.reader, b.text, b.lines = log.Name, r, b.text[:0], b.lines[:0]
-		if cap(b.text) > 4*maxOctets {
-			b.text = nil // one huge line must not stay for ever
+		if cap(b.text) > 4*maxBytes {
+			b.text = nil // do not keep the memory of one huge line
 		}
-		for more && len(b.lines) < maxLines && len(b.text) < maxOctets {
+		for more && len(b.lines) < maxLines && len(b.text) < maxBytes {
 			text, n, whole, err := r.Next()
 			if err == io.EOF {
 				more = false
@@ -164,7 +164,7 @@ func readLog(ctx context.Context, log Log, free <-chan *batch, send func(*batch)
 	return nil
 }
 
-// collect counts what came of a batch, and writes its changes.
+// collect adds the results of a batch to the summary, and writes its changes to Details.
 func collect(s *Summary, b *batch, o *Options) error {
 	for i := range b.results {
 		r := &b.results[i]
@@ -196,7 +196,7 @@ func collect(s *Summary, b *batch, o *Options) error {
 	return nil
 }
 
-// worker decides; it has no state of its own and serves all goroutines.
+// worker decides. It has no state, so all goroutines use the same one.
 type worker struct {
 	o      *Options
 	parser *decisionlog.Parser
@@ -252,7 +252,7 @@ func (w *worker) line(ctx context.Context, b *batch, at line, r *result) error {
 	return nil
 }
 
-// unknown says why a question cannot be asked again; "" where it can.
+// unknown returns why a decision cannot be replayed, or "".
 func (w *worker) unknown(l *decisionlog.Line, question *engine.Logged) string {
 	switch {
 	case question == nil:
@@ -274,7 +274,7 @@ func (w *worker) unknown(l *decisionlog.Line, question *engine.Logged) string {
 	return "reads " + strings.Join(lacks, ", ")
 }
 
-// leftOut by a filter.
+// leftOut reports whether the options leave a line out.
 func (w *worker) leftOut(l *decisionlog.Line) bool {
 	o := w.o
 	switch {
@@ -285,7 +285,7 @@ func (w *worker) leftOut(l *decisionlog.Line) bool {
 	case o.Sample > 1:
 		h := fnv.New64a()
 		io.WriteString(h, l.ID)
-		// FNV's low bits are poor on short strings; fold the high ones in.
+		// The low bits of FNV vary too little for short strings, so the high bits are mixed in.
 		sum := h.Sum64()
 		return (sum^sum>>29^sum>>47)%o.Sample != 0
 	}

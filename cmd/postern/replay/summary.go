@@ -9,7 +9,7 @@ import (
 	"github.com/postern-mail/postern/engine"
 )
 
-// Bounds of a summary, whatever the length of the log.
+// Bounds of a summary, for logs of any length.
 const (
 	maxGroups   = 1000
 	maxBad      = 20
@@ -17,7 +17,7 @@ const (
 	otherRules  = "(other rules)"
 )
 
-// Change is one difference between what was and what would be.
+// Change is one difference between an old decision and the new one.
 type Change struct {
 	File       string    `json:"file"`
 	Line       int       `json:"line"`
@@ -34,14 +34,14 @@ type Change struct {
 	Now        *Outcome  `json:"now,omitempty"`
 }
 
-// Group is all changes of one kind at one stage by one rule.
+// Group counts the changes of one kind at one stage by one rule.
 type Group struct {
 	Kind     string   `json:"kind"`
 	Stage    string   `json:"stage"`
 	Rule     string   `json:"rule"`
 	Count    int      `json:"count"`
 	Approved int      `json:"approved"`
-	Examples []Change `json:"examples"` // the first of the log; those that are not approved come first
+	Examples []Change `json:"examples"` // the first in the log; changes that are not approved come first
 }
 
 // Bad is a line that cannot be read.
@@ -51,7 +51,7 @@ type Bad struct {
 	Error string `json:"error"`
 }
 
-// Summary is what came of a replay.
+// Summary is the result of a replay.
 type Summary struct {
 	New      string   `json:"new"` // revision
 	Old      string   `json:"old"` // revision, or "the log"
@@ -61,20 +61,20 @@ type Summary struct {
 	Replayed int      `json:"replayed"`
 	Same     int      `json:"same"`
 	Changed  int      `json:"changed"` // records with a change
-	Unknown  int      `json:"unknown"` // records that cannot be asked again
-	// Unapproved are records with a change, or unknown, that is not on the approval list.
+	Unknown  int      `json:"unknown"` // records that cannot be replayed
+	// Unapproved counts records that are unknown or have a change, without an approval.
 	Unapproved int     `json:"unapproved"`
 	BadLines   int     `json:"bad_lines"`
 	Bad        []Bad   `json:"bad"` // the first of them
 	Groups     []Group `json:"changes"`
-	Unused     []Bad   `json:"unused_approvals"` // entries that let nothing through
-	// Unseen are stages at which the new bundle decides and the log has no decision: nothing is known of them.
+	Unused     []Bad   `json:"unused_approvals"` // entries that approved nothing
+	// Unseen are stages at which the new policy decides but the log has no decision, so that nothing is known about them.
 	Unseen []string `json:"unseen_stages"`
 
 	examples int
 	index    map[[3]string]int
 	approve  Approvals
-	stages   [engine.StageMessage + 1]bool // that came up
+	stages   [engine.StageMessage + 1]bool // with a decision in the log
 }
 
 func newSummary(o *Options) *Summary {
@@ -86,7 +86,7 @@ func newSummary(o *Options) *Summary {
 	return s
 }
 
-// bad counts a line that cannot be read.
+// bad adds a line that cannot be read.
 func (s *Summary) bad(b Bad) {
 	s.BadLines++
 	if len(s.Bad) < maxBad {
@@ -94,7 +94,7 @@ func (s *Summary) bad(b Bad) {
 	}
 }
 
-// record counts what came of one line.
+// record adds the result of one line.
 func (s *Summary) record(r *result) {
 	s.Records++
 	if !slices.Contains(s.Logged, r.revision) && len(s.Logged) < maxRevision {
@@ -151,7 +151,7 @@ func (s *Summary) group(c *Change) {
 	switch {
 	case len(g.Examples) < s.examples:
 		g.Examples = append(g.Examples, example)
-	case !c.Approved: // it takes the place of the last approved one
+	case !c.Approved: // it replaces the last approved example
 		for i := len(g.Examples) - 1; i >= 0; i-- {
 			if g.Examples[i].Approved {
 				g.Examples = append(slices.Delete(g.Examples, i, i+1), example)
@@ -161,7 +161,7 @@ func (s *Summary) group(c *Change) {
 	}
 }
 
-// finish puts everything in its order.
+// finish sorts everything, and adds what can be known only at the end.
 func (s *Summary) finish(o *Options) {
 	for stage := engine.StageConnect; stage <= engine.StageMessage; stage++ {
 		if o.New.Asks(stage) && !s.stages[stage] && (len(o.Stages) == 0 || slices.Contains(o.Stages, stage)) {
@@ -187,7 +187,7 @@ func (s *Summary) finish(o *Options) {
 	}
 	for _, a := range s.approve {
 		if a.Used == 0 {
-			s.Unused = append(s.Unused, Bad{o.ApprovalsFile, a.Line, "nothing that this entry approves has come up"})
+			s.Unused = append(s.Unused, Bad{o.ApprovalsFile, a.Line, "this entry approved nothing"})
 		}
 	}
 }

@@ -1,6 +1,5 @@
-// Package usersfile changes a users file as its owner would: in place, keeping comments, order and layout. The new text is
-// checked by the same reader that the server uses, and renamed over the old only when it is good. No goroutines; of two
-// changes at the same time, the later wins.
+// Package usersfile changes a users file and keeps its comments, order and layout. The reader of the server checks the new text before it
+// replaces the old file. Of two changes at the same time, the later one wins. It starts no goroutines.
 package usersfile
 
 import (
@@ -18,13 +17,13 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// maxFile is more than anybody edits by this command.
+// maxFile bounds the size of a users file, in bytes.
 const maxFile = 64 << 20
 
-// plainKey needs no quotes in YAML: it begins with a letter and is no word that YAML reads as something else.
+// plainKey matches logins that need no quotes in YAML, except for words such as yes and null.
 var plainKey = regexp.MustCompile(`^[a-z][a-z0-9._@+-]*$`)
 
-// Line is the line of a user, indented to stand below "users:".
+// Line returns the line of a user, indented to follow "users:".
 func Line(login, hash string) string {
 	return "  " + key(login) + ": " + strconv.Quote(hash) + "\n"
 }
@@ -37,8 +36,8 @@ func key(login string) string {
 	return strconv.Quote(login)
 }
 
-// SetPassword gives login the hash in the users file at path, which is made if it does not exist. login is canonical
-// (auth.Login). added says whether the user is new. Errors of the file as it was are yamldoc.Findings.
+// SetPassword sets the hash of login in the users file at path. It makes the file if it does not exist. login is canonical (auth.Login). added
+// says whether the user is new. Errors about the old file are yamldoc.Findings.
 func SetPassword(path, login, hash string) (added bool, err error) {
 	old, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -48,9 +47,9 @@ func SetPassword(path, login, hash string) (added bool, err error) {
 		return false, err
 	}
 	if len(old) > maxFile {
-		return false, fmt.Errorf("%s has more than %d octets", path, maxFile)
+		return false, fmt.Errorf("%s is longer than %d bytes", path, maxFile)
 	}
-	// What is wrong already is not ours to build upon.
+	// A file that is wrong already is not changed.
 	before, err := auth.OpenFile(path, auth.FileOptions{})
 	if err != nil {
 		return false, err
@@ -107,7 +106,7 @@ func edit(path, text, login, hash string) (edited string, added bool, err error)
 	if any {
 		return text + line, true, nil
 	}
-	// Nobody yet: below "users:", which may be missing, or say {}.
+	// There is no user yet, and "users:" may be missing or have the value {}.
 	head := regexp.MustCompile(`(?m)^users:[ \t]*(?:\{[ \t]*\}|~|null)?([ \t]*(?:#.*)?)$`)
 	if at := head.FindStringSubmatchIndex(text); at != nil {
 		return text[:at[0]] + "users:" + text[at[2]:at[3]] + "\n" + line + strings.TrimPrefix(text[at[1]:], "\n"), true, nil
@@ -115,7 +114,7 @@ func edit(path, text, login, hash string) (edited string, added bool, err error)
 	return text + "users:\n" + line, true, nil
 }
 
-// replaceScalar puts value where a one-line scalar begins.
+// replaceScalar replaces the one-line scalar that begins at a place by value.
 func replaceScalar(text string, at yamldoc.Pos, value string) (string, bool) {
 	lines := strings.SplitAfter(text, "\n")
 	if at.Line < 1 || at.Line > len(lines) {
@@ -134,8 +133,7 @@ func replaceScalar(text string, at yamldoc.Pos, value string) (string, bool) {
 			return "", false
 		}
 	case '$', 'S': // SCRAM-SHA-256$...
-		// A plain scalar ends before white space, or before what ends it in a flow mapping: argon2 parameters have commas, but
-		// no space after them.
+		// A plain scalar ends before white space, or before the end of a flow mapping. The commas in argon2 parameters have no space after them.
 		end = strings.IndexAny(rest, " \t\r\n}")
 		if end < 0 {
 			end = len(rest)
@@ -148,15 +146,14 @@ func replaceScalar(text string, at yamldoc.Pos, value string) (string, bool) {
 	return strings.Join(lines, ""), true
 }
 
-// replace makes text the content of path, if the server's own reader finds users users in it. What was there keeps its mode
-// and owner.
+// replace writes text to path if the reader of the server finds that many users in it. An existing file keeps its mode and owner.
 func replace(path, text string, users int) error {
 	return safefile.Write(path, 0o600, func(f *os.File) error {
 		if _, err := f.WriteString(text); err != nil {
 			return err
 		}
 		if after, err := auth.OpenFile(f.Name(), auth.FileOptions{}); err != nil || after.Users() != users {
-			return fmt.Errorf("%s is laid out in a way that this command cannot change; print the line without --file and paste it", path)
+			return fmt.Errorf("%s has a layout that this command cannot change; run it without --file and paste the line", path)
 		}
 		return nil
 	})
