@@ -8,12 +8,12 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// quotedTrap is an address in good.org whose local part, unquoted and written down by somebody careless, is another
-// address in evil with a parameter behind it.
+// quotedTrap is an address in good.org with a quoted local part. Written without the quotes, it is another address in evil, with
+// a parameter after it.
 const quotedTrap = `<"victim@evil> ORCPT=rfc822;x"@good.org>`
 
-// TestQuotedLocalPart: go-smtp unquotes, policy sees good.org, and the client side writes an address in evil. What policy
-// sees, what the next hop is given and what that reads are one address here (recorder.same checks the last).
+// TestQuotedLocalPart: go-smtp removes the quotes, so policy would see good.org and its client would write an address in evil.
+// Here policy, the next hop and the reader of what the next hop is given have one address (recorder.same checks the last).
 func TestQuotedLocalPart(t *testing.T) {
 	t.Parallel()
 	s := start(t, rules(t, "rcpt", `
@@ -49,7 +49,8 @@ func TestQuotedLocalPart(t *testing.T) {
 	}
 }
 
-// TestAddressSyntax: what go-smtp lets through, and more of its kind. L is a local part of 300 octets, D a domain of 900.
+// TestAddressSyntax: malformed addresses, among them those that go-smtp accepts. L is a local part of 300 octets, D a domain of
+// 900.
 func TestAddressSyntax(t *testing.T) {
 	t.Parallel()
 	s := startPipe(t, limits(func(l *Limits) { l.Errors = 1000 }))
@@ -94,7 +95,7 @@ func TestAddressSyntax(t *testing.T) {
 		c.refused("MAIL FROM:"+arg, tt.mail)
 		c.talk("C: MAIL FROM:<ok@example.com>\nS: 250 2.1.0")
 		c.refused("RCPT TO:"+arg, tt.rcpt)
-		c.talk("C: DATA\nS: 5\nC: RSET\nS: 250\n" + envelope + message1) // so that Limits.Commands is not met
+		c.talk("C: DATA\nS: 5\nC: RSET\nS: 250\n" + envelope + message1) // so that Limits.Commands is not hit
 	}
 	c.talk(quit)
 	if n := len(s.hop.got()); n != len(tests) {
@@ -110,7 +111,7 @@ func (c *client) refused(line, want string) {
 	}
 }
 
-// TestParameters: those of MAIL and RCPT, with values that are wrong (RFC 1870, 3461, 4954, 6152, 6531).
+// TestParameters: wrong values of the parameters of MAIL and RCPT (RFC 1870, 3461, 4954, 6152, 6531).
 func TestParameters(t *testing.T) {
 	t.Parallel()
 	s := startPipe(t, limits(func(l *Limits) { l.Errors = 1000 }))
@@ -136,7 +137,7 @@ func TestParameters(t *testing.T) {
 	c.talk(quit)
 }
 
-// TestGoodAddresses are taken, and come to the next hop as they were meant.
+// TestGoodAddresses are accepted, and reach the next hop unchanged.
 func TestGoodAddresses(t *testing.T) {
 	t.Parallel()
 	for from, want := range map[string]string{
@@ -157,7 +158,8 @@ func TestGoodAddresses(t *testing.T) {
 	}
 }
 
-// TestPostmaster: RFC 5321 §4.1.1.3 wants <postmaster> without a domain taken; the library refuses it. Policy gives the domain.
+// TestPostmaster: a server must accept <postmaster> without a domain (RFC 5321 §4.1.1.3); go-smtp refuses it. Policy adds the
+// domain.
 func TestPostmaster(t *testing.T) {
 	t.Parallel()
 	s := start(t, rules(t, "message", `
@@ -180,7 +182,7 @@ func TestPostmaster(t *testing.T) {
 	}
 }
 
-// TestSecondMAIL: go-smtp takes one in the middle of a transaction.
+// TestSecondMAIL: a MAIL in a transaction is refused; go-smtp accepts it.
 func TestSecondMAIL(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -190,7 +192,8 @@ func TestSecondMAIL(t *testing.T) {
 	}
 }
 
-// TestParametersReachTheHop: what is offered is honoured all the way (SMTPUTF8, DSN, SIZE); what claims an identity is not passed on.
+// TestParametersReachTheHop: parameters that are offered reach the next hop (SMTPUTF8, DSN, SIZE); one that claims an identity
+// does not.
 func TestParametersReachTheHop(t *testing.T) {
 	t.Parallel()
 	s := start(t)

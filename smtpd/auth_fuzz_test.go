@@ -10,7 +10,7 @@ import (
 	"github.com/postern-mail/postern/internal/testpipe"
 )
 
-// authStates of a session under TLS that a fuzzer's octets begin in.
+// authStates are the octets that bring a session under TLS into a state, in which the octets of the fuzzer begin.
 var authStates = []string{
 	"EHLO x\r\n",
 	"EHLO x\r\nAUTH PLAIN\r\n",
@@ -23,9 +23,9 @@ var authStates = []string{
 
 const fuzzPassword = "Tr0ub4dor"
 
-// FuzzAuthDialogue: whatever octets a client sends in place of a dialogue of AUTH, nobody gets in who has not sent the password,
-// nothing is taken from whom has not got in, every reply is well-formed, the password is in no log, and it is the same whether
-// the octets come at once or one by one.
+// FuzzAuthDialogue: for all octets in place of a SASL exchange, nobody is authenticated without the password, nothing is accepted
+// from an unauthenticated client, every reply is well-formed, the password is in no log, and the result is the same if the octets
+// come one by one.
 func FuzzAuthDialogue(f *testing.F) {
 	for i := range authStates {
 		for _, s := range []string{
@@ -65,7 +65,7 @@ func FuzzAuthDialogue(f *testing.F) {
 	})
 }
 
-// passwordSent says whether the password stands in any of the words of a dialogue, as PLAIN or LOGIN would send it.
+// passwordSent reports whether a word of a dialogue contains the password, as PLAIN or LOGIN would send it.
 func passwordSent(text string) bool {
 	for _, word := range strings.Fields(text) {
 		if plain, err := base64.StdEncoding.DecodeString(word); err == nil && strings.HasSuffix(string(plain), fuzzPassword) {

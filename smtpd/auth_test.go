@@ -34,7 +34,7 @@ func TestAuthenticationRequired(t *testing.T) {
 	s.hop.want("one\r\n")
 }
 
-// TestAuthBeforeTLS: no password is asked for in the clear (RFC 4954 §4), and one that comes anyway proves nothing.
+// TestAuthBeforeTLS: the server asks for no password in the clear (RFC 4954 §4), and one that comes anyway proves nothing.
 func TestAuthBeforeTLS(t *testing.T) {
 	t.Parallel()
 	start(t, wantsAuth).talk(hello + `
@@ -47,7 +47,7 @@ func TestAuthBeforeTLS(t *testing.T) {
 	` + quit)
 }
 
-// TestAuthInTransaction: RFC 4954 §4; go-smtp lets it through.
+// TestAuthInTransaction: AUTH in a transaction is refused (RFC 4954 §4); go-smtp accepts it.
 func TestAuthInTransaction(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -63,7 +63,7 @@ func TestAuthInTransaction(t *testing.T) {
 	` + envelope + message1 + quit)
 }
 
-// TestAuthDialogues: the ways through PLAIN (RFC 4616) and LOGIN, and those that lead nowhere. Replies as RFC 4954 §4 and §6 have them.
+// TestAuthDialogues: exchanges of PLAIN (RFC 4616) and LOGIN that succeed and that fail, with the replies of RFC 4954 §4 and §6.
 func TestAuthDialogues(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{
@@ -110,14 +110,14 @@ func TestAuthDialogues(t *testing.T) {
 	}
 }
 
-// TestAuthAfterHELO: AUTH is an extension, and belongs to EHLO.
+// TestAuthAfterHELO: AUTH is an extension, so it needs EHLO.
 func TestAuthAfterHELO(t *testing.T) {
 	t.Parallel()
 	start(t).talk(hello + "C: STARTTLS\nS: 220\nTLS\nC: AUTH PLAIN {alice:secret}\nS: 503 5.5.1\nC: HELO x\nS: 250 mail\nC: AUTH PLAIN {alice:secret}\nS: 503 5.5.1" + quit)
 }
 
-// TestBadAuthSlowsDownAndEnds: go-smtp answers two hundred tries on one connection. The delay doubles with each, with up to a
-// quarter of jitter; other mechanisms, RSET, EHLO in between change nothing.
+// TestBadAuthSlowsDownAndEnds: go-smtp would answer two hundred attempts on one connection. The delay doubles with each attempt,
+// with up to a quarter of jitter. Other mechanisms, RSET and EHLO between them change nothing.
 func TestBadAuthSlowsDownAndEnds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := startPipe(t, wantsAuth, limits(func(l *Limits) { l.AuthDelay, l.AuthFailures = time.Second, 5 }))
@@ -138,13 +138,13 @@ func TestBadAuthSlowsDownAndEnds(t *testing.T) {
 	})
 }
 
-// TestAuthSuccessAfterFailure: who has mistyped and then remembers is not held to it.
+// TestAuthSuccessAfterFailure: a success resets the count of failures.
 func TestAuthSuccessAfterFailure(t *testing.T) {
 	t.Parallel()
 	start(t, wantsAuth).talk(secure + "C: AUTH PLAIN {alice:guess}\nS: 535\nC: AUTH PLAIN {alice:guess}\nS: 535\nC: AUTH PLAIN {alice:secret}\nS: 235 2.7.0" + envelope + message1 + quit)
 }
 
-// TestMalformedAuthIsBounded: what never gets as far as a password counts as errors.
+// TestMalformedAuthIsBounded: exchanges that never reach a password count as errors.
 func TestMalformedAuthIsBounded(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{
@@ -159,14 +159,14 @@ func TestMalformedAuthIsBounded(t *testing.T) {
 	}
 }
 
-// unavailable is a backend that cannot tell.
+// unavailable is a backend that is down.
 type unavailable struct{ users }
 
 func (unavailable) Password(context.Context, string, string) (auth.Identity, error) {
 	return auth.Identity{}, fmt.Errorf("%w: the directory is down", auth.ErrUnavailable)
 }
 
-// TestAuthUnavailable: nobody's "no" is final while somebody cannot tell; and that is no failed try.
+// TestAuthUnavailable: if one backend refuses a login and another is down, the reply is temporary, and no failure is counted.
 func TestAuthUnavailable(t *testing.T) {
 	t.Parallel()
 	s := start(t, wantsAuth, func(s *Server, _ *Listener) {
@@ -179,7 +179,7 @@ func TestAuthUnavailable(t *testing.T) {
 	}
 }
 
-// TestAuthFacts: policy sees who was proved, not what MAIL AUTH= claims.
+// TestAuthFacts: policy sees the login that was proved, not the one that MAIL AUTH= claims.
 func TestAuthFacts(t *testing.T) {
 	t.Parallel()
 	s := start(t, wantsAuth, rules(t, "mail", `
@@ -189,8 +189,8 @@ func TestAuthFacts(t *testing.T) {
 		"S: 550 5.7.1 alice by LOGIN from test under 1.3, helo client.example, listener test" + quit)
 }
 
-// TestThrottleAcrossConnections: a new connection does not forget what failed on those before; who proved a login lately is let
-// in from the same address all the same, so that nobody can lock a neighbour out.
+// TestThrottleAcrossConnections: failures are counted over connections. A login that has succeeded from an address lately is
+// still accepted from there, so that others at the address cannot lock it out.
 func TestThrottleAcrossConnections(t *testing.T) {
 	t.Parallel()
 	s := start(t, wantsAuth, func(s *Server, _ *Listener) {

@@ -9,8 +9,8 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// FuzzBdat: a message that comes in chunks, however it is cut, is taken or refused as it is by DATA, with the same bytes for the
-// next hop; one that does not end in a line end is refused or completed, and never runs into what follows.
+// FuzzBdat: a message in chunks, for every way to cut it, is accepted or refused as by DATA, and the next hop gets the same
+// bytes. A message without a line end at its end is refused or completed, and never joined with what follows.
 func FuzzBdat(f *testing.F) {
 	for _, m := range []string{
 		"x: y\r\n\r\nbody\r\n", "x: y\r\n\r\n.\r\n..\r\n.x\r\n", "x: y\r\n\r\nbare\nLF\r\n", "x: y\r\n\r\nbare\rCR\r\n", "x: y\r\n\r\nNUL\x00\r\n", "\r\n", "x: y\r\n", "no header\r\n", "x: y\r\n\r\nno end", "x: y\r\n\r\nhalf\r", "x: y\r\n\r\n\r\n.\r\nMAIL FROM:<evil@example.com>\r\n",
@@ -54,7 +54,7 @@ func FuzzBdat(f *testing.F) {
 	})
 }
 
-// tailOf: the message stands behind our field, perhaps with the line end that it lacked.
+// tailOf: the message comes after the Received field, perhaps with a line end that it did not have.
 func tailOf(got, msg []byte) bool {
 	return bytes.HasSuffix(got, msg) || bytes.HasSuffix(got, append(bytes.TrimSuffix(bytes.Clone(msg), []byte("\r\n")), "\r\n"...))
 }
@@ -66,7 +66,7 @@ func bodies(letters []*letter) (out []string) {
 	return out
 }
 
-// afterReceived are messages without our field, which has the time in it.
+// afterReceived returns messages without the Received field, which contains the time.
 func afterReceived(letters []*letter) (out []string) {
 	for _, l := range letters {
 		_, rest, _ := strings.Cut(string(l.body), "+0000\r\n")

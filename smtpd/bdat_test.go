@@ -8,7 +8,7 @@ import (
 // head is the header of a message in chunks, 14 octets.
 const head = "Subject: x\\r\\n\\r\\n"
 
-// TestBDATInOneWrite: the library's line limiter kills a command whose chunk comes in the same write.
+// TestBDATInOneWrite: a command and its chunk in one write. The line limit of go-smtp would end the connection.
 func TestBDATInOneWrite(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -43,12 +43,12 @@ func TestBDATPipelined(t *testing.T) {
 				W: "Subject: y\r\n\r\nthree\r\n.\r\n"
 				S: 250 2.0.0 Ok: queued
 			` + quit)
-			s.hop.want("one\r\ntwo\r\n", "three\r\n") // the last line gets the end that a message by DATA has
+			s.hop.want("one\r\ntwo\r\n", "three\r\n") // the last line gets a line end, as by DATA
 		})
 	}
 }
 
-// TestBDATLineOfDots: dots mean nothing in chunks, and are stuffed again on the way out by relay.
+// TestBDATLineOfDots: dots mean nothing in chunks; relay adds dot-stuffing.
 func TestBDATLineOfDots(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -57,8 +57,8 @@ func TestBDATLineOfDots(t *testing.T) {
 	s.hop.want(".\r\n..\r\n.\r\nx\r\n")
 }
 
-// TestBDATThenRSET: in the library the goroutine that takes the chunks may outlive the reset. There is none here; the race
-// detector looks on.
+// TestBDATThenRSET: in go-smtp, the goroutine that reads the chunks may outlive the reset. Here there is no such goroutine. For
+// the race detector.
 func TestBDATThenRSET(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -80,7 +80,7 @@ func TestBDATThenRSET(t *testing.T) {
 	c.talk(quit)
 }
 
-// TestBDATOrder: what may not come in the middle of chunks (RFC 3030 §2, §3).
+// TestBDATOrder: commands that are not allowed between chunks (RFC 3030 §2, §3).
 func TestBDATOrder(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -115,8 +115,8 @@ func TestBDATOrder(t *testing.T) {
 	s.hop.want("one\r\n")
 }
 
-// TestBDATAfterFailure: the chunks that a pipelining client sends behind one that failed are taken and refused, never read as
-// commands or as a message (RFC 3030 §2).
+// TestBDATAfterFailure: the chunks that a pipelining client sends after one that failed are read and refused. They are never read
+// as commands or as a message (RFC 3030 §2).
 func TestBDATAfterFailure(t *testing.T) {
 	t.Parallel()
 	s := start(t, limits(func(l *Limits) { l.MessageBytes = 20 }))
@@ -134,7 +134,7 @@ func TestBDATAfterFailure(t *testing.T) {
 	s.hop.want("one\r\n")
 }
 
-// TestBDATSyntax: where a chunk ends that has no proper size cannot be known, and so neither where the next command begins.
+// TestBDATSyntax: if the size of a chunk cannot be read, it is not known where the next command begins.
 func TestBDATSyntax(t *testing.T) {
 	t.Parallel()
 	for _, arg := range []string{"", " ", " x", " -1", " +1", " 1 FIRST", " 1 LAST LAST", " 0x1", " 1e1", " 1  LAST", " 9999999999999999", " 99999999999999999999", " LAST", " 1LAST"} {
@@ -154,7 +154,7 @@ func TestBDATSyntax(t *testing.T) {
 	s.talk(hello + envelope + "C: BDAT 999999999999999 LAST\nS: 552 5.3.4\nEOF")
 }
 
-// TestTinyChunks: they exhausted Postfix's memory; a message has only so many.
+// TestTinyChunks: tiny chunks exhausted the memory of Postfix. Here the number of chunks is limited.
 func TestTinyChunks(t *testing.T) {
 	t.Parallel()
 	s := startPipe(t)
@@ -177,7 +177,7 @@ func TestTinyChunks(t *testing.T) {
 	c.talk("EOF")
 }
 
-// TestBDATRefusalIsCounted: a message that is refused for its octets is logged however it was sent.
+// TestBDATRefusalIsCounted: a message that is refused for its octets is logged, by DATA and by BDAT.
 func TestBDATRefusalIsCounted(t *testing.T) {
 	for name, script := range map[string]string{"DATA": "C: DATA\nS: 354\nW: \"a\\rb\"", "BDAT": `W: "BDAT 3\r\na\rb"`, "last": `W: "BDAT 2 LAST\r\na\r"`} {
 		t.Run(name, func(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// tokens is a backend: token to login. The token "down" is one about which it cannot tell, "narrow" one without the scope.
+// tokens is a backend: token to login. For the token "down" it is not available; "narrow" lacks the scope.
 type tokens map[string]string
 
 func (tokens) Name() string         { return "tokens" }
@@ -40,7 +40,7 @@ func (t tokens) Token(_ context.Context, token string) (auth.Identity, error) {
 
 func bearers(s *Server, _ *Listener) { s.Auth = []auth.Backend{tokens{"s3cr3t": "alice"}} }
 
-// TestBearer: OAUTHBEARER (RFC 7628) and XOAUTH2, and how a client that is refused hears why.
+// TestBearer: OAUTHBEARER (RFC 7628) and XOAUTH2, and how a client learns why it was refused.
 func TestBearer(t *testing.T) {
 	t.Parallel()
 	const (
@@ -102,7 +102,7 @@ func TestBearer(t *testing.T) {
 	}
 }
 
-// certified is a backend: the common names that its test gives certificates, to logins.
+// certified is a backend: common name of a certificate to login.
 type certified map[string]string
 
 func (certified) Name() string         { return "certified" }
@@ -123,7 +123,7 @@ func (c certified) Certificate(_ context.Context, login string, chain []*x509.Ce
 	return auth.Identity{Login: found, Backend: "certified"}, nil
 }
 
-// TestExternal: RFC 4422 appendix A. It is there for whoever has shown a certificate, and for nobody else.
+// TestExternal: RFC 4422 appendix A. EXTERNAL is offered only to a client that has sent a certificate.
 func TestExternal(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -168,8 +168,8 @@ func TestExternal(t *testing.T) {
 	}
 }
 
-// TestClientCertificateFacts: a certificate is a fact of TLS where an authority of the configuration in use vouches for it, and
-// that may be one that was read after the server started.
+// TestClientCertificateFacts: a client certificate is a fact only if an authority of the current configuration has signed it. The
+// configuration may have been read after the start of the server.
 func TestClientCertificateFacts(t *testing.T) {
 	t.Parallel()
 	pool := x509.NewCertPool()

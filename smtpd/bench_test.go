@@ -12,7 +12,8 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// BenchmarkSession is one message over a connection that is kept, without TLS, policy and network: what the front end itself costs.
+// BenchmarkSession is one message over a connection that stays open, without TLS, policy and network. It measures the cost of the
+// front end.
 func BenchmarkSession(b *testing.B) {
 	s := startPipe(b, func(s *Server, _ *Listener) { s.Log, s.Limits.Messages = nil, 1<<30 })
 	s.hop.discards = true
@@ -33,8 +34,8 @@ func BenchmarkSession(b *testing.B) {
 	}
 }
 
-// BenchmarkLogin is one connection with STARTTLS, one login and QUIT, both ends in this process: compare with "nobody", which does not
-// log in. The client's share is in it; that of SCRAM is done once, as clients do that keep their keys.
+// BenchmarkLogin is one connection with STARTTLS, one login and QUIT, with client and server in this process. Compare with
+// "nobody", which does not log in. The SCRAM client derives its keys once, as clients do that keep them.
 func BenchmarkLogin(b *testing.B) {
 	first := scramUsers(b)
 	s := start(b, func(s *Server, l *Listener) {

@@ -9,7 +9,7 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// jumping is a clock of the day that jumps at each look at it, by hours, to before 1970 and beyond 2100.
+// jumping is a clock that jumps by hours, to before 1970 and beyond 2100, each time it is read.
 func jumping(s *Server, _ *Listener) {
 	var n atomic.Int64
 	jumps := []time.Duration{0, 6 * time.Hour, -6 * time.Hour, -60 * 365 * 24 * time.Hour, 90 * 365 * 24 * time.Hour, time.Nanosecond}
@@ -17,7 +17,7 @@ func jumping(s *Server, _ *Listener) {
 	s.Clock = func() time.Time { return began.Add(jumps[n.Add(1)%int64(len(jumps))]) }
 }
 
-// TestClockJumps: messages pass, and their ids are unlike each other.
+// TestClockJumps: messages are accepted, and their ids differ.
 func TestClockJumps(t *testing.T) {
 	s := start(t, jumping)
 	c := s.talk(hello)
@@ -36,7 +36,7 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
-// TestClockJumpsAndTimeouts: time-outs are as long as ever.
+// TestClockJumpsAndTimeouts: jumps do not change time-outs.
 func TestClockJumpsAndTimeouts(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := startPipe(t, jumping)

@@ -8,12 +8,12 @@ import (
 	"github.com/postern-mail/postern/internal/testpipe"
 )
 
-// smuggled is a second transaction in the body of the first: whoever ends the message too early takes it for commands.
+// smuggled is a second transaction in the body of the first. A reader that ends the message too early takes it for commands.
 const smuggled = "MAIL FROM:<evil@example.com>\r\nRCPT TO:<victim@example.net>\r\nDATA\r\nFrom: evil@example.com\r\n\r\nevil\r\n.\r\n"
 
 var endings = testpipe.Endings()
 
-// splits are ways to cut octets into writes: some readers see a CR and the LF after it together only.
+// splits are ways to cut octets into writes, because some readers see a CR and its LF only if they come together.
 var splits = map[string]int{"whole": 1 << 20, "octets": 1, "pairs": 2, "threes": 3}
 
 func TestBareEndOfDataEndsNothing(t *testing.T) {
@@ -35,7 +35,7 @@ func TestBareEndOfDataInChunk(t *testing.T) {
 	t.Parallel()
 	for _, ending := range endings {
 		if ending == "\r\n.\r" {
-			continue // a CR that ends a chunk may have its LF in the next: TestCRBetweenChunks
+			continue // a CR at the end of a chunk may have its LF in the next one; see TestCRBetweenChunks
 		}
 		for split, size := range splits {
 			t.Run(fmt.Sprintf("%q/%s", ending, split), func(t *testing.T) {
@@ -61,7 +61,7 @@ func (c *client) split(text string, size int) {
 	}
 }
 
-// TestCRBetweenChunks: a CR at the end of a chunk is half of a line end if the next chunk begins with LF, and a fault if not.
+// TestCRBetweenChunks: a CR at the end of a chunk is part of a line end if the next chunk begins with LF, and an error otherwise.
 func TestCRBetweenChunks(t *testing.T) {
 	t.Parallel()
 	s := startPipe(t)
@@ -77,7 +77,7 @@ func TestCRBetweenChunks(t *testing.T) {
 	s.hop.want("one\r\ntwo\r\n")
 }
 
-// TestDotStuffing: §4.5.2, whatever the cuts.
+// TestDotStuffing: dot-stuffing is removed (RFC 5321 §4.5.2), for every way to cut the octets.
 func TestDotStuffing(t *testing.T) {
 	t.Parallel()
 	for split, size := range splits {
@@ -100,7 +100,7 @@ func TestDotAlone(t *testing.T) {
 	}
 }
 
-// TestExactSize: RFC 1870 §6; the library refuses a message of exactly the maximum.
+// TestExactSize: RFC 1870 §6. go-smtp refuses a message of exactly the maximum.
 func TestExactSize(t *testing.T) {
 	t.Parallel()
 	const most = 5000
@@ -137,7 +137,7 @@ func TestExactSize(t *testing.T) {
 	`)
 }
 
-// TestTooLargeGoesOn: the client hears 552 at the end of its data, where it listens; but not for ever.
+// TestTooLargeGoesOn: the client gets 552 after its data, and the connection goes on.
 func TestTooLargeGoesOn(t *testing.T) {
 	t.Parallel()
 	s := start(t, limits(func(l *Limits) { l.MessageBytes = 1000 }))
@@ -147,7 +147,7 @@ func TestTooLargeGoesOn(t *testing.T) {
 	s.hop.want()
 }
 
-// TestLongLines: text lines may be longer than 1000 octets (RFC 5321 §4.5.3.1.6); nothing is kept of them.
+// TestLongLines: lines of text may be longer than 1000 octets (RFC 5321 §4.5.3.1.6).
 func TestLongLines(t *testing.T) {
 	t.Parallel()
 	s := start(t)

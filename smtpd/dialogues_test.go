@@ -19,7 +19,8 @@ import (
 	"github.com/postern-mail/postern/internal/testpipe"
 )
 
-// deed is one act of a client: with waits it waits for the replies before it goes on, else it goes on in the same write.
+// deed is one act of a client. If it waits, the client waits for the replies before it goes on; otherwise it goes on in the same
+// write.
 type deed struct {
 	act   string
 	waits bool
@@ -32,8 +33,8 @@ func (d deed) String() string {
 	return d.act + " &"
 }
 
-// TestDialogues holds long random dialogues against the model: each reply, and what is at the next hop afterwards. A difference
-// is printed with the shortest dialogue that still shows one. POSTERN_DIALOGUES says how many, POSTERN_SEED which.
+// TestDialogues compares long random dialogues with the model: each reply, and what the next hop got. A difference is printed
+// with the shortest dialogue that shows it. POSTERN_DIALOGUES sets the number of dialogues, POSTERN_SEED the seed.
 func TestDialogues(t *testing.T) {
 	t.Parallel()
 	count, seed := 500, uint64(1)
@@ -79,7 +80,7 @@ func TestDialogues(t *testing.T) {
 	}
 }
 
-// generate makes a dialogue in which the client does the sensible thing half of the time.
+// generate makes a dialogue in which the client sends the expected command half of the time.
 func generate(r *rand.Rand, acts []string) (deeds []deed) {
 	m := &sessionModel{}
 	for n := 0; n < 80 && !m.closed; n++ {
@@ -87,7 +88,7 @@ func generate(r *rand.Rand, acts []string) (deeds []deed) {
 		if r.IntN(2) == 0 {
 			act = m.sensible()
 		}
-		// What ends a session is not to end every one early.
+		// Acts that end the session are rare, so that dialogues become long.
 		if try := *m; r.IntN(4) > 0 {
 			if try.step(act, n); try.closed {
 				act = m.sensible()
@@ -99,7 +100,7 @@ func generate(r *rand.Rand, acts []string) (deeds []deed) {
 	return deeds
 }
 
-// shrink leaves out what the difference does not need.
+// shrink removes deeds without which the difference remains.
 func (s *site) shrink(deeds []deed, why error) ([]deed, error) {
 	for size := len(deeds) / 2; size > 0; {
 		smaller := false
@@ -117,7 +118,7 @@ func (s *site) shrink(deeds []deed, why error) ([]deed, error) {
 	return deeds, why
 }
 
-// converse has one dialogue over a connection of its own, and gives the number of messages that were accepted.
+// converse runs one dialogue over a new connection, and returns the number of accepted messages.
 func (s *site) converse(deeds []deed) (accepted int, err error) {
 	conn, err := s.dial()
 	if err != nil {
@@ -152,7 +153,7 @@ func (s *site) converse(deeds []deed) (accepted int, err error) {
 	return len(m.accepted), s.compareHop(before, m.accepted)
 }
 
-// compareHop compares what the next hop got since with what it should have got.
+// compareHop compares what the next hop has got with what it should have got.
 func (s *site) compareHop(before int, want []string) error {
 	for range 1000 { // the transaction ends after the connection
 		s.hop.mu.Lock()
@@ -187,17 +188,17 @@ type converser struct {
 	c     *client
 	raw   net.Conn
 	input string   // not yet sent
-	want  []string // not yet heard
-	said  string   // since the replies were heard last
+	want  []string // replies that were not read yet
+	said  string   // sent since replies were read last
 }
 
-// exchange sends what is to be sent and hears the replies.
+// exchange sends the input and reads the replies.
 func (x *converser) exchange() error {
 	x.send()
 	return x.hear()
 }
 
-// send may fail where the server has hung up: what it said tells.
+// send may fail if the server has hung up; its replies say why.
 func (x *converser) send() {
 	if x.input != "" {
 		x.c.write(x.input)
@@ -216,7 +217,7 @@ func (x *converser) hear() error {
 	return nil
 }
 
-// hangUp sends and hears what is left, ends our direction, and wants the end of the other.
+// hangUp sends and reads the rest, closes the sending direction, and wants the server to close too.
 func (x *converser) hangUp() error {
 	x.send()
 	if c, ok := x.c.conn.(*tls.Conn); ok {

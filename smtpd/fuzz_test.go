@@ -11,7 +11,7 @@ import (
 	"github.com/postern-mail/postern/smtpd/wire"
 )
 
-// states of a session that a fuzzer's octets begin in, by the octets that lead there.
+// states are the octets that bring a session into a state, in which the octets of the fuzzer begin.
 var states = []string{
 	"",
 	"EHLO x\r\n",
@@ -22,12 +22,12 @@ var states = []string{
 	"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<b@c.example>\r\nBDAT 6\r\nx: y\r\n",
 }
 
-// FuzzSession: whatever octets a client sends, in whatever state, nothing panics, every reply is well-formed, no more and no
-// fewer messages are taken than the client was told, and no bare CR, bare LF or NUL and no address that reads differently
-// gets to the next hop (recorder). It is the same whether the octets come at once or one by one.
+// FuzzSession: for all octets in all states, nothing panics, every reply is well-formed, the client is told of exactly the
+// messages that the next hop gets, and the next hop gets no bare CR, bare LF or NUL, and no address that can be read in two ways
+// (recorder). The result is the same if the octets come one by one.
 func FuzzSession(f *testing.F) {
 	s := startPipe(f, limits(func(l *Limits) { l.MessageBytes, l.Recipients, l.SpoolMemory = 3000, 5, 8<<10 }), func(s *Server, _ *Listener) {
-		s.Log, s.TLS = nil, nil // what follows STARTTLS depends on when it comes
+		s.Log, s.TLS = nil, nil // the result of octets after STARTTLS depends on when they come
 	})
 	s.hop.rcpt = func(to message.Path) error {
 		if to.Local == "r" {
@@ -68,7 +68,7 @@ func (s *site) outcome(t *testing.T, pieces ...string) string {
 		t.Errorf("%d messages were taken, the client was told %d: %q", len(letters), queued, replies)
 	}
 	out := strings.Join(replies, "\n")
-	for _, fault := range []error{wire.ErrBareLF, wire.ErrNUL} { // which of two is seen first may differ
+	for _, fault := range []error{wire.ErrBareLF, wire.ErrNUL} { // of two faults either may be seen first
 		out = strings.ReplaceAll(out, "The message has a "+fault.Error(), "The message has a "+wire.ErrBareCR.Error())
 	}
 	for _, m := range letters {
@@ -78,7 +78,8 @@ func (s *site) outcome(t *testing.T, pieces ...string) string {
 	return out
 }
 
-// TestSessionsAreIndifferentToCuts is the fuzzer's second promise on the dialogues that matter most: every ending in every state.
+// TestSessionsAreIndifferentToCuts checks the second promise of the fuzzer on the most important dialogues: every ending in every
+// state.
 func TestSessionsAreIndifferentToCuts(t *testing.T) {
 	t.Parallel()
 	s := startPipe(t, func(s *Server, _ *Listener) { s.Log, s.TLS = nil, nil })

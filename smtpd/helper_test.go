@@ -22,7 +22,7 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// patience bounds every wait: long, because a wait that is over too soon on a busy machine tells nothing.
+// patience bounds every wait. It is long, because on a busy machine a short wait proves nothing.
 const patience = 30 * time.Second
 
 // site is a running server with a next hop that records.
@@ -51,9 +51,8 @@ func start(t testing.TB, change ...func(*Server, *Listener)) *site {
 	return s
 }
 
-// startPipe runs a server over connections in memory, for tests in a synctest bubble, where time-outs pass in no time and are
-// exact. There is no policy, because an evaluation has a goroutine that outlives the bubble; the failure verdict is to
-// accept.
+// startPipe runs a server over connections in memory, for tests in a synctest bubble, where time-outs take no time and are exact.
+// There is no policy, because an evaluation has a goroutine that outlives the bubble. The failure verdict is accept.
 func startPipe(t testing.TB, change ...func(*Server, *Listener)) *site {
 	t.Helper()
 	l := testpipe.NewListener()
@@ -86,7 +85,7 @@ func serve(t testing.TB, l net.Listener, change ...func(*Server, *Listener)) *si
 	return s
 }
 
-// stop shuts down; harmless when that has happened already.
+// stop shuts the server down. It may be called again.
 func (s *site) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.wait)
 	defer cancel()
@@ -99,15 +98,15 @@ func (s *site) stop() {
 	s.done <- ErrServerClosed
 }
 
-// limits changes some of them.
+// limits changes limits.
 func limits(f func(*Limits)) func(*Server, *Listener) {
 	return func(s *Server, _ *Listener) { f(&s.Limits) }
 }
 
-// wantsAuth is a server as it usually runs.
+// wantsAuth makes the server want authentication, as it usually does.
 func wantsAuth(s *Server, _ *Listener) { s.Anonymous = false }
 
-// rules makes the server ask a policy: stage, rules, stage, rules.
+// rules gives the server a policy: stage, rules, stage, rules, and so on.
 func rules(t testing.TB, stages ...string) func(*Server, *Listener) {
 	return func(s *Server, _ *Listener) { s.Engine.Swap(policy(t, "test", stages...)) }
 }
@@ -132,7 +131,7 @@ func compile(revision string, stages ...string) (*engine.Policy, error) {
 	return engine.Compile(context.Background(), b, engine.Options{Timeout: patience})
 }
 
-// acceptAll is a policy that has an opinion on nothing.
+// acceptAll is a policy that refuses nothing.
 var acceptAll = sync.OnceValue(func() *engine.Policy {
 	p, err := compile("accept", "message", `note contains "seen" if input.message.size >= 0`)
 	if err != nil {
@@ -170,7 +169,7 @@ var certificateOnce = sync.OnceValue(func() *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 })
 
-// logBuffer is what the server logged.
+// logBuffer collects the log of the server.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

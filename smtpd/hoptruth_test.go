@@ -19,7 +19,7 @@ type fickleHop struct {
 
 	mu        sync.Mutex
 	at, how   string // how: a reply with its line end, or "hang", "close", "reset", "dribble"
-	committed int    // messages for which 250 was said after their end, or was about to be
+	committed int    // messages for which it sent 250 after their end, or was about to
 }
 
 func (h *fickleHop) set(at, how string) {
@@ -28,7 +28,7 @@ func (h *fickleHop) set(at, how string) {
 	h.at, h.how = at, how
 }
 
-// taken is how many messages it has said 250 for.
+// taken is the number of messages for which it has sent 250.
 func (h *fickleHop) taken() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -57,7 +57,7 @@ func startFickle(t *testing.T) *fickleHop {
 	return h
 }
 
-// answer says what is good, or misbehaves; it reports whether the connection goes on.
+// answer sends a good reply, or misbehaves. It reports whether the connection goes on.
 func (h *fickleHop) answer(c net.Conn, stage, good string, quit <-chan struct{}) bool {
 	h.mu.Lock()
 	how := good
@@ -125,12 +125,12 @@ func (h *fickleHop) good(stage string) bool {
 	return h.at != stage || strings.HasPrefix(h.how, "354")
 }
 
-// TestClientHearsTheTruth: whatever a next hop does, at whichever stage, the client is told 250 for a message if and only if the next hop
-// said 250 after its end; a refusal comes in the next hop's words, and the client's connection goes on.
+// TestClientHearsTheTruth: for every fault of a next hop at every stage, the client gets 250 for a message if and only if the
+// next hop sent 250 after its end. A refusal has the words of the next hop, and the connection of the client goes on.
 func TestClientHearsTheTruth(t *testing.T) {
 	t.Parallel()
 	const broke, unreached = "451 4.4.2 ", "451 4.4.1 "
-	hows := map[string]string{ // and what the client hears, "": as below
+	hows := map[string]string{ // how, and the reply to the client; "": as below
 		"550 5.7.1 No, by the hop\r\n": "550 5.7.1 No, by the hop", "450 4.7.1 Later, by the hop\r\n": "450 4.7.1 Later, by the hop",
 		"550-5.7.1 No,\r\n550 5.7.1 twice\r\n": "550 5.7.1 No, | twice", "421 4.3.2 Going down\r\n": "451 4.3.2 Going down",
 		"hang": "", "close": "", "reset": "", "dribble": "", "what\r\n": "", "250 Ok\n": "", "299\r\n354 x\r\n": "", "\x00\x00\r\n": "",
@@ -158,11 +158,11 @@ func TestClientHearsTheTruth(t *testing.T) {
 					c.talk("S: 250\nC: DATA\nS: 354\nW: \"From: alice@example.com\\r\\n\\r\\none\\r\\n.\\r\\n\"")
 				}
 				switch {
-				case strings.HasPrefix(how, "299") && (stage == "RCPT" || stage == "end"): // a good reply, and one too many
+				case strings.HasPrefix(how, "299") && (stage == "RCPT" || stage == "end"): // a good reply and one reply too many
 					want = "2"
-				case stage == "EHLO" && strings.HasPrefix(how, "55"): // then HELO will do
+				case stage == "EHLO" && strings.HasPrefix(how, "55"): // then the client tries HELO
 					want = "2"
-				case strings.HasPrefix(how, "299") && stage == "MAIL": // the next is taken for RCPT's
+				case strings.HasPrefix(how, "299") && stage == "MAIL": // the second reply is taken for the reply to RCPT
 					want = broke
 				}
 				c.talk("S: " + want)

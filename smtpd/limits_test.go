@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// TestCommandLine: lines of up to 2048 octets, CRLF included, whether they come whole or in pieces.
+// TestCommandLine: command lines have up to 2048 octets with their CRLF, whether they come whole or in pieces.
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	for split, size := range map[string]int{"whole": 1 << 20, "pieces": 100} {
@@ -23,7 +23,7 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-// TestLongLineIsNotSkipped: a line that is too long ends the connection whatever comes behind it.
+// TestLongLineIsNotSkipped: a line that is too long ends the connection; what follows it is not read.
 func TestLongLineIsNotSkipped(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -32,8 +32,7 @@ func TestLongLineIsNotSkipped(t *testing.T) {
 	c.talk("S: 500 5.5.2 Line too long\nEOF")
 }
 
-// TestAuthLine: RFC 4954 §4 lets an AUTH line and an answer have 12288 octets; a password of ours, however long, must not
-// end the connection for that.
+// TestAuthLine: an AUTH line and an answer may have 12288 octets (RFC 4954 §4). A long password must not end the connection.
 func TestAuthLine(t *testing.T) {
 	t.Parallel()
 	for split, size := range map[string]int{"whole": 1 << 20, "pieces": 100} {
@@ -53,7 +52,7 @@ func TestAuthLine(t *testing.T) {
 	}
 }
 
-// TestBareLineEnds in commands: a line ends in CRLF (RFC 5321 §2.3.8).
+// TestBareLineEnds: a command line ends in CRLF (RFC 5321 §2.3.8).
 func TestBareLineEnds(t *testing.T) {
 	t.Parallel()
 	for _, line := range []string{"NOOP\nNOOP\r\n", "NOOP\rNOOP\r\n", "NOOP\r\r\nNOOP\r\n", "\nNOOP\r\n"} {
@@ -64,7 +63,7 @@ func TestBareLineEnds(t *testing.T) {
 	}
 }
 
-// TestErrorsLimit: go-smtp counts unknown and short commands only.
+// TestErrorsLimit: all refused commands count; go-smtp counts only unknown and short ones.
 func TestErrorsLimit(t *testing.T) {
 	t.Parallel()
 	s := start(t, limits(func(l *Limits) { l.Errors = 10 }))
@@ -81,8 +80,7 @@ func TestErrorsLimit(t *testing.T) {
 	}
 }
 
-// TestFloods: 20,000 NOOPs are accepted by go-smtp. Here commands that lead nowhere are counted, whichever they are; a message
-// starts the count anew.
+// TestFloods: go-smtp accepts 20,000 NOOPs. Here all commands that lead nowhere are counted. A message resets the count.
 func TestFloods(t *testing.T) {
 	t.Parallel()
 	s := startPipe(t, limits(func(l *Limits) { l.Recipients = 2 }))
@@ -111,7 +109,7 @@ func TestFloods(t *testing.T) {
 	}
 }
 
-// TestRecipientLimit: 452 4.5.3 says to send the rest in another transaction (RFC 5321 §4.5.3.1.10).
+// TestRecipientLimit: 452 4.5.3 asks the client to send the rest in another transaction (RFC 5321 §4.5.3.1.10).
 func TestRecipientLimit(t *testing.T) {
 	t.Parallel()
 	s := start(t, limits(func(l *Limits) { l.Recipients = 2 }))
@@ -126,7 +124,7 @@ func TestRecipientLimit(t *testing.T) {
 	}
 }
 
-// TestConnectionCap: in all, and per address.
+// TestConnectionCap: the limits of connections in all and per address.
 func TestConnectionCap(t *testing.T) {
 	t.Parallel()
 	s := start(t, limits(func(l *Limits) { l.Connections = 2 }))
@@ -143,7 +141,7 @@ func TestConnectionCap(t *testing.T) {
 	s.eventually("S: 220 ")
 }
 
-// eventually connects until the greeting is as wanted: a connection counts until the server has closed its end.
+// eventually connects until the greeting is the one wanted, because a connection counts until the server has closed it.
 func (s *site) eventually(want string) {
 	s.t.Helper()
 	var err error
@@ -157,7 +155,7 @@ func (s *site) eventually(want string) {
 	s.t.Error(err)
 }
 
-// TestConnectionCapWithoutAddress: connections whose client has no IP address (a unix socket) are nobody's in particular.
+// TestConnectionCapWithoutAddress: connections of clients without an IP address, on a unix socket, have no limit per address.
 func TestConnectionCapWithoutAddress(t *testing.T) {
 	t.Parallel()
 	s := startPipe(t, limits(func(l *Limits) { l.ConnectionsPerIP = 2 }))
@@ -166,7 +164,7 @@ func TestConnectionCapWithoutAddress(t *testing.T) {
 	}
 }
 
-// TestNotAMailClient: a browser that was tricked into speaking to us must not get to what it was made to say.
+// TestNotAMailClient: a browser that was tricked into connecting must not get as far as the commands in its request.
 func TestNotAMailClient(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -176,7 +174,7 @@ func TestNotAMailClient(t *testing.T) {
 	s.hop.want()
 }
 
-// TestIDs are unique, whoever asks at the same time, and sort by time.
+// TestIDs: ids are unique, also if they are made at the same time, and sort by time.
 func TestIDs(t *testing.T) {
 	t.Parallel()
 	var n ids

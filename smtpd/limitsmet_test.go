@@ -14,12 +14,12 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// counts has a server count.
+// counts gives the server metrics.
 func counts(r *prometheus.Registry) func(*Server, *Listener) {
 	return func(s *Server, _ *Listener) { s.Metrics = NewMetrics(r) }
 }
 
-// free wants nothing to be held any more.
+// free checks that nothing is held any more.
 func (s *site) free(t *testing.T, r *prometheus.Registry) {
 	t.Helper()
 	for _, name := range []string{"spool_memory_bytes", "spool_disk_bytes", "connections", "in_flight"} {
@@ -29,12 +29,12 @@ func (s *site) free(t *testing.T, r *prometheus.Registry) {
 	}
 }
 
-// metTests are limits, each with the dialogue of who meets it. Another client's is the same for all: it is served.
+// metTests are limits, each with a dialogue that hits it.
 var metTests = []struct {
 	limit  string
 	set    func(*Limits)
 	value  string // in the log
-	script string // behind EHLO
+	script string // after EHLO
 }{
 	{"commands", func(l *Limits) { l.Commands = 3 }, "3", "C: NOOP\nS: 250\nC: RSET\nS: 250\nC: NOOP\nS: 421 4.7.0 Too many commands without a message\nEOF"},
 	{"errors", func(l *Limits) { l.Errors = 1 }, "1", "C: FOO\nS: 500\nC: FOO\nS: 500\nS: 421 4.7.0 Too many errors\nEOF"},
@@ -60,8 +60,8 @@ var metTests = []struct {
 
 var manyRecipients = strings.Repeat("C: RCPT TO:<bad@@c>\nS: 501\n", 9) + "C: RCPT TO:<bob@example.net>\nS: 250\nC: RSET\nS: 250\nC: MAIL FROM:<a@b.example>\nS: 250\nC: RCPT TO:<bob@example.net>\n"
 
-// TestLimitsAreMet: each with what the client hears, what is counted and logged, and that another client goes on and nothing is
-// held afterwards.
+// TestLimitsAreMet: the reply to a client that hits a limit, the metric and the log line. Another client is still served, and
+// nothing is held afterwards.
 func TestLimitsAreMet(t *testing.T) {
 	t.Parallel()
 	for n, tc := range metTests {
@@ -87,7 +87,7 @@ func TestLimitsAreMet(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreMet: in all, and from one address; failed logins.
+// TestConnectionsAreMet: the limits of connections, in all and from one address, and of failed logins.
 func TestConnectionsAreMet(t *testing.T) {
 	t.Parallel()
 	for name, f := range map[string]func(*Limits){"connections": func(l *Limits) { l.Connections = 1 }, "connections_per_ip": func(l *Limits) { l.ConnectionsPerIP = 1 }} {
@@ -111,7 +111,7 @@ func TestConnectionsAreMet(t *testing.T) {
 	s.talk(secure + "C: AUTH PLAIN {alice:secret}\nS: 235" + quit)
 }
 
-// TestTimesAreMet: each time that runs out is counted under its own name, and nothing is held afterwards.
+// TestTimesAreMet: each time-out is counted by its own name, and nothing is held afterwards.
 func TestTimesAreMet(t *testing.T) {
 	const after = "S: 421 4.4.2\nEOF"
 	for name, tc := range map[string]struct {
@@ -157,7 +157,7 @@ func TestTimesAreMet(t *testing.T) {
 	}
 }
 
-// TestDribble: octets now and then prolong neither a command, nor a handshake, nor a message beyond its time.
+// TestDribble: a client that sends an octet now and then gets no more time for a command, a handshake or a message.
 func TestDribble(t *testing.T) {
 	for name, tc := range map[string]struct {
 		script string
@@ -185,7 +185,7 @@ func TestDribble(t *testing.T) {
 	}
 }
 
-// TestShutdownInterruptsHandshakes: a client that does not shake hands, or whose proxy says nothing, does not hold Shutdown up.
+// TestShutdownInterruptsHandshakes: a client that does not shake hands, or sends no PROXY header, does not delay Shutdown.
 func TestShutdownInterruptsHandshakes(t *testing.T) {
 	for name, tc := range map[string]struct {
 		script, after string
@@ -232,8 +232,8 @@ func TestShutdownInterruptsHandshakes(t *testing.T) {
 	})
 }
 
-// TestNothingIsHeld: after a storm of transactions that end in every way but the ordinary one, while others go on, the memory and
-// the disk that they took are free.
+// TestNothingIsHeld: many transactions that end in all ways but the ordinary one, while others go on, leave no memory and no disk
+// in use.
 func TestNothingIsHeld(t *testing.T) {
 	t.Parallel()
 	r := prometheus.NewRegistry()
@@ -296,8 +296,8 @@ func TestNothingIsHeld(t *testing.T) {
 	}
 }
 
-// TestDiskIsShared: while messages under way have taken all of the disk, one more is told 452 and its connection goes on; they
-// are taken, and when they are through there is room again.
+// TestDiskIsShared: while messages under way use all of the disk, another one gets 452 and its connection goes on. Those under
+// way are accepted, and then there is room again.
 func TestDiskIsShared(t *testing.T) {
 	t.Parallel()
 	r := prometheus.NewRegistry()
@@ -322,7 +322,7 @@ func TestDiskIsShared(t *testing.T) {
 	s.free(t, r)
 }
 
-// TestSlowReader: who does not take his replies is cut, and that is counted.
+// TestSlowReader: a client that does not take its replies is disconnected, and that is counted.
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	r := prometheus.NewRegistry()
@@ -342,7 +342,7 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// TestHandshakeIsCounted under implicit TLS, where nobody could be told anything.
+// TestHandshakeIsCounted: a handshake that takes too long is counted under implicit TLS, where no reply is possible.
 func TestHandshakeIsCounted(t *testing.T) {
 	t.Parallel()
 	r := prometheus.NewRegistry()

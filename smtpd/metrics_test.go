@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TestMetrics: each message and connection is counted once, by what became of it, and nothing is left open.
+// TestMetrics: each message and connection is counted once, by its outcome, and no gauge is left above zero.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	r := prometheus.NewRegistry()
@@ -47,7 +47,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// gather is the value of each metric, by its name and labels' values.
+// gather returns the value of each metric, by its name and the values of its labels.
 func gather(t *testing.T, r *prometheus.Registry) map[string]float64 {
 	t.Helper()
 	families, err := r.Gather()
@@ -67,7 +67,7 @@ func gather(t *testing.T, r *prometheus.Registry) map[string]float64 {
 	return got
 }
 
-// TestTLSFacts: a client certificate is a fact only where it was verified.
+// TestTLSFacts: a client certificate is a fact only if it was verified.
 func TestTLSFacts(t *testing.T) {
 	t.Parallel()
 	cert, err := x509.ParseCertificate(certificateOnce().Certificates[0].Certificate[0])

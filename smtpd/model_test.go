@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// sessionModel is what a session should know, and what it should have told the client. It is written from RFC 5321, 3030,
-// 3207, 4954 and the limits below, and shares nothing with the server.
+// sessionModel is what a session should know and reply. It is written from RFC 5321, 3030, 3207, 4954 and the limits below, and
+// shares no code with the server.
 type sessionModel struct {
 	helo, esmtp, tls, auth bool
 	failures, errs, idles  int
@@ -32,7 +32,7 @@ const (
 	modelIdles      = 100
 )
 
-// modelActs are what a client may do, with how often it does it when it does not do the sensible thing.
+// modelActs are the acts of a client, with the weight of each when the client does not do what is expected.
 var modelActs = map[string]int{
 	"EHLO": 3, "HELO": 1, "EHLO bad": 1, "STARTTLS": 3, "STARTTLS arg": 1, "AUTH": 3, "AUTH wrong": 2, "AUTH LOGIN": 2, "AUTH cancelled": 1, "AUTH not base64": 1, "AUTH unknown": 1,
 	"MAIL": 6, "MAIL other": 2, "MAIL bad": 1, "RCPT": 8, "RCPT refused": 3, "RCPT bad": 1, "DATA": 5, "DATA empty": 1, "DATA large": 2, "DATA refused": 2, "DATA arg": 1, "DATA bare LF": 1, "DATA cut": 1,
@@ -42,19 +42,19 @@ var modelActs = map[string]int{
 
 func (m *sessionModel) reset() { m.from, m.to, m.tried, m.chunks, m.text = "", nil, 0, 0, "" }
 
-// refuse is a command wrong in form or order.
+// refuse is the reply to a command that is wrong in form or order.
 func (m *sessionModel) refuse(code string) []string {
 	m.errs++
 	return []string{code}
 }
 
-// hangUp is a last word.
+// hangUp is the last reply.
 func (m *sessionModel) hangUp(code ...string) []string {
 	m.closed = true
 	return code
 }
 
-// spend is a command that does nothing.
+// spend is a command that leads nowhere.
 func (m *sessionModel) spend(code string) []string {
 	if m.idles++; m.idles > modelIdles {
 		return m.hangUp("421")
@@ -62,7 +62,7 @@ func (m *sessionModel) spend(code string) []string {
 	return []string{code}
 }
 
-// step gives what the client sends for an act, and the codes it should hear. n makes messages differ.
+// step returns what the client sends for an act, and the codes that it should get. n makes messages differ.
 func (m *sessionModel) step(act string, n int) (input string, codes []string) {
 	input, codes = m.act(act, n)
 	if m.errs > modelErrors && !m.closed {
@@ -228,7 +228,7 @@ func (m *sessionModel) rcpt(how string) (string, []string) {
 	return input, []string{"250"}
 }
 
-// noRecipients is the reply to a message for nobody.
+// noRecipients is the reply to a message without recipients.
 func (m *sessionModel) noRecipients() string {
 	if m.tried > 0 {
 		return "554"
@@ -325,7 +325,7 @@ func (m *sessionModel) bdat(how string, n int) (string, []string) {
 	return input, []string{"250"}
 }
 
-// sensible is what brings a session on.
+// sensible is the act that brings a session forward.
 func (m *sessionModel) sensible() string {
 	switch {
 	case !m.helo:

@@ -19,7 +19,8 @@ func hop(f func(*recorder)) func(*Server, *Listener) {
 	return func(s *Server, _ *Listener) { f(s.Relay.(*recorder)) }
 }
 
-// TestNextHopRefusesRecipient: the client hears its code, status and text at RCPT; the others get the message.
+// TestNextHopRefusesRecipient: the client gets the code, status and text of the next hop at RCPT; the other recipients get the
+// message.
 func TestNextHopRefusesRecipient(t *testing.T) {
 	t.Parallel()
 	s := start(t, hop(func(h *recorder) {
@@ -54,7 +55,7 @@ func TestNextHopRefusesRecipient(t *testing.T) {
 	}
 }
 
-// TestNextHopFails: at each stage the client hears what happened, and is never told 250 for what nobody has.
+// TestNextHopFails: at each stage the client gets the truth, and never 250 for a message that no next hop has taken.
 func TestNextHopFails(t *testing.T) {
 	t.Parallel()
 	down := &relay.Error{Hop: "test", Stage: "connect", Cause: errors.New("connection refused")}
@@ -102,7 +103,7 @@ func TestNextHopFails(t *testing.T) {
 	}
 }
 
-// TestNextHopsReplyIsTheClients: its 250 comes back as it was said, with the status that we have promised where it gave none.
+// TestNextHopsReplyIsTheClients: the client gets the next hop's 250 unchanged, with an enhanced status added if it has none.
 func TestNextHopsReplyIsTheClients(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ status, text, want string }{
@@ -118,7 +119,7 @@ func TestNextHopsReplyIsTheClients(t *testing.T) {
 	}
 }
 
-// TestSpooling: a message larger than memory goes through a file without a name, and memory stays flat.
+// TestSpooling: a message larger than memory goes to a file without a name, and memory stays flat.
 func TestSpooling(t *testing.T) {
 	const lines = 32 << 10
 	block := []byte(strings.Repeat(strings.Repeat("z", 1022)+"\r\n", 1024))
@@ -137,7 +138,7 @@ func TestSpooling(t *testing.T) {
 			c.talk(order)
 			c.write("Subject: x\r\n\r\n")
 			for range lines / 1024 {
-				if _, err := c.conn.Write(block); err != nil { // the client allocates nothing either
+				if _, err := c.conn.Write(block); err != nil { // without allocations of the client
 					t.Fatal(err)
 				}
 			}
@@ -145,7 +146,7 @@ func TestSpooling(t *testing.T) {
 				c.write(".\r\n")
 			}
 			c.talk("S: 250 2.0.0 Ok" + quit)
-			// All that was allocated meanwhile, garbage included, is far less than the message.
+			// All allocations, including garbage, are far smaller than the message.
 			if grown := peak.TotalAlloc - before.TotalAlloc; grown > 8<<20 {
 				t.Errorf("%d octets were allocated for a message of %d", grown, lines*1024)
 			}
@@ -156,14 +157,14 @@ func TestSpooling(t *testing.T) {
 	}
 }
 
-// TestSpoolBytes: what comes out of the file is what went in, and the file is gone.
+// TestSpoolBytes: what is read from the file is what was written, and the file is gone.
 func TestSpoolBytes(t *testing.T) {
 	t.Parallel()
 	body := ""
 	for i := range 3000 {
 		body += fmt.Sprintf("line %d\r\n", i)
 	}
-	for name, total := range map[string]int64{"own": 1 << 20, "total": 1} { // the second: other messages have all the memory
+	for name, total := range map[string]int64{"own": 1 << 20, "total": 1} { // "total": other messages use all of the memory
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := start(t, limits(func(l *Limits) { l.SpoolMemory, l.SpoolMemoryTotal = 8<<10, total }))
@@ -178,7 +179,7 @@ func TestSpoolBytes(t *testing.T) {
 	}
 }
 
-// TestFullDisk: 452 at the end of the data, where the client listens, and the connection goes on.
+// TestFullDisk: the client gets 452 after its data, and the connection goes on.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(s *Server, _ *Listener) { s.SpoolDir = "/nonexistent/spool" })

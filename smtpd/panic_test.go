@@ -52,9 +52,9 @@ func TestPanicGives421(t *testing.T) {
 			t.Parallel()
 			s := start(t, func(s *Server, _ *Listener) { tt.change(s, s.Relay.(*recorder)) })
 			other := s.talk("S: 220")
-			s.talk(tt.script + end).conn.Close() // else it is given time to read its last reply
+			s.talk(tt.script + end).conn.Close() // otherwise the server gives it time to read the last reply
 			other.talk("C: NOOP\nS: 250" + quit)
-			s.stop() // the library logs when it has closed
+			s.stop() // the log is complete then
 			if log := s.log.String(); !strings.Contains(log, "test") || !strings.Contains(log, "panic_test.go") {
 				t.Errorf("log: %s", log)
 			} else if strings.Contains(log, "secret") || strings.Contains(log, expand("{alice:secret}")) {
@@ -66,7 +66,7 @@ func TestPanicGives421(t *testing.T) {
 	}
 }
 
-// TestPanicInAbort: a next hop that panics when it is told to give up. The client's command has succeeded, whatever that brings.
+// TestPanicInAbort: a panic of the next hop in Abort does not change the reply, because the command has succeeded.
 func TestPanicInAbort(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(s *Server, _ *Listener) { s.Relay.(*recorder).abort = func() { panic("test") } })

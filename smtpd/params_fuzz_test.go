@@ -8,8 +8,8 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// FuzzParams: what is taken of the parameters of MAIL and RCPT is what stands there, each once, and each fits the grammar of its
-// RFC as a regular expression has it; what is refused is refused for good, in one line that is fit to be said.
+// FuzzParams: accepted parameters of MAIL and RCPT are exactly the words of the command, each once, and match the grammar of
+// their RFC, written here as regular expressions. A refusal is permanent and has one line.
 func FuzzParams(f *testing.F) {
 	for _, s := range []string{
 		" SIZE=1000 BODY=8BITMIME SMTPUTF8", " SIZE=99999999999999999999", " SIZE=+1", " size=1 SIZE=1", " RET=hdrs ENVID=QQ314159", " ENVID=a+20b+7F", " AUTH=<>", " AUTH=a+2Bb@c.example", " AUTH=+3C+3E",
@@ -28,7 +28,7 @@ func FuzzParams(f *testing.F) {
 				utf8 = true
 				r = checkRcptParams(p, utf8)
 			}
-			for range 4 { // the same answer each time, whatever the order of a map is
+			for range 4 { // the same reply each time, although the order of a map changes
 				if again := checkMailParams(p, 1<<30); known == mailParams && p != nil && !r.IsZero() && again.String() != r.String() && !again.IsZero() {
 					t.Errorf("%q is answered %q, and then %q", s, r, again)
 				}
@@ -56,7 +56,7 @@ var paramForms = func() map[string]*regexp.Regexp {
 	return out
 }()
 
-// wantParams compares what was read with the words that stand there.
+// wantParams compares the parameters with the words of the command.
 func wantParams(t *testing.T, s string, p message.Params, utf8 bool) {
 	t.Helper()
 	words := 0

@@ -9,7 +9,7 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// TestPolicyAtEachStage: its replies reach the client as they were written; what is refused goes no further.
+// TestPolicyAtEachStage: the replies of policy reach the client unchanged; what is refused does not reach the next hop.
 func TestPolicyAtEachStage(t *testing.T) {
 	t.Parallel()
 	s := start(t, rules(t,
@@ -61,7 +61,7 @@ func TestPolicyAtConnect(t *testing.T) {
 	}
 }
 
-// TestPolicy421 closes the connection, and says what the policy says (RFC 5321 §3.8).
+// TestPolicy421: a 421 of policy is the last reply (RFC 5321 §3.8).
 func TestPolicy421(t *testing.T) {
 	t.Parallel()
 	for stage, script := range map[string]string{
@@ -74,7 +74,7 @@ func TestPolicy421(t *testing.T) {
 }
 
 // TestPolicyReplyLines: code and enhanced status on every line, no raw CR or LF, nothing that is not printable. wellFormed
-// looks at all replies of all tests; here are texts made to split them (Exim CVE-2020-28021).
+// checks all replies of all tests. The texts here are made to split a reply (Exim CVE-2020-28021).
 func TestPolicyReplyLines(t *testing.T) {
 	t.Parallel()
 	s := start(t, rules(t, "rcpt", `
@@ -97,7 +97,8 @@ func TestPolicyReplyLines(t *testing.T) {
 	c.talk(quit)
 }
 
-// TestPolicyCannotRefuseWith250: a reject with a positive code is an error, and so the failure verdict; go-smtp would send it as success.
+// TestPolicyCannotRefuseWith250: a reject with a positive code is an error, and so the failure verdict; go-smtp would
+// send it as success.
 func TestPolicyCannotRefuseWith250(t *testing.T) {
 	t.Parallel()
 	for stage, script := range map[string]string{
@@ -111,10 +112,10 @@ func TestPolicyCannotRefuseWith250(t *testing.T) {
 	}
 }
 
-// TestPolicyFailure: 451 4.3.0, or what the listener says, at every stage; the log says why.
+// TestPolicyFailure: 451 4.3.0, or the failure verdict of the listener, at every stage; the log says why.
 func TestPolicyFailure(t *testing.T) {
 	t.Parallel()
-	// The smoke transaction of Compile must pass: its client is another.
+	// The smoke transaction of Compile must pass; it has another client.
 	const broken = `reject contains "r" if { input.client.ip == "127.0.0.1"; to_number(input.client.ip) > 0 }`
 	scripts := map[string]string{
 		"connect": "", "mail": hello + "C: MAIL FROM:<a@b.example>\n", "rcpt": hello + "C: MAIL FROM:<a@b.example>\nS: 250\nC: RCPT TO:<b@c.example>\n",
@@ -140,7 +141,7 @@ func TestPolicyFailure(t *testing.T) {
 	}
 }
 
-// TestPolicyIsPinned: one transaction is decided by one snapshot, from MAIL to its end, whatever is loaded meanwhile.
+// TestPolicyIsPinned: one policy decides a transaction from MAIL to its end, although another one is loaded meanwhile.
 func TestPolicyIsPinned(t *testing.T) {
 	t.Parallel()
 	says := func(revision string) *engine.Policy {
@@ -190,7 +191,7 @@ func TestEditsLeaveTheRestAlone(t *testing.T) {
 	s.hop.ended()
 }
 
-// TestAllRecipientsRemoved: a message that nobody is to have is not accepted.
+// TestAllRecipientsRemoved: a message without recipients is not accepted.
 func TestAllRecipientsRemoved(t *testing.T) {
 	t.Parallel()
 	s := start(t, rules(t, "message", `edit contains {"op": "remove_recipient", "address": "bob@example.net"}`))
@@ -198,7 +199,7 @@ func TestAllRecipientsRemoved(t *testing.T) {
 	s.hop.want()
 }
 
-// TestQuarantineAndDiscard: the client is told 250 and nothing more; the next hop gets nothing.
+// TestQuarantineAndDiscard: the client gets 250, and the next hop gets nothing.
 func TestQuarantineAndDiscard(t *testing.T) {
 	t.Parallel()
 	rules := rules(t, "message", `
@@ -222,10 +223,10 @@ func TestQuarantineAndDiscard(t *testing.T) {
 	s.held.data = func(context.Context, *letter) (message.Reply, error) {
 		return message.Reply{}, refusedBy("end-of-data", 552, "5.2.2", "The quarantine is full")
 	}
-	s.talk(hello + envelope + hold + "S: 451 4.3.0" + quit) // and not a word of a quarantine
+	s.talk(hello + envelope + hold + "S: 451 4.3.0" + quit) // the reply does not mention a quarantine
 }
 
-// TestBrokenHeader: 554 where policy reads it; a policy that does not is none the wiser.
+// TestBrokenHeader: a broken header is refused with 554 if policy reads the header, and accepted otherwise.
 func TestBrokenHeader(t *testing.T) {
 	t.Parallel()
 	const broken = "C: DATA\nS: 354\nW: \"no colon here\\r\\n\\r\\n.\\r\\n\"\n"

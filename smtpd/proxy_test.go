@@ -13,7 +13,7 @@ func trusting(_ *Server, l *Listener) {
 	l.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 }
 
-// v2 is a PROXY header of version 2: command and family, and what follows.
+// v2 is a PROXY header of version 2: command, family, and the rest.
 func v2(command, family byte, rest ...byte) string {
 	return "\r\n\r\n\x00\r\nQUIT\n" + string([]byte{command, family}) + string(binary.BigEndian.AppendUint16(nil, uint16(len(rest)))) + string(rest)
 }
@@ -57,7 +57,7 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// TestProxyMalformed: nothing is said to who is trusted and does not speak the protocol properly.
+// TestProxyMalformed: a trusted proxy that does not send a proper header gets no reply.
 func TestProxyMalformed(t *testing.T) {
 	t.Parallel()
 	v4 := addresses("192.0.2.7", "198.51.100.1", 4711, 587)
@@ -96,7 +96,7 @@ func TestProxyMalformed(t *testing.T) {
 	}
 }
 
-// TestProxyUntrusted: who is not trusted cannot be anyone; his header is a command like any other.
+// TestProxyUntrusted: the header of an untrusted client is read as a command.
 func TestProxyUntrusted(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(_ *Server, l *Listener) { l.Trusted = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} })
@@ -109,7 +109,7 @@ func TestProxyUntrusted(t *testing.T) {
 	c.talk("S: 220\nS: 500\nS: 500\nS: 500\nS: 500 5.5.2 A line ends in CR LF\nEOF") // two empty lines, a NUL, "QUIT" with a bare LF
 }
 
-// TestProxyLimits: connections are counted by client, not by proxy; TLS comes behind the header.
+// TestProxyLimits: connections are counted by client, not by proxy. TLS comes after the header.
 func TestProxyLimits(t *testing.T) {
 	t.Parallel()
 	s := start(t, trusting, limits(func(l *Limits) { l.ConnectionsPerIP = 1 }), func(_ *Server, l *Listener) { l.TLS = true })

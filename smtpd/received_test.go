@@ -9,10 +9,10 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// noon is the time by which these messages are received.
+// noon is the time at which these messages are received.
 var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
-// TestReceived: the field on top (RFC 5321 §4.4), full, private and the operator's own. ID stands for the transaction's id.
+// TestReceived: the field on top (RFC 5321 §4.4), full, private, and by a template. ID stands for the id of the transaction.
 func TestReceived(t *testing.T) {
 	t.Parallel()
 	const date = "; Mon, 01 Jun 2026 12:00:00 +0000"
@@ -40,7 +40,7 @@ func TestReceived(t *testing.T) {
 	}
 }
 
-// TestReceivedOfSeveral: "for" would tell one recipient of another.
+// TestReceivedOfSeveral: with several recipients there is no "for", which would show one recipient to another.
 func TestReceivedOfSeveral(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -50,8 +50,8 @@ func TestReceivedOfSeveral(t *testing.T) {
 	}
 }
 
-// TestReceivedIsAField, whatever the client is called and the recipient too: lines short where words let them, nothing that
-// another reader could take for the end of the header.
+// TestReceivedIsAField: for all names of a client and all recipients, the lines are short if the words are, and no other reader
+// could see the end of the header in the field.
 func TestReceivedIsAField(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -72,7 +72,7 @@ func TestReceivedIsAField(t *testing.T) {
 	}
 }
 
-// TestCheckReceived: a template that makes no Received field is an error at start, not in a message.
+// TestCheckReceived: a template that makes no Received field is an error at the start of the server.
 func TestCheckReceived(t *testing.T) {
 	t.Parallel()
 	for _, good := range []string{"", "full", "private", "by {hostname}; {date}"} {

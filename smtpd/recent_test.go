@@ -9,7 +9,7 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// TestRecentFacts: failures on earlier connections and logins elsewhere reach the policy.
+// TestRecentFacts: failures on earlier connections and logins elsewhere are facts for policy.
 func TestRecentFacts(t *testing.T) {
 	t.Parallel()
 	logins := new(auth.RecentLogins)
@@ -51,8 +51,8 @@ func TestRecentFacts(t *testing.T) {
 	` + quit)
 }
 
-// TestBackendsThatLie: a server at the other end of a backend that is down, or says anything but yes, is 454 and never 235, and
-// the next client is served.
+// TestBackendsThatLie: a backend whose server is down, or sends anything but an approval, gives 454 and never 235. The next
+// client is served.
 func TestBackendsThatLie(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -71,7 +71,7 @@ func TestBackendsThatLie(t *testing.T) {
 		}
 	}()
 	lies := l.Addr().String()
-	gone := lies[:len(lies)-1] + "x" // no port at all
+	gone := lies[:len(lies)-1] + "x" // not a port
 	for name, make := range map[string]func() (auth.Backend, error){
 		"dovecot lies": func() (auth.Backend, error) { return auth.NewDovecot(auth.DovecotOptions{Address: lies}) },
 		"dovecot down": func() (auth.Backend, error) {

@@ -14,7 +14,7 @@ import (
 	"github.com/postern-mail/postern/smtpd/relay"
 )
 
-// recorder is a next hop that keeps what it is given, and fails a test that gives it what no next hop should get.
+// recorder is a next hop that keeps what it is given. It fails the test if it is given what no next hop should get.
 type recorder struct {
 	t testing.TB
 	// What it does instead of accepting; nil: it accepts. Set before the first transaction.
@@ -56,7 +56,7 @@ func (h *recorder) Begin(_ context.Context, env relay.Envelope) (relay.Tx, error
 
 func (h *recorder) Close() error { return nil }
 
-// same wants an address to come through SMTP as it is: what policy has seen is what the next hop reads.
+// same wants an address to be unchanged by SMTP: the next hop reads what policy has seen.
 func (h *recorder) same(p message.Path) {
 	if q, rest, err := message.ParsePath(p.String(), true); err != nil || rest != "" || q != p {
 		h.t.Errorf("the next hop is given %q, and reads %v %q %v", p.String(), q, rest, err)
@@ -160,7 +160,7 @@ func (h *recorder) ended() {
 	}
 }
 
-// received is our field on top of the message, unfolded (RFC 5322 §2.2.3).
+// received is the Received field on top of the message, unfolded (RFC 5322 §2.2.3).
 func (m *letter) received() string {
 	text := strings.NewReplacer("\r\n\t", " ", "\r\n ", " ").Replace(string(m.body))
 	field, _, _ := strings.Cut(text, "\r\n")

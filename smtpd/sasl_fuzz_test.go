@@ -8,7 +8,7 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// FuzzBearerMessage: what is read of a message is what was in it, and nothing that two readers could read differently.
+// FuzzBearerMessage: what is read from a message was in it, and two readers could not read it differently.
 func FuzzBearerMessage(f *testing.F) {
 	for _, s := range []string{
 		"n,a=alice,\x01host=mail.example.com\x01port=587\x01auth=Bearer t0ken\x01\x01", "n,,\x01auth=Bearer t\x01\x01", "y,a=al=2Cice=3D,\x01auth=bearer t\x01\x01",
@@ -36,7 +36,7 @@ func FuzzBearerMessage(f *testing.F) {
 	})
 }
 
-// FuzzScram: whatever two messages a client sends, nothing panics, nobody is logged in, and the dialogue ends.
+// FuzzScram: for all pairs of messages of a client, nothing panics, nobody is logged in, and the exchange ends.
 func FuzzScram(f *testing.F) {
 	s := startPipe(f, wantsAuth, scramUsers(f), func(s *Server, _ *Listener) { s.Log = nil })
 	if err := s.setup(); err != nil { // Serve does it as well, on another goroutine
@@ -67,8 +67,8 @@ func FuzzScram(f *testing.F) {
 	})
 }
 
-// BenchmarkMechanism is the server's half of a mechanism, from the decoded answers to the reply; what a backend computes is in it,
-// a remembered password's share.
+// BenchmarkMechanism is the server's half of a mechanism, from the decoded answers to the reply, including the work of the
+// backend with a remembered password.
 func BenchmarkMechanism(b *testing.B) {
 	s := startPipe(b, wantsAuth, scramUsers(b), func(s *Server, _ *Listener) {
 		s.Auth, s.Log = append(s.Auth, tokens{"s3cr3t": "alice"}), nil
@@ -83,7 +83,7 @@ func BenchmarkMechanism(b *testing.B) {
 		{auth.Plain, []string{"\x00alice\x00pencil"}},
 		{auth.LoginMech, []string{"alice", "pencil"}},
 		{auth.XOAuth2, []string{"user=alice\x01auth=Bearer s3cr3t\x01\x01"}},
-		{auth.ScramSHA256, []string{"n,,n=alice,r=abc"}}, // the first half: the client's proof hangs on our nonce
+		{auth.ScramSHA256, []string{"n,,n=alice,r=abc"}}, // the first half only: the client's proof depends on the server's nonce
 	} {
 		b.Run("mechanism="+c.name, func(b *testing.B) {
 			b.ReportAllocs()

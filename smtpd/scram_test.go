@@ -24,7 +24,7 @@ var scramLine = sync.OnceValue(func() string {
 	return v
 })
 
-// scramUsers has alice, whose password is pencil, in a users file.
+// scramUsers gives the server a users file with alice, whose password is pencil.
 func scramUsers(t testing.TB) func(*Server, *Listener) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "users.yaml")
@@ -49,7 +49,7 @@ func (s *site) secured(version uint16) *client {
 	return c
 }
 
-// scram has a dialogue as a client would, up to the reply that ends it.
+// scram runs an exchange as a client would, up to the reply that ends it.
 func (c *client) scram(mechanism, user, password, authzid string, binding *scram.ChannelBinding) (string, error) {
 	c.t.Helper()
 	maker, err := scram.SHA256.NewClient(user, password, authzid)
@@ -59,14 +59,14 @@ func (c *client) scram(mechanism, user, password, authzid string, binding *scram
 	return c.scramAs(maker, mechanism, binding)
 }
 
-// scramAs is scram with a client that may have worked its keys out before.
+// scramAs is scram with a client that may have derived its keys before.
 func (c *client) scramAs(maker *scram.Client, mechanism string, binding *scram.ChannelBinding) (string, error) {
 	c.t.Helper()
 	talk := maker.NewConversation()
 	switch {
 	case binding != nil && binding.IsSupported():
 		talk = maker.NewConversationWithChannelBinding(*binding)
-	case binding != nil: // could bind, but does not see that the server can
+	case binding != nil: // the client could bind, but does not see that the server can
 		talk = maker.NewConversationAdvertisingChannelBinding()
 	}
 	said := ""
@@ -120,7 +120,7 @@ func (c *client) bind(t *testing.T, kind scram.ChannelBindingType) *scram.Channe
 	return &b
 }
 
-// TestScram: the mechanism and every way of binding it, with another's implementation of the client.
+// TestScram: the mechanism with every channel binding, against another implementation of the client.
 func TestScram(t *testing.T) {
 	t.Parallel()
 	s := start(t, wantsAuth, scramUsers(t))
@@ -157,7 +157,7 @@ func TestScram(t *testing.T) {
 			case "":
 			case "y":
 				binding = &scram.ChannelBinding{}
-			case "stolen": // somebody in between passes on what he was given on a connection of his own
+			case "stolen": // an attacker forwards messages from another connection
 				binding = s.secured(c.version).bind(t, scram.ChannelBindingTLSExporter)
 			case "forged tls-unique":
 				binding = &scram.ChannelBinding{Type: scram.ChannelBindingTLSUnique, Data: []byte("x")}
@@ -177,7 +177,7 @@ func TestScram(t *testing.T) {
 	}
 }
 
-// TestScramByPassword: a verifier serves PLAIN and LOGIN as well.
+// TestScramByPassword: a verifier serves PLAIN and LOGIN too.
 func TestScramByPassword(t *testing.T) {
 	t.Parallel()
 	start(t, wantsAuth, scramUsers(t)).talk(secure + `
@@ -188,7 +188,7 @@ func TestScramByPassword(t *testing.T) {
 	` + envelope + message1 + quit)
 }
 
-// TestScramCancelled: who cancels after our proof is not logged in, whatever he has proved himself.
+// TestScramCancelled: a client that cancels after the server's proof is not logged in, although its own proof was right.
 func TestScramCancelled(t *testing.T) {
 	t.Parallel()
 	s := start(t, wantsAuth, scramUsers(t))
@@ -219,7 +219,7 @@ func TestScramCancelled(t *testing.T) {
 	}
 }
 
-// TestScramTellsNothing: a login that does not exist has a salt, always the same, and as many iterations as the others.
+// TestScramTellsNothing: an unknown login has a salt, which is always the same, and as many iterations as the others.
 func TestScramTellsNothing(t *testing.T) {
 	t.Parallel()
 	s := start(t, wantsAuth, scramUsers(t))
@@ -246,7 +246,7 @@ func TestScramTellsNothing(t *testing.T) {
 	}
 }
 
-// TestScramMalformed: none of it is a failed login, and none of it gets anywhere.
+// TestScramMalformed: malformed messages are no failed logins, and do not succeed.
 func TestScramMalformed(t *testing.T) {
 	t.Parallel()
 	s := start(t, wantsAuth, scramUsers(t), limits(func(l *Limits) { l.AuthFailures = 1 }))
@@ -274,7 +274,7 @@ func encoded(s string) string {
 	return base64.StdEncoding.EncodeToString([]byte(s))
 }
 
-// TestMechanismsOfAListener: EHLO names what is served and allowed, and AUTH takes nothing else.
+// TestMechanismsOfAListener: EHLO names the mechanisms that are served and allowed, and AUTH accepts no others.
 func TestMechanismsOfAListener(t *testing.T) {
 	t.Parallel()
 	offered := func(s *site) string {
@@ -319,7 +319,7 @@ func TestMechanismsOfAListener(t *testing.T) {
 	start(t, scramUsers(t), func(s *Server, _ *Listener) { s.TLS = nil }).talk(hello + "C: AUTH PLAIN {alice:pencil}\nS: 538 5.7.11" + quit)
 }
 
-// TestYesWithoutPlus: where -PLUS is not allowed, a client that could bind is right to say that it does not see it.
+// TestYesWithoutPlus: if -PLUS is not allowed, a client that could bind may say that it has not seen it.
 func TestYesWithoutPlus(t *testing.T) {
 	t.Parallel()
 	s := start(t, wantsAuth, scramUsers(t), func(_ *Server, l *Listener) { l.Mechanisms = []string{auth.ScramSHA256} })
@@ -328,7 +328,7 @@ func TestYesWithoutPlus(t *testing.T) {
 	}
 }
 
-// TestScramResumed: a resumed session is bound as well, and sessions are resumed at all.
+// TestScramResumed: a resumed TLS session can be bound too, and sessions are resumed.
 func TestScramResumed(t *testing.T) {
 	t.Parallel()
 	s := start(t, wantsAuth, scramUsers(t))

@@ -12,8 +12,8 @@ import (
 	"github.com/postern-mail/postern/internal/testpipe"
 )
 
-// TestShutdown: idle connections get 421, a transaction under way comes to its end and then gets it too. go-smtp lets open
-// sessions go on taking mail.
+// TestShutdown: idle connections get 421. A transaction under way is completed and then gets 421 too. go-smtp would let open
+// sessions go on.
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -43,8 +43,8 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestShutdownCuts: what is left when its time is over is cut: a client that sends no more, one in the middle of a handshake, and one
-// that waits for a next hop which does not answer.
+// TestShutdownCuts: when the time is over, Shutdown closes what is left: a client that sends no more, one in a handshake, and one
+// that waits for a next hop.
 func TestShutdownCuts(t *testing.T) {
 	t.Parallel()
 	waiting := make(chan struct{})
@@ -78,7 +78,7 @@ func TestShutdownCuts(t *testing.T) {
 	s.hop.ended()
 }
 
-// TestShutdownLeavesNoGoroutine: the bubble panics if one is left.
+// TestShutdownLeavesNoGoroutine: the bubble panics if a goroutine is left.
 func TestShutdownLeavesNoGoroutine(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := startPipe(t)
@@ -93,8 +93,8 @@ func TestShutdownLeavesNoGoroutine(t *testing.T) {
 	})
 }
 
-// TestShutdownWhileConnecting: a connection that comes in while Shutdown begins is either served to its end or not at all. The
-// race detector looks on.
+// TestShutdownWhileConnecting: a connection that comes when Shutdown begins is either served to its end or not at all. For the
+// race detector.
 func TestShutdownWhileConnecting(t *testing.T) {
 	t.Parallel()
 	for range 20 {
@@ -125,7 +125,7 @@ func TestShutdownWhileConnecting(t *testing.T) {
 	}
 }
 
-// TestServeNeeds: what a Server cannot do without is an error at once.
+// TestServeNeeds: a missing required field is an error of Serve.
 func TestServeNeeds(t *testing.T) {
 	t.Parallel()
 	l := testpipe.NewListener()
@@ -138,7 +138,7 @@ func TestServeNeeds(t *testing.T) {
 	}
 }
 
-// TestServeEnds with its context, and with its listener.
+// TestServeEnds: Serve ends with its context, and with its listener.
 func TestServeEnds(t *testing.T) {
 	t.Parallel()
 	s := startPipe(t)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestSpoolCannotBeRead: the disk fails between the data and the decision, or is cut short. That is no fault of the message:
-// 451, where it was 554 once, and nobody gets a part of it.
+// TestSpoolCannotBeRead: the disk fails between the data and the decision, or the file is cut short. That is no fault of the
+// message, so the reply is 451, and no next hop gets a part of it.
 func TestSpoolCannotBeRead(t *testing.T) {
 	big := "Subject: x\r\n\r\n" + strings.Repeat(strings.Repeat("x", 998)+"\r\n", 300)
 	reads := map[bool]string{true: `note contains "h" if input.message.header.subject`, false: `note contains "n"`}
@@ -40,7 +40,7 @@ func TestSpoolCannotBeRead(t *testing.T) {
 				s := start(t, limits(func(l *Limits) { l.SpoolMemory = 64 << 10 }),
 					hop(func(h *recorder) { h.discards, h.short = true, true }), rules(t, "message", rule),
 					func(srv *Server, _ *Listener) {
-						srv.Clock = func() time.Time { // asked for when the message is there and before it is read
+						srv.Clock = func() time.Time { // read after the message has arrived and before it is parsed
 							if fd := spoolFile(srv.SpoolDir); armed.Load() && fd > 0 {
 								armed.Store(false)
 								spoil(t, fd)
@@ -64,7 +64,7 @@ func TestSpoolCannotBeRead(t *testing.T) {
 	}
 }
 
-// spoolFile is the descriptor of the file in dir that has no name any more; 0: there is none.
+// spoolFile is the descriptor of the unlinked file in dir; 0: there is none.
 func spoolFile(dir string) int {
 	fds, _ := filepath.Glob("/proc/self/fd/*")
 	for _, fd := range fds {

@@ -7,14 +7,15 @@ import (
 	"time"
 )
 
-// bubble runs a test where time passes by itself as soon as everybody waits.
+// bubble runs a test in which time passes as soon as all goroutines wait.
 func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	t.Parallel()
 	synctest.Test(t, f)
 }
 
-// TestDataStallIsNotCommands: go-smtp answers a stall in DATA with 554 and then reads the rest of the body as commands.
+// TestDataStallIsNotCommands: the rest of a stalled message is not read. go-smtp answers a stall in DATA with 554 and then reads
+// the rest of the body as commands.
 func TestDataStallIsNotCommands(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := startPipe(t)
@@ -42,7 +43,7 @@ func TestBDATStallIsNotCommands(t *testing.T) {
 	}
 }
 
-// TestRefusedChunkStall: a chunk that is refused is read all the same, and within the same time.
+// TestRefusedChunkStall: a refused chunk is read too, within the same time.
 func TestRefusedChunkStall(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := startPipe(t)
@@ -53,7 +54,7 @@ func TestRefusedChunkStall(t *testing.T) {
 	})
 }
 
-// TestSlowClientIsNotCut: the library's deadline counts from the DATA command; ours from the last kilobyte.
+// TestSlowClientIsNotCut: the time-out counts from the last kilobyte; go-smtp's counts from DATA.
 func TestSlowClientIsNotCut(t *testing.T) {
 	for name, begin := range map[string]string{"DATA": "C: DATA\nS: 354", "BDAT": "C: BDAT 30772 LAST"} {
 		t.Run(name, func(t *testing.T) {
@@ -62,7 +63,7 @@ func TestSlowClientIsNotCut(t *testing.T) {
 				c := s.talk(hello + envelope + begin)
 				c.split("Subject: slow\r\n\r\n", 1)
 				line := strings.Repeat("x", 1023) + "\r\n"
-				for range 30 { // each kilobyte just in time, and all of them long after any deadline from the start
+				for range 30 { // each kilobyte is just in time, and all of them take longer than any deadline from the start
 					time.Sleep(s.Limits.Data - time.Second)
 					c.split(line, 100)
 				}
@@ -80,7 +81,7 @@ func TestSlowClientIsNotCut(t *testing.T) {
 	}
 }
 
-// TestTricklingClientIsCut: an octet now and then is no progress.
+// TestTricklingClientIsCut: an octet now and then does not prolong the time.
 func TestTricklingClientIsCut(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := startPipe(t)
@@ -99,7 +100,7 @@ func TestTricklingClientIsCut(t *testing.T) {
 	})
 }
 
-// TestIdle: a whole command must come in time, whatever state the session is in; octets of one do not prolong it.
+// TestIdle: a whole command must arrive in time, in every state of the session. Single octets do not prolong the time.
 func TestIdle(t *testing.T) {
 	for name, script := range map[string]string{
 		"fresh": "S: 220", "EHLO": hello, "MAIL": hello + "C: MAIL FROM:<>\nS: 250", "RCPT": hello + envelope,
@@ -122,7 +123,7 @@ func TestIdle(t *testing.T) {
 	}
 }
 
-// TestHandshakeTimeout: who does not shake hands is cut; so is who sends no PROXY header.
+// TestHandshakeTimeout: a client that does not shake hands is disconnected.
 func TestHandshakeTimeout(t *testing.T) {
 	for name, implicit := range map[string]bool{"STARTTLS": false, "implicit": true} {
 		t.Run(name, func(t *testing.T) {
@@ -143,7 +144,7 @@ func TestHandshakeTimeout(t *testing.T) {
 	}
 }
 
-// TestTimeoutIsLoggedAsSuch: the log says what the client was told, however the message came, and once.
+// TestTimeoutIsLoggedAsSuch: the log has what the client was told, once, by DATA and by BDAT.
 func TestTimeoutIsLoggedAsSuch(t *testing.T) {
 	for name, script := range map[string]string{"DATA": "C: DATA\nS: 354\n", "BDAT": "C: BDAT 10\n"} {
 		t.Run(name, func(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestSTARTTLSWithArgument: go-smtp takes STARTTLSfoo for STARTTLS.
+// TestSTARTTLSWithArgument: STARTTLSfoo is not STARTTLS; go-smtp accepts it.
 func TestSTARTTLSWithArgument(t *testing.T) {
 	t.Parallel()
 	start(t).talk(hello + `
@@ -27,7 +27,7 @@ func TestSTARTTLSWithArgument(t *testing.T) {
 	` + quit)
 }
 
-// TestPipelinedBehindSTARTTLSCloses: what comes in the clear behind the command is not the client's (CVE-2011-0411).
+// TestPipelinedBehindSTARTTLSCloses: octets in the clear after the command are perhaps not from the client (CVE-2011-0411).
 func TestPipelinedBehindSTARTTLSCloses(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -36,7 +36,7 @@ func TestPipelinedBehindSTARTTLSCloses(t *testing.T) {
 		S: 501 5.5.4
 		EOF
 	`)
-	// The same in a second write, after the reply: it is no TLS, the handshake fails, and there is no way back.
+	// The same in a second write, after the reply: the handshake fails, and the connection ends.
 	s.talk(hello + `
 		C: STARTTLS
 		S: 220 2.0.0
@@ -45,7 +45,7 @@ func TestPipelinedBehindSTARTTLSCloses(t *testing.T) {
 	s.hop.want()
 }
 
-// TestFailedHandshakeCloses: go-smtp goes on in the clear.
+// TestFailedHandshakeCloses: a failed handshake ends the connection; go-smtp goes on in the clear.
 func TestFailedHandshakeCloses(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -58,7 +58,7 @@ func TestFailedHandshakeCloses(t *testing.T) {
 	c.noMore()
 }
 
-// noMore wants the server to say nothing in the clear any more, but for a TLS alert, and to close.
+// noMore wants the server to close without more octets in the clear, except a TLS alert.
 func (c *client) noMore() {
 	c.t.Helper()
 	var got []byte
@@ -104,7 +104,7 @@ func TestSTARTTLSForgets(t *testing.T) {
 	}
 }
 
-// TestSTARTTLSBeforeEHLO is out of order.
+// TestSTARTTLSBeforeEHLO: STARTTLS needs EHLO first.
 func TestSTARTTLSBeforeEHLO(t *testing.T) {
 	t.Parallel()
 	start(t).talk("S: 220\nC: STARTTLS\nS: 503 5.5.1" + quit)
@@ -145,7 +145,7 @@ func TestCapabilities(t *testing.T) {
 	c.talk("C: STARTTLS\nS: 502 5.5.1\nC: AUTH PLAIN {alice:secret}\nS: 502 5.5.1" + quit)
 }
 
-// capabilities says EHLO and wants exactly these in the reply.
+// capabilities sends EHLO and wants exactly these lines in the reply.
 func (c *client) capabilities(want ...string) {
 	c.t.Helper()
 	c.write("EHLO client.example\r\n")
@@ -165,7 +165,7 @@ func (c *client) capabilities(want ...string) {
 	}
 }
 
-// TestHello: the argument goes into Received fields, whatever it is.
+// TestHello: which arguments of EHLO are accepted. They go into Received fields.
 func TestHello(t *testing.T) {
 	t.Parallel()
 	s := startPipe(t, limits(func(l *Limits) { l.Errors = 100 }))

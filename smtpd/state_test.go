@@ -10,8 +10,8 @@ import (
 	"github.com/postern-mail/postern/internal/testpipe"
 )
 
-// TestResetsEndTheTransaction: after each of them RCPT and DATA without MAIL are refused. Postfix took them after a reject at
-// the end of data until 2026-08.
+// TestResetsEndTheTransaction: after all that ends a transaction, RCPT and DATA without MAIL are refused. Postfix accepted them
+// after a reject at the end of data until 2026-08.
 func TestResetsEndTheTransaction(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{
@@ -51,7 +51,7 @@ func TestResetsEndTheTransaction(t *testing.T) {
 	}
 }
 
-// TestTwoMessages: nothing of the first is left when the second comes.
+// TestTwoMessages: nothing of the first message is left when the second comes.
 func TestTwoMessages(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -91,7 +91,7 @@ type model struct {
 	rcpts, accepted     int
 }
 
-// step gives the codes that a command should get, and what follows 354.
+// step returns the codes that a command should get, and what the client sends after 354.
 func (m *model) step(op string) (codes []string, follow string) {
 	ready := m.mail && m.rcpts > 0
 	reset := func() { m.mail, m.chunks, m.rcpts = false, false, 0 }
@@ -132,8 +132,8 @@ func (m *model) step(op string) (codes []string, follow string) {
 	return []string{"250"}, ""
 }
 
-// TestEverySequence holds every sequence of three of these commands, in each state of a session, against the model. All comes
-// pipelined, as one write.
+// TestEverySequence compares every sequence of three of these commands, in each state of a session, with the model. The commands
+// are pipelined in one write.
 func TestEverySequence(t *testing.T) {
 	t.Parallel()
 	const mail, rcpt = "MAIL FROM:<a@b.example>", "RCPT TO:<b@c.example>"
@@ -144,7 +144,7 @@ func TestEverySequence(t *testing.T) {
 		for n := range len(ops) * len(ops) * len(ops) {
 			three := []string{ops[n%len(ops)], ops[n/len(ops)%len(ops)], ops[n/len(ops)/len(ops)]}
 			m, input, want := &model{}, "", []string{"220"}
-			// What is done last is the same everywhere, and sees what state is left.
+			// The last two commands are always the same, and show the state that is left.
 			for _, op := range slices.Concat(state, three, []string{rcpt, "DATA"}) {
 				codes, follow := m.step(op)
 				line, _, _ := strings.Cut(op, " large")
@@ -165,7 +165,7 @@ func TestEverySequence(t *testing.T) {
 	s.hop.ended()
 }
 
-// codes of all the replies to input.
+// codes are those of all replies to input.
 func (s *site) codes(input string) []string {
 	s.t.Helper()
 	replies, err := s.replies(input)
@@ -179,7 +179,7 @@ func (s *site) codes(input string) []string {
 	return codes
 }
 
-// replies to input that comes in these pieces and then ends.
+// replies are those to input that comes in these pieces and then ends.
 func (s *site) replies(pieces ...string) ([]string, error) {
 	conn, err := s.dial()
 	if err != nil {
@@ -197,7 +197,7 @@ func (s *site) replies(pieces ...string) ([]string, error) {
 	return cutReplies(string(all))
 }
 
-// cutReplies cuts what a server has said into replies, each of which must be well-formed.
+// cutReplies cuts the output of a server into replies, each of which must be well-formed.
 func cutReplies(all string) ([]string, error) {
 	var replies, lines []string
 	for line := range strings.Lines(all) {

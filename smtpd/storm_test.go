@@ -21,8 +21,8 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// tryLogin connects from an address of 127.0.0.0/8, tries one password, and gives the code of the reply to it, or of whatever
-// ended the try before.
+// tryLogin connects from an address of 127.0.0.0/8, tries one password, and returns the code of the reply to it, or of the reply
+// that ended the attempt before.
 func tryLogin(s *site, addr string, from net.IP, login, password string) (code string, took time.Duration) {
 	began := time.Now()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: time.Minute}
@@ -58,7 +58,7 @@ func tryLogin(s *site, addr string, from net.IP, login, password string) (code s
 	return code, time.Since(began)
 }
 
-// stormSite is a server with real hashes and TLS from the start. remember is the life of its cache.
+// stormSite is a server with real hashes and implicit TLS. remember is the life of its cache.
 func stormSite(t testing.TB, remember time.Duration, hash string) (s *site, addr string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "users.yaml")
@@ -76,7 +76,7 @@ func stormSite(t testing.TB, remember time.Duration, hash string) (s *site, addr
 	return s, addr
 }
 
-// storm has tries wrong passwords come from 127.1.0.1 and up, evenly over a while, and counts the replies.
+// storm sends wrong passwords from 127.1.0.1 and up, evenly over a while, and counts the replies.
 func storm(s *site, addr string, addresses, tries int, over time.Duration) map[string]int {
 	counts, mu := map[string]int{}, sync.Mutex{}
 	var group sync.WaitGroup
@@ -95,7 +95,7 @@ func storm(s *site, addr string, addresses, tries int, over time.Duration) map[s
 	return counts
 }
 
-// goodLogins are the times of logins of a good user, one after another with a pause, until stop, and at least three.
+// goodLogins are the times of logins of a good user, one after another with a pause, at least three, until stop.
 func goodLogins(t testing.TB, s *site, addr string, stop <-chan struct{}) (took []time.Duration) {
 	for {
 		code, d := tryLogin(s, addr, net.IPv4(127, 2, 0, 1), "alice", "correct horse")
@@ -113,8 +113,8 @@ func goodLogins(t testing.TB, s *site, addr string, stop <-chan struct{}) (took 
 	}
 }
 
-// TestLoginStorm is the storm in small: nobody gets in by a wrong password, those who guess are counted, and the good user gets in
-// each time. How fast is BenchmarkLoginStorm's to say.
+// TestLoginStorm is a small storm: no wrong password is accepted, attempts are counted, and the good user is accepted each time.
+// BenchmarkLoginStorm measures how fast.
 func TestLoginStorm(t *testing.T) {
 	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("correct horse"), bcrypt.MinCost)

@@ -12,7 +12,7 @@ import (
 	"github.com/postern-mail/postern/internal/testpipe"
 )
 
-// TestEndless: of a message that is too large, only so much is read.
+// TestEndless: a message that is too large is read up to a bound.
 func TestEndless(t *testing.T) {
 	t.Parallel()
 	to := &kept{}
@@ -27,7 +27,7 @@ func TestEndless(t *testing.T) {
 	}
 }
 
-// TestReadDataCuts holds readData against the whole message, for every place at which the octets can be cut in two.
+// TestReadDataCuts compares ReadData of the whole message with ReadData of two pieces, for every cut.
 func TestReadDataCuts(t *testing.T) {
 	t.Parallel()
 	for _, wire := range append(testpipe.Endings(), "\r\n.\r\n", "\r\n..\r\n.\r\n", "\r\n.x\r\n.\r\n", "\r\n..x.\r\n\r\n.\r\n") {
@@ -35,14 +35,14 @@ func TestReadDataCuts(t *testing.T) {
 		want, wantLeft, wantErr := readAll(text, len(text))
 		for cut := range len(text) {
 			got, left, err := readAll(text, cut)
-			if got != want || (err == nil) != (wantErr == nil) || left != wantLeft { // which of two faults is seen first may differ
+			if got != want || (err == nil) != (wantErr == nil) || left != wantLeft { // of two faults either may be seen first
 				t.Errorf("%q cut at %d: %q %v, %d left; whole: %q %v, %d left", text, cut, got, err, left, want, wantErr, wantLeft)
 			}
 		}
 	}
 }
 
-// TestChunkCuts holds ReadChunk against the whole message, for every place at which it can be cut into two chunks.
+// TestChunkCuts compares ReadChunk of the whole message with ReadChunk of two chunks, for every cut.
 func TestChunkCuts(t *testing.T) {
 	t.Parallel()
 	for _, ending := range append(testpipe.Endings(), "\r\n", "\r", "", "\r\n.\r\n", "\r\n\r\n") {
@@ -62,7 +62,7 @@ func TestChunkCuts(t *testing.T) {
 	}
 }
 
-// readChunks reads a message of these chunks.
+// readChunks reads a message that comes in these chunks.
 func readChunks(chunks ...string) (body string, err error) {
 	here, there := testpipe.New()
 	c, to := testConn(here), &kept{}
@@ -104,7 +104,7 @@ func TestPace(t *testing.T) {
 	})
 }
 
-// readAll reads a message that comes in two pieces, and says how many octets were left unread, where there was no error.
+// readAll reads a message that comes in two pieces, and returns how many octets were left unread if there was no error.
 func readAll(text string, cut int) (body string, left int, err error) {
 	here, there := testpipe.New()
 	there.Write([]byte(text[:cut]))
@@ -123,7 +123,7 @@ func testConn(conn net.Conn) *Conn {
 	return NewServer(Options{CommandLine: 2048, Write: time.Minute, Log: slog.New(slog.DiscardHandler)}).NewConn(conn, nil)
 }
 
-// kept is what a sink has kept.
+// kept is a store that keeps what it is given.
 type kept struct {
 	strings.Builder
 	closed int
@@ -131,8 +131,7 @@ type kept struct {
 
 func (k *kept) Close() error { k.closed++; return nil }
 
-// BenchmarkReadData is the undoing of dot-stuffing, block by block: at 100 KB the library spends 90 % of its time in code that does it
-// octet by octet.
+// BenchmarkReadData removes dot-stuffing block by block. go-smtp does it octet by octet, which takes 90 % of its time at 100 KB.
 func BenchmarkReadData(b *testing.B) {
 	for name, line := range map[string]string{"plain": strings.Repeat("x", 76) + "\r\n", "dots": ".." + strings.Repeat("x", 74) + "\r\n"} {
 		b.Run("lines="+name, func(b *testing.B) {
@@ -151,7 +150,7 @@ func BenchmarkReadData(b *testing.B) {
 	}
 }
 
-// repeating is a connection from which one text comes again and again.
+// repeating is a connection that delivers one text again and again.
 type repeating struct {
 	testpipe.End
 	text []byte
@@ -166,7 +165,7 @@ func (r *repeating) Read(p []byte) (int, error) {
 
 func (r *repeating) SetReadDeadline(time.Time) error { return nil }
 
-// nowhere takes messages and keeps nothing.
+// nowhere is a store that keeps nothing.
 type nowhere struct{}
 
 func (nowhere) Write(p []byte) (int, error) { return len(p), nil }

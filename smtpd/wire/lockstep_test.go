@@ -17,7 +17,7 @@ import (
 	"github.com/postern-mail/postern/internal/testpipe"
 )
 
-// script is a Session whose commands do what a test says.
+// script is a Session with scripted commands.
 type script struct {
 	conn    *Conn
 	command func(c *Conn, verb, arg string) message.Reply
@@ -110,7 +110,7 @@ func sameList(t *testing.T, what string, got []string, want string) {
 	}
 }
 
-// TestOutOfStep: what go-smtp refuses and the session accepted gets 421, and nothing is carried out afterwards.
+// TestOutOfStep: a command that the session accepts and go-smtp refuses gets 421, and no command after it is carried out.
 func TestOutOfStep(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, input, verbs, codes string }{
@@ -129,7 +129,7 @@ func TestOutOfStep(t *testing.T) {
 			}
 		})
 	}
-	// A message without a recipient: go-smtp never gets to DATA's end.
+	// A message without a recipient.
 	open := false
 	s := &script{idle: func() bool { return !open }, command: func(_ *Conn, verb, _ string) message.Reply {
 		open = verb == "MAIL"
@@ -180,8 +180,8 @@ func TestFollowerAgreesToPlaceholdersOnly(t *testing.T) {
 	}
 }
 
-// TestFollow: go-smtp follows a session through all that changes its state, and a transaction that ends in any way may be followed
-// by another.
+// TestFollow: go-smtp follows a session through all changes of its state. A transaction that ends in any way may be followed by
+// another one.
 func TestFollow(t *testing.T) {
 	t.Parallel()
 	open := false
@@ -208,8 +208,8 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestStrictLines: a line that does not end in CRLF, has a bare CR, or is too long ends the reading. What comes after it is no
-// command.
+// TestStrictLines: a line that does not end in CRLF, has a bare CR, or is too long ends the reading. What follows it is not read
+// as a command.
 func TestStrictLines(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]error{
@@ -230,8 +230,7 @@ func TestStrictLines(t *testing.T) {
 	sameList(t, "codes", converse(t, s, "NOOP "+strings.Repeat("x", 505)+"\r\n"), "220 250") // 512 octets
 }
 
-// TestMessageErrorsAreSticky: after a message that could not be read, nothing is read as a command, even by a session that does not
-// hang up.
+// TestMessageErrorsAreSticky: after an error in a message, nothing is read as a command, even if the session does not hang up.
 func TestMessageErrorsAreSticky(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"a\nb", "a\rb\r\n", "a\x00b\r\n"} {
@@ -253,7 +252,7 @@ func TestMessageErrorsAreSticky(t *testing.T) {
 	}
 }
 
-// TestStallIsSticky: a read that has timed out ends the reading; what comes later is not read.
+// TestStallIsSticky: a time-out ends the reading. What comes later is not read.
 func TestStallIsSticky(t *testing.T) {
 	t.Parallel()
 	here, there := testpipe.New()
@@ -269,8 +268,7 @@ func TestStallIsSticky(t *testing.T) {
 	}
 }
 
-// TestHandshakeDropsWhatCameBefore: octets that came in the clear behind STARTTLS end the connection, and nothing more is read or
-// written.
+// TestHandshakeDropsWhatCameBefore: octets in the clear after STARTTLS end the connection, and nothing more is read or written.
 func TestHandshakeDropsWhatCameBefore(t *testing.T) {
 	t.Parallel()
 	s := &script{command: func(c *Conn, verb, _ string) message.Reply {
@@ -285,7 +283,7 @@ func TestHandshakeDropsWhatCameBefore(t *testing.T) {
 	sameList(t, "verbs", s.verbs, "STARTTLS")
 }
 
-// TestFailedHandshakeIsTheEnd: there is no way back to clear text.
+// TestFailedHandshakeIsTheEnd: after a failed handshake nothing is read in the clear.
 func TestFailedHandshakeIsTheEnd(t *testing.T) {
 	t.Parallel()
 	s := &script{command: func(c *Conn, verb, _ string) message.Reply {
@@ -306,7 +304,7 @@ func TestFailedHandshakeIsTheEnd(t *testing.T) {
 	sameList(t, "verbs", s.verbs, "STARTTLS")
 }
 
-// TestLastReply: HangUp and 421 end the connection, as does a greeting that is none; a zero reply says nothing.
+// TestLastReply: HangUp, 421 and a greeting other than 220 end the connection. A zero reply sends nothing.
 func TestLastReply(t *testing.T) {
 	t.Parallel()
 	s := &script{command: func(c *Conn, _, _ string) message.Reply {
@@ -323,7 +321,7 @@ func TestLastReply(t *testing.T) {
 	sameList(t, "verbs", s.verbs, "NOOP NOOP")
 }
 
-// TestPanic: a panic in a command ends the connection with the session's last reply.
+// TestPanic: a panic in a command ends the connection with the last reply of the session.
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	s := &script{command: func(*Conn, string, string) message.Reply { panic("test") }}
@@ -334,7 +332,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// TestAsk: challenges and answers, and which errors end the connection. The input buffer does not keep an answer.
+// TestAsk: challenges and answers, and which errors end the connection. An answer does not stay in the input buffer.
 func TestAsk(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -378,8 +376,8 @@ func TestAuthLineIsWiped(t *testing.T) {
 	sameList(t, "codes", converse(t, s, "AUTH PLAIN c2VjcmV0\r\n"), "220 550")
 }
 
-// TestInterrupt: a connection that waits for a command is lost with ErrStopping; so is one that has commands to read, as soon as it
-// is idle.
+// TestInterrupt: a connection that waits for a command fails with ErrStopping. One that has commands to read does so as soon as
+// it is idle.
 func TestInterrupt(t *testing.T) {
 	t.Parallel()
 	open := true

@@ -14,6 +14,11 @@ import (
 
 // The PROXY protocol, versions 1 and 2 (proxy-protocol.txt of HAProxy). A header is read from trusted peers only, which must send
 // one: any other client could claim any address.
+//
+// The reader is not that of github.com/pires/go-proxyproto (v0.16.0), which differs in these ways: it refuses a header of version 1
+// that arrives in more than one read; it refuses a header of version 2 with an unspecified family, and a line of UNKNOWN that has a
+// bare LF; it allows 4096 octets in version 2, by a variable of the package; and it reads beyond the header into a buffer of its own,
+// through which the connection must then be read for ever, also by TLS.
 
 var errProxy = errors.New("malformed PROXY header")
 

@@ -14,8 +14,9 @@ import (
 	"testing/iotest"
 )
 
-// FuzzProxy holds the reader of PROXY headers against another one, written from the specification in another way: both take the
-// same headers for the same client, whole and octet by octet, and not an octet of what follows is gone, for it may be TLS.
+// FuzzProxy compares the reader of PROXY headers with another one that is written from the specification in a different way. Both
+// must read the same client from the same headers, whole and octet by octet. No octet after the header may be consumed, because
+// TLS may follow.
 func FuzzProxy(f *testing.F) {
 	v4, v6 := addresses("192.0.2.7", "198.51.100.1", 4711, 587), addresses("2001:db8::7", "::ffff:192.0.2.1", 4711, 587)
 	for _, s := range []string{
@@ -49,7 +50,7 @@ func FuzzProxy(f *testing.F) {
 
 var proxyLine = regexp.MustCompile(`^PROXY (?:UNKNOWN(?: .*)?|TCP([46]) ([^ ]*) ([^ ]*) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4}))\z`)
 
-// otherProxy is the other reader: it has everything before it, and so begins with where the header ends.
+// otherProxy is the other reader. It has the whole input, so it first looks for the end of the header.
 func otherProxy(s string) (client netip.AddrPort, rest string, ok bool) {
 	if body, is := strings.CutPrefix(s, "\r\n\r\n\x00\r\nQUIT\n"); is {
 		return otherProxy2(body)
@@ -96,7 +97,7 @@ func otherProxy2(s string) (client netip.AddrPort, rest string, ok bool) {
 	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16([]byte(block[2*octets:]))), rest, true
 }
 
-// v2 is a PROXY header of version 2: command and family, and what follows.
+// v2 is a PROXY header of version 2: command, family, and the rest.
 func v2(command, family byte, rest ...byte) string {
 	return v2Signature + string([]byte{command, family}) + string(binary.BigEndian.AppendUint16(nil, uint16(len(rest)))) + string(rest)
 }

@@ -106,7 +106,7 @@ func (c *client) upgrade(config *tls.Config) error {
 	return conn.Handshake()
 }
 
-// eof wants the end of the connection. A reset is as good: the kernel sends one where octets of ours came too late.
+// eof wants the end of the connection. A reset counts too: the kernel sends one if the client has sent octets after the end.
 func (c *client) eof() error {
 	b, err := c.r.ReadByte()
 	switch {
@@ -186,7 +186,7 @@ func wellFormed(lines []string) (string, error) {
 	return text, nil
 }
 
-// hello, envelope and message are the parts of a dialogue that are the same everywhere.
+// hello, envelope and message1 are parts of many dialogues.
 const (
 	hello = `
 		S: 220 mail.example.com ESMTP
