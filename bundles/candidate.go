@@ -11,35 +11,35 @@ import (
 
 // Candidate is a bundle that has been read and parsed, with the extra data merged in. It is immutable.
 type Candidate struct {
-	// Bundle in OPA's own type: Manifest, Data and Modules, whose Path is relative to the bundle. Tests are among the modules.
-	// In Data a large object is packed; engine.Compile and Policy.WithData take it as it is, and for anybody else there is
-	// Unpacked.
+	// Bundle has OPA's own type, with Manifest, Data and Modules. Module.Path is relative to the bundle. Tests are among the
+	// modules. A large object in Data is packed: engine.Compile and Policy.WithData take it so; other users call Unpacked.
 	Bundle *bundle.Bundle
-	// Own is the bundle without the extra data: what was signed, and what its tests were written for.
+	// Own is the bundle without the extra data. It is what was signed, and what its tests were written for.
 	Own *bundle.Bundle
-	// Source as it was configured.
+	// Source is the source as it was configured.
 	Source string
-	// Revision is the manifest's, or else the first 16 digits of ContentHash. With extra data documents the manifest's is
-	// followed by "+data." and the first 8 digits of their hash, so that equal revisions mean equal decisions.
+	// Revision is the manifest's revision, or the first 16 digits of ContentHash if the manifest has none. With extra data
+	// documents, "+data." and the first 8 digits of their hash follow the manifest's revision, so that equal revisions mean
+	// equal decisions.
 	Revision string
 	// Files maps the path of every file that counts, and of every extra document, to its SHA-256 in hex.
 	Files map[string]string
-	// ContentHash covers all of Files; ModulesHash what is compiled; DataHash what is data. SHA-256 in hex. Two candidates
-	// with the same ModulesHash differ in data (or metadata) only and need no second compilation. OwnHash covers modules and
-	// data of Own: where it is the same, so are the outcomes of the tests.
+	// The hashes are SHA-256 in hex. ContentHash covers all of Files, ModulesHash what is compiled, DataHash what is data. Two
+	// candidates with the same ModulesHash differ only in data or metadata, and need no second compilation. OwnHash covers
+	// modules and data of Own: if it is the same, so are the results of the tests.
 	ContentHash, ModulesHash, DataHash, OwnHash string
-	// Ignored are files of the source that mean nothing in a bundle, at most 1,000.
+	// Ignored are the files of the source that mean nothing in a bundle, at most 1,000 of them.
 	Ignored []string
-	// LastGood says that this is the copy of one that was active before.
+	// LastGood reports whether this is the copy of a candidate that was active before.
 	LastGood bool
 }
 
-// content is everything that a candidate is made of, unparsed.
+// content is all that a candidate is made of, before it is parsed.
 type content struct {
 	tree      *Tree
 	documents []File
 	hash      string
-	stale     error // why the source could not be read, where the tree is the active one instead
+	stale     error // why the source could not be read; tree is then the active one; nil: it was read
 }
 
 func newContent(tree *Tree, documents []File) *content {
@@ -53,7 +53,7 @@ func newContent(tree *Tree, documents []File) *content {
 	return &content{tree: tree, documents: documents, hash: all.sum()}
 }
 
-// digest hashes a sequence of names and hashes without ambiguity.
+// digest hashes a sequence of names and hashes. Different sequences give different input to the hash.
 type digest struct{ lines []byte }
 
 func (d *digest) add(parts ...string) {
@@ -68,8 +68,8 @@ func (d *digest) sum() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// octets of all files; 0 of nil.
-func (c *content) octets() (n int) {
+// size returns the bytes of all files; 0 for nil.
+func (c *content) size() (n int) {
 	if c == nil {
 		return 0
 	}

@@ -10,22 +10,22 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// Coverage notes which rules and expressions of a bundle were evaluated. Any number of goroutines may evaluate.
+// Coverage records which rules and expressions of a bundle were evaluated. Several goroutines may evaluate at the same time.
 type Coverage struct {
 	cover *cover.Cover
 }
 
-// CoverageReport is OPA's own, and is written as JSON in the form that `opa test --coverage` prints.
+// CoverageReport is OPA's own type. As JSON it has the form that `opa test --coverage` prints.
 type CoverageReport = cover.Report
 
-// NewCoverage has seen nothing yet.
+// NewCoverage returns an empty Coverage.
 func NewCoverage() *Coverage { return &Coverage{cover: cover.New()} }
 
-// Tracer is what an evaluation reports to.
+// Tracer returns the tracer to evaluate with.
 func (c *Coverage) Tracer() topdown.QueryTracer { return c.cover }
 
-// Report sums up what was seen of the bundle's rules. Unlike `opa test --coverage` it leaves out the test files
-// themselves: they are always covered and would only raise the figure.
+// Report returns the coverage of the bundle's rules. Unlike `opa test --coverage` it leaves out the test files: they are always
+// covered, and would only raise the figure.
 func (c *Coverage) Report(b *bundle.Bundle) CoverageReport {
 	modules := map[string]*ast.Module{}
 	tests := map[string]bool{}
@@ -50,10 +50,10 @@ func (c *Coverage) Report(b *bundle.Bundle) CoverageReport {
 	return report
 }
 
-// LineRange is the lines From to To of a file, both included.
+// LineRange is a range of lines, both ends included.
 type LineRange struct{ From, To int }
 
-// Uncovered are the lines of a file that were not covered, in order, neighbours put together.
+// Uncovered returns the lines of a file that were not covered, in order, as ranges.
 func Uncovered(f *cover.FileReport) []LineRange {
 	var rows []int
 	for _, r := range f.NotCovered {

@@ -14,9 +14,9 @@ import (
 )
 
 // Values from the cache are shared, so merging copies every object that it changes. An object is a map[string]any or a
-// *table.Table; the root of all data is always a map.
+// *table.Table. The root of all data is always a map.
 
-// root is a document's value as the root of data; false where it is no object.
+// root returns a document's value as the root of data; false if it is not an object.
 func root(value any) (map[string]any, bool) {
 	if t, ok := value.(*table.Table); ok {
 		value = table.Unpack(t)
@@ -25,7 +25,8 @@ func root(value any) (map[string]any, bool) {
 	return object, ok
 }
 
-// place merges value at a path into data; it must not meet anything there but objects.
+// place merges the value of a data file into data, at the path of the file's directory. It is an error if both define the same
+// path, unless both values are objects.
 func place(data map[string]any, file string, value any) (map[string]any, *LoadError) {
 	var keys []string
 	if directory := path.Dir(file); directory != "." {
@@ -44,7 +45,7 @@ func place(data map[string]any, file string, value any) (map[string]any, *LoadEr
 	return overlay(data, object), nil
 }
 
-// clash finds the first path that both hold and that is not an object in both.
+// clash returns the first path that both hold and that is not an object in both.
 func clash(a, b any, at []string) []string {
 	if table.Size(a) == 0 {
 		return nil
@@ -66,7 +67,7 @@ func clash(a, b any, at []string) []string {
 	return nil
 }
 
-// overlay merges b over a: objects key by key, of anything else b's. Neither is changed.
+// overlay merges b over a: objects key by key; of any other two values, b's stays. Neither a nor b is changed.
 func overlay(a, b map[string]any) map[string]any {
 	if len(a) == 0 {
 		return b
@@ -78,7 +79,7 @@ func overlay(a, b map[string]any) map[string]any {
 	return merged
 }
 
-// over is y where one of the two is no object, and else both, key by key.
+// over merges y over x if both are objects, and returns y otherwise.
 func over(x, y any) any {
 	switch {
 	case !table.IsObject(x) || !table.IsObject(y) || table.Size(x) == 0:
@@ -91,7 +92,7 @@ func over(x, y any) any {
 	if plainA && plainB {
 		return overlay(a, b)
 	}
-	var both table.Members // whose errors cannot be: no key comes twice, and Limits.Total is far below what fits
+	var both table.Members // its errors cannot happen: keys are unique, and Limits.Total is far below what fits
 	for key, v := range table.Each(x) {
 		if top, there := table.Look(y, key); there {
 			v = over(table.Plain(v), table.Plain(top))
@@ -127,7 +128,7 @@ func readDocuments(ctx context.Context, names []string, limits Limits) ([]File, 
 	return files, nil
 }
 
-// outside returns the first path of data that the manifest's roots do not permit; "" when all is within them.
+// outside returns the first path of data that the manifest's roots do not permit; "" if they permit all.
 func outside(roots []string, data map[string]any) string {
 	var look func(at []string, v any) string
 	look = func(at []string, v any) string {
@@ -150,8 +151,8 @@ func outside(roots []string, data map[string]any) string {
 	return look(nil, data)
 }
 
-// WithDocument is the candidate's data with one more document, YAML or JSON, merged over it as extra documents are; the
-// candidate itself stays as it is. name stands for the document in errors, which are *LoadError.
+// WithDocument returns the candidate's data with one more document, YAML or JSON, merged over it as extra documents are. It
+// does not change the candidate. name names the document in errors, which are *LoadError.
 func (c *Candidate) WithDocument(name string, text []byte) (map[string]any, error) {
 	value, err := parseDocument(name, text, Limits{}.orDefault().Depth)
 	if err != nil {
@@ -169,7 +170,8 @@ func (c *Candidate) WithDocument(name string, text []byte) (map[string]any, erro
 	return overlay(c.Bundle.Data, object), nil
 }
 
-// Unpacked is data with maps only, as OPA has it: several times as large where there are large objects. data is not changed.
+// Unpacked returns data with large objects as maps, as OPA has them. They take several times the memory of packed ones. data is
+// not changed.
 func Unpacked(data map[string]any) map[string]any {
 	out, _ := table.Unpack(data).(map[string]any)
 	return out

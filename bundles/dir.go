@@ -17,8 +17,8 @@ import (
 	"github.com/postern-mail/postern/internal/safefile"
 )
 
-// Dir is a bundle in a directory. Where the directory is a Kubernetes volume, the revision that its ..data link names is
-// read. Symbolic links may lead to files within the directory, not out of it.
+// Dir returns a bundle in a directory. In a Kubernetes volume, it reads the revision that the link ..data leads to. Symbolic
+// links may lead to files within the directory, and must not lead out of it.
 func Dir(name string) Source { return dir(name) }
 
 type dir string
@@ -27,7 +27,7 @@ func (d dir) String() string { return string(d) }
 
 func (d dir) Paths() []string { return []string{string(d)} }
 
-// Read reads every file that counts and then looks whether anything changed meanwhile; if so it starts again, a few times.
+// Read reads every file that counts. If anything changed meanwhile, it starts again, a few times.
 func (d dir) Read(ctx context.Context, limits Limits) (*Tree, error) {
 	var err error
 	for range readAttempts {
@@ -35,7 +35,7 @@ func (d dir) Read(ctx context.Context, limits Limits) (*Tree, error) {
 		if tree, err = d.readOnce(ctx, limits); err == nil {
 			return tree, nil
 		}
-		// A file that vanished between listing and reading is a change too.
+		// A file that was removed between listing and reading is a change, too.
 		if !errors.Is(err, errChanged) && !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
@@ -75,8 +75,8 @@ func (d dir) readOnce(ctx context.Context, limits Limits) (*Tree, error) {
 	return tree, nil
 }
 
-// open opens the directory, or the revision under it that a Kubernetes volume shows. A volume is updated by renaming the
-// link ..data; resolving it once means that all files come from one revision (opa#2588).
+// open opens the directory, or in a Kubernetes volume the directory of its current revision. A volume is updated by renaming
+// the link ..data. Resolving it once means that all files come from one revision (opa#2588).
 func (d dir) open() (root *os.Root, revision string, err error) {
 	root, err = os.OpenRoot(string(d))
 	if err != nil {
@@ -86,7 +86,7 @@ func (d dir) open() (root *os.Root, revision string, err error) {
 	if err != nil {
 		return root, "", nil
 	}
-	inner, err := root.OpenRoot(revision) // never out of the directory
+	inner, err := root.OpenRoot(revision) // cannot lead out of the directory
 	if closeErr := root.Close(); err == nil {
 		err = closeErr
 	}
@@ -96,9 +96,9 @@ func (d dir) open() (root *os.Root, revision string, err error) {
 	return inner, revision, nil
 }
 
-// diskFS is a directory on disk. An os.Root goes component by component and costs several system calls a file; only
-// symbolic links need that, which must not lead out. Whoever reads compares the opened file with the listed one, so that
-// nothing swapped in between is taken for it.
+// diskFS is a directory on disk. An os.Root resolves a path component by component, which costs several system calls a file.
+// Only symbolic links need that, because they must not lead out. The reader compares the file that it opened with the one
+// that was listed, so a file that was swapped in between is noticed.
 type diskFS struct {
 	root   *os.Root
 	linked map[string]bool // names that are symbolic links; written by Stat only
@@ -126,7 +126,7 @@ func (d *diskFS) Stat(name string) (fs.FileInfo, error) {
 	return d.root.Stat(name)
 }
 
-// FS is a bundle in a file system that does not change, such as the embedded default.
+// FS returns a bundle in a file system that does not change, such as the embedded default bundle. name is its String.
 func FS(fsys fs.FS, name string) Source { return &fsSource{fsys: fsys, name: name} }
 
 type fsSource struct {
@@ -143,7 +143,7 @@ func (s *fsSource) Read(ctx context.Context, limits Limits) (*Tree, error) {
 	return tree, from(s.name, err)
 }
 
-// listed is a file as it was when it was listed: a second listing that differs means that it changed.
+// listed describes a file when it was listed. If a second listing differs, the file has changed.
 type listed struct {
 	path     string
 	size     int64
@@ -151,7 +151,7 @@ type listed struct {
 	identity safefile.Identity
 }
 
-// readFS lists and then reads all files that count.
+// readFS lists all files that count, and then reads them.
 func readFS(ctx context.Context, fsys fs.FS, limits Limits) ([]listed, *Tree, error) {
 	c := newCollector(limits)
 	files, err := c.list(ctx, fsys)
@@ -160,7 +160,7 @@ func readFS(ctx context.Context, fsys fs.FS, limits Limits) ([]listed, *Tree, er
 	}
 	read := make([]File, len(files))
 	errs := make([]error, len(files))
-	spread(len(files), func(i int) {
+	parallel(len(files), func(i int) {
 		if errs[i] = ctx.Err(); errs[i] != nil {
 			return
 		}
@@ -180,7 +180,7 @@ func readFS(ctx context.Context, fsys fs.FS, limits Limits) ([]listed, *Tree, er
 	return files, &c.tree, nil
 }
 
-// readListed reads a file that was listed; if it is another one now, it changed.
+// readListed reads a file that was listed. If it is another file by now, the error is errChanged.
 func readListed(fsys fs.FS, f listed) ([]byte, error) {
 	file, err := fsys.Open(f.path)
 	if err != nil {
@@ -207,7 +207,7 @@ func readListed(fsys fs.FS, f listed) ([]byte, error) {
 	return data[:f.size:f.size], nil
 }
 
-// list finds the files that count, sorted by path.
+// list returns the files that count, sorted by path.
 func (c *collector) list(ctx context.Context, fsys fs.FS) ([]listed, error) {
 	var files []listed
 	pending := []string{"."}
@@ -252,13 +252,13 @@ func (c *collector) list(ctx context.Context, fsys fs.FS) ([]listed, error) {
 	return files, nil
 }
 
-// file looks at one entry that is not a directory.
+// file examines one entry that is not a directory.
 func (c *collector) file(fsys fs.FS, name string) (listed, bool, error) {
 	counts := c.reads(name)
 	info, err := fs.Stat(fsys, name)
 	switch {
 	case err != nil && !counts:
-		c.ignore(name) // an editor's lock is a link to nowhere
+		c.ignore(name) // some editors make a lock file that is a dangling link
 		return listed{}, false, nil
 	case errors.Is(err, fs.ErrNotExist):
 		f := openFault(err)

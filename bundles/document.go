@@ -13,14 +13,14 @@ import (
 	"github.com/postern-mail/postern/internal/table"
 )
 
-// parseDocument reads a data document, JSON or YAML by its name, into what OPA makes of it: map[string]any, []any,
-// string, json.Number, bool and nil, with a *table.Table in the place of a large object. Beyond OPA it refuses keys that come
-// twice, a second document, and levels past depth.
+// parseDocument reads a data document, which is JSON or YAML by its name, into the types that OPA uses: map[string]any, []any,
+// string, json.Number, bool and nil, with a *table.Table in place of a large object. Unlike OPA it refuses keys that come
+// twice, a second document, and more than depth levels.
 func parseDocument(name string, content []byte, depth int) (any, error) {
 	return readDocument(name, content, depth, 0)
 }
 
-// readDocument takes the number of entries of a large object, too; 0: table.Large.
+// readDocument is parseDocument with the number of entries from which an object is large; 0: table.Large.
 func readDocument(name string, content []byte, depth, large int) (any, error) {
 	content = bytes.TrimPrefix(content, []byte("\xef\xbb\xbf"))
 	if !utf8.Valid(content) {
@@ -43,8 +43,8 @@ func firstInvalid(content []byte) int {
 	return len(content)
 }
 
-// parseJSON reads one JSON value token by token: a large object goes into its table entry by entry, so that there never is a map
-// of a million users, and a key that comes twice is an error instead of silently replacing the first.
+// parseJSON reads one JSON value token by token. A large object goes into its table entry by entry, so that there is never a
+// map of a million users. A key that comes twice is an error.
 func parseJSON(name string, content []byte, depth, large int) (any, error) {
 	r := jsonReader{
 		// Half a surrogate pair becomes U+FFFD, as in OPA's own reader. Keys are compared in object.
@@ -64,7 +64,7 @@ func parseJSON(name string, content []byte, depth, large int) (any, error) {
 	return nil, r.fault(r.offset()-1, "another value follows the first").hint("keep one value in a file")
 }
 
-// jsonReader makes Go values of the tokens of a document.
+// jsonReader turns the tokens of a document into Go values.
 type jsonReader struct {
 	dec          *jsontext.Decoder
 	name         string
@@ -73,7 +73,7 @@ type jsonReader struct {
 	inList       int // number of lists around the current value
 }
 
-// offset is the position in content after the last token.
+// offset returns the position in content after the last token.
 func (r *jsonReader) offset() int { return int(r.dec.InputOffset()) }
 
 func (r *jsonReader) value(level int) (any, error) {
@@ -131,7 +131,7 @@ func (r *jsonReader) object(level int) (any, error) {
 			return nil, err
 		}
 		if err := members.Add(key, v); err != nil {
-			start := before + bytes.IndexByte(r.content[before:], '"') // only white space and a comma stand before the key
+			start := before + bytes.IndexByte(r.content[before:], '"') // only white space and a comma come before the key
 			return nil, notAdded(r.fault(start, "%v", err), key, err)
 		}
 	}
@@ -141,13 +141,13 @@ func (r *jsonReader) object(level int) (any, error) {
 	return members.Object(), nil
 }
 
-// more reports whether a value, or something wrong, comes before the closing bracket.
+// more reports whether a value or a syntax error comes before the closing bracket.
 func (r *jsonReader) more(closing jsontext.Kind) bool {
 	kind := r.dec.PeekKind()
 	return kind != closing && kind != jsontext.KindInvalid
 }
 
-// syntax is a fault at the place of an error of the decoder.
+// syntax returns a fault at the place of an error of the decoder.
 func (r *jsonReader) syntax(err error) *LoadError {
 	var syntax *jsontext.SyntacticError
 	switch {

@@ -18,27 +18,27 @@ const maxErrors = 10
 
 // LoadError says why a bundle or a data document could not be loaded, and where.
 type LoadError struct {
-	// Source as it was configured; for a data document its path.
+	// Source is the source as it was configured, or the path of a data document.
 	Source string
-	// File within the source, slash-separated; "" when the source itself is at fault.
+	// File is the file within the source, slash-separated; "" when the source itself is at fault.
 	File string
 	// Line and Column start at 1; 0: not known.
 	Line, Column int
-	// Text of the line at fault, cut to 200 octets; "" when not known.
+	// Text is the line at fault, cut to 200 bytes; "" when not known.
 	Text string
 	// Message says what is wrong.
 	Message string
-	// Hint says how to mend it; "" when the message says it all.
+	// Hint says how to mend it; "" when the message says so.
 	Hint string
 	// Err is the cause, for errors.Is; may be nil.
 	Err error
-	// about is a text of the file at which the fault is.
+	// about is a text in the file. The fault is placed where the text is found.
 	about string
 	// More holds further faults that were found in the same candidate, at most nine.
 	More []*LoadError
 }
 
-// Error is one line: place, message and hint.
+// Error returns one line with place, message and hint.
 func (e *LoadError) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Place())
@@ -58,7 +58,7 @@ func (e *LoadError) Error() string {
 	return b.String()
 }
 
-// Place is where the fault is, as an editor or a terminal understands it: source/file:line:column.
+// Place returns source/file:line:column, which editors and terminals understand.
 func (e *LoadError) Place() string {
 	place := e.Source
 	if e.File != "" {
@@ -79,7 +79,7 @@ func (e *LoadError) Place() string {
 // Unwrap returns the cause.
 func (e *LoadError) Unwrap() error { return e.Err }
 
-// fault is a LoadError without a source; whoever knows the source fills it in.
+// fault returns a LoadError without a source. A caller that knows the source adds it with from.
 func fault(file, format string, args ...any) *LoadError {
 	return &LoadError{File: file, Message: fmt.Sprintf(format, args...)}
 }
@@ -99,7 +99,7 @@ func (e *LoadError) because(err error) *LoadError {
 	return e
 }
 
-// at sets the place to a line and column of content, and keeps the line's text.
+// at sets the place to a line and column of content, and Text to that line.
 func (e *LoadError) at(content []byte, line, column int) *LoadError {
 	e.Line, e.Column = line, column
 	e.Text = lineOf(content, line)
@@ -115,7 +115,7 @@ func (e *LoadError) atOffset(content []byte, offset int) *LoadError {
 	return e.at(content, line, column)
 }
 
-// from names the source of an error, whatever its type.
+// from adds the source to an error of any type.
 func from(source string, err error) error {
 	if err == nil {
 		return nil
@@ -135,7 +135,7 @@ func from(source string, err error) error {
 	return load
 }
 
-// join makes one error of several faults, in the order given; nil when there are none.
+// join returns the first fault with the others in More; nil when there are none.
 func join(faults []*LoadError) error {
 	if len(faults) == 0 {
 		return nil
@@ -175,7 +175,7 @@ func parseFaults(file string, content []byte, err error) []*LoadError {
 	return faults
 }
 
-// lineOf returns one line of content, without its end, cut to 200 octets.
+// lineOf returns one line of content, without its end, cut to 200 bytes.
 func lineOf(content []byte, line int) string {
 	for ; line > 1; line-- {
 		end := bytes.IndexByte(content, '\n')
@@ -192,18 +192,18 @@ func lineOf(content []byte, line int) string {
 	return strings.ToValidUTF8(string(content), "\uFFFD")
 }
 
-// Stage is where a candidate was refused.
+// Stage is the step at which a candidate was refused.
 type Stage string
 
-// The stages, in their order. The gate answers for those from compile on.
+// The stages, in order. Those from compile on belong to the gate.
 const (
-	StageRead      Stage = "read"      // the source cannot be reached, or is not whole
-	StageSignature Stage = "signature" // nobody we trust signed what is there
+	StageRead      Stage = "read"      // the source cannot be reached, or is incomplete
+	StageSignature Stage = "signature" // no trusted key signed it
 	StageLoad      Stage = "load"      // a file in it cannot be parsed
-	StageCompile   Stage = "compile"   // the compiler refuses it
+	StageCompile   Stage = "compile"   // it does not compile
 	StageLint      Stage = "lint"      // it breaks the contract, or would fail open
-	StageTest      Stage = "test"      // a test of its own fails
-	StageSmoke     Stage = "smoke"     // it does not decide a plain transaction in time
+	StageTest      Stage = "test"      // one of its own tests fails
+	StageSmoke     Stage = "smoke"     // it does not decide a simple transaction in time
 )
 
 func stages() []Stage {
@@ -216,13 +216,13 @@ type Refusal struct {
 	Err   error
 }
 
-// Error is the reason's.
+// Error returns the text of the reason.
 func (r *Refusal) Error() string { return r.Err.Error() }
 
 // Unwrap returns the reason.
 func (r *Refusal) Unwrap() error { return r.Err }
 
-// refusal of any error; stage where the error does not say.
+// refusal returns err as a Refusal. stage is used where err is not one already.
 func refusal(err error, stage Stage) *Refusal {
 	var r *Refusal
 	if errors.As(err, &r) {
@@ -240,7 +240,7 @@ func notAdded(f *LoadError, key string, err error) *LoadError {
 	return f.because(err)
 }
 
-// quoted is a key as messages show it, cut to a sensible length.
+// quoted returns a key for a message, quoted and cut to 100 bytes.
 func quoted(key string) string {
 	const most = 100
 	if len(key) > most {

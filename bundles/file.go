@@ -39,7 +39,7 @@ func readSmall(name string, limit int64) ([]byte, error) {
 	return text, nil
 }
 
-// fileFault is err of reading a file, whose name it need not repeat.
+// fileFault returns a *LoadError for a file that cannot be read. Its Source names the file, so its Message does not.
 func fileFault(name string, err error) *LoadError {
 	f := openFault(err)
 	f.Source = name
@@ -50,7 +50,7 @@ func fileFault(name string, err error) *LoadError {
 	return f
 }
 
-// readWhole reads a regular file of at most limit octets, and again when it changes meanwhile.
+// readWhole reads a regular file of at most limit bytes, and again when it changes meanwhile.
 func readWhole(ctx context.Context, name string, limit int64) ([]byte, error) {
 	for range readAttempts {
 		if err := ctx.Err(); err != nil {
@@ -73,7 +73,7 @@ func readStable(name string, limit int64) ([]byte, error) {
 		return nil, fault("", "is not a regular file")
 	}
 	if info.Size() > limit {
-		return nil, fault("", "%d octets; at most %d are read", info.Size(), limit)
+		return nil, fault("", "%d bytes; at most %d are read", info.Size(), limit)
 	}
 	file, err := os.Open(name)
 	if err != nil {

@@ -46,7 +46,7 @@ func FuzzTarball(f *testing.F) {
 			runtime.ReadMemStats(&after)
 			// The decompressor alone has 40 KiB, a member's header with its records may have a megabyte.
 			if most := 16*uint64(limits.Total) + 4<<20; after.TotalAlloc-before.TotalAlloc > most {
-				t.Fatalf("%d octets took %d of memory", len(in), after.TotalAlloc-before.TotalAlloc)
+				t.Fatalf("%d bytes took %d of memory", len(in), after.TotalAlloc-before.TotalAlloc)
 			}
 			var load *LoadError
 			if err != nil {
@@ -93,14 +93,14 @@ func wantTree(t *testing.T, in []byte, tree *Tree, limits Limits) {
 	for _, f := range slices.Concat(tree.Files, tree.Others) {
 		total += len(f.Data)
 		if path.IsAbs(f.Path) || !filepath.IsLocal(f.Path) || path.Clean(f.Path) != f.Path || len(f.Data) > int(limits.File) || strings.ContainsFunc(f.Path, unicode.IsControl) {
-			t.Fatalf("%q, %d octets", f.Path, len(f.Data))
+			t.Fatalf("%q, %d bytes", f.Path, len(f.Data))
 		}
 		if text, ok := there[f.Path]; !ok || text != string(f.Data) || f.Hash != fmt.Sprintf("%x", sha256.Sum256(f.Data)) {
 			t.Fatalf("%q is %q, in the archive %q", f.Path, f.Data, text)
 		}
 	}
 	if total > int(limits.Total) || len(there) > limits.Files+1 {
-		t.Fatalf("%d octets in %d members", total, len(there))
+		t.Fatalf("%d bytes in %d members", total, len(there))
 	}
 	var out bytes.Buffer
 	if err := pack(&out, tree); err != nil {

@@ -18,20 +18,20 @@ import (
 	"github.com/postern-mail/postern/internal/safefile"
 )
 
-// The copy of what was active last, in a directory of its own: the bundle with every file as it came, so that its signature
-// still fits and stock OPA reads it; and beside it the extra data documents.
+// The files of the last good copy, which holds what was active last. The bundle has every file as it came, so that its
+// signature still holds and stock OPA reads it. The extra data documents are in a file of their own.
 const (
 	lastGood          = "last-good.tar.gz"
 	lastGoodDocuments = "last-good-documents.json"
 )
 
-// savedDocument is an extra data document in the copy.
+// savedDocument is an extra data document in the last good copy.
 type savedDocument struct {
 	Path string `json:"path"`
 	Data []byte `json:"data"`
 }
 
-// saveLastGood keeps a copy in directory dir, which is made if need be. Each file is complete or not there.
+// saveLastGood writes a last good copy into directory dir, which is made if it is missing.
 func saveLastGood(dir string, raw *content) error {
 	err := os.MkdirAll(dir, 0o700)
 	if err == nil {
@@ -41,12 +41,13 @@ func saveLastGood(dir string, raw *content) error {
 		err = safefile.Write(filepath.Join(dir, lastGood), 0o600, func(f *os.File) error { return pack(f, raw.tree) })
 	}
 	if err != nil {
-		return fmt.Errorf("keeping the last good policy: %w", err)
+		return fmt.Errorf("write the last good copy: %w", err)
 	}
 	return nil
 }
 
-// writeDocuments writes a list of savedDocument, without making several copies of a hundred megabytes of senders.
+// writeDocuments writes files as a JSON list of savedDocument. It encodes them as it writes, because the senders of a large
+// site are a hundred megabytes.
 func writeDocuments(to io.Writer, files []File) error {
 	w := bufio.NewWriter(to) // keeps the first error
 	w.WriteByte('[')
@@ -90,7 +91,7 @@ func pack(w io.Writer, tree *Tree) error {
 	return errors.Join(archive.Close(), zip.Close())
 }
 
-// readLastGood reads the copy. The error says fs.ErrNotExist where there is none.
+// readLastGood reads the last good copy. The error is fs.ErrNotExist if there is none.
 func (l *Loader) readLastGood(ctx context.Context, dir string) (*content, error) {
 	limits := l.Limits
 	limits.Others = l.Verify != nil
@@ -108,7 +109,7 @@ func (l *Loader) readLastGood(ctx context.Context, dir string) (*content, error)
 func readSavedDocuments(name string, limits Limits) ([]File, error) {
 	text, err := readSmall(name, 2*limits.Total)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // a copy that an earlier version made: its documents are in the bundle's data
+		return nil, nil // an earlier version made the copy; its documents are in the bundle's data
 	}
 	if err != nil {
 		return nil, err

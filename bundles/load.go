@@ -14,23 +14,23 @@ import (
 	"github.com/open-policy-agent/opa/v1/bundle"
 )
 
-// Loader loads candidates and keeps what it parsed, so that the next one costs only what changed.
-// Its methods may be called from one goroutine at a time.
+// Loader loads candidates. It keeps what it parsed, so that the next load parses only what has changed. Only one goroutine may
+// use it at a time.
 type Loader struct {
 	Source Source
-	// Data names extra data documents (YAML or JSON objects), merged in this order over the bundle's data: objects key by
-	// key, of anything else the later wins.
+	// Data names extra data documents (YAML or JSON objects), which are merged over the bundle's data in this order: objects
+	// key by key; of any other two values, the later one stays.
 	Data   []string
 	Limits Limits
-	// Verify says whose signature a bundle must have; nil: none, and one that is there is not looked at.
+	// Verify says whose signature a bundle must have. nil: signatures are ignored.
 	Verify *Verification
 
 	modules   map[cacheKey]*ast.Module
 	documents map[cacheKey]any
-	kept      *Tree // of the candidate that is active, where the source is Versioned
+	kept      *Tree // of the active candidate, if the source is Versioned
 }
 
-// cacheKey names parsed content. The path is part of it because a parsed module knows its file.
+// cacheKey identifies parsed content. The path is part of it because a parsed module holds its path.
 type cacheKey struct {
 	path, hash string
 	version    ast.RegoVersion
@@ -51,8 +51,8 @@ func (l *Loader) Load(ctx context.Context) (*Candidate, error) {
 	return l.parse(ctx, raw)
 }
 
-// read reads the source and the documents. A server that is down must not keep the operator's own documents from counting:
-// where a Versioned source fails, they are read over the tree that is active, and the content says that it is stale.
+// read reads the source and the documents. Where a Versioned source fails, the documents are read over the active tree, and
+// the content is marked as stale: a server that is down must not stop changes of the operator's own documents.
 func (l *Loader) read(ctx context.Context) (*content, error) {
 	tree, stale := l.tree(ctx)
 	if stale != nil && (l.kept == nil || ctx.Err() != nil) {
@@ -87,7 +87,7 @@ func (l *Loader) tree(ctx context.Context) (tree *Tree, err error) {
 	return tree, from(l.Source.String(), err)
 }
 
-// keep remembers the tree that is active now.
+// keep remembers the tree of the active candidate.
 func (l *Loader) keep(tree *Tree) {
 	if _, ok := l.Source.(Versioned); ok {
 		l.kept = tree
@@ -126,7 +126,7 @@ func (l *Loader) parse(ctx context.Context, raw *content) (*Candidate, error) {
 	return c, nil
 }
 
-// parse is one run over a candidate's content; its caches become the loader's when it succeeds.
+// parse is one run over a candidate's content. If it succeeds, its caches become the loader's.
 type parse struct {
 	loader                *Loader
 	candidate             *Candidate
@@ -135,17 +135,17 @@ type parse struct {
 	documents             map[cacheKey]any
 	modulesHash, dataHash digest
 
-	ahead []parsedDocument // the operator's documents, by their places, where they were not in the cache
+	ahead []parsedDocument // the operator's documents, in their order, which were parsed beside the modules
 }
 
-// parsedDocument is what parseDocument gave.
+// parsedDocument is a result of parseDocument.
 type parsedDocument struct {
 	done  bool
 	value any
 	err   error
 }
 
-func (p *parse) bundle(ctx context.Context, tree *Tree, beside []File) error {
+func (p *parse) bundle(ctx context.Context, tree *Tree, documents []File) error {
 	manifest, err := readManifest(tree.Files, p.depth)
 	if err != nil {
 		return err
@@ -183,14 +183,14 @@ func (p *parse) bundle(ctx context.Context, tree *Tree, beside []File) error {
 			hint("add it to the roots, or move the data file"), `"roots"`)
 	}
 	if len(modules) == 0 {
-		return fault("", "no .rego file in it").hint("is this the right place?")
+		return fault("", "there is no .rego file").hint("is this the right place?")
 	}
-	return p.parseModules(ctx, modules, beside)
+	return p.parseModules(ctx, modules, documents)
 }
 
-// parseModules parses what the cache does not hold, on all processors, and beside the modules the operator's documents, which are
-// large at times.
-func (p *parse) parseModules(ctx context.Context, files, beside []File) error {
+// parseModules parses the modules that are not in the cache on all processors. The operator's documents, which may be large,
+// are parsed at the same time.
+func (p *parse) parseModules(ctx context.Context, files, documents []File) error {
 	b := p.candidate.Bundle
 	b.Modules = make([]bundle.ModuleFile, len(files))
 	keys := make([]cacheKey, len(files))
@@ -208,13 +208,13 @@ func (p *parse) parseModules(ctx context.Context, files, beside []File) error {
 		}
 	}
 	faults := make([][]*LoadError, len(files))
-	spread(len(beside)+len(missing), func(n int) {
+	parallel(len(documents)+len(missing), func(n int) {
 		switch {
 		case ctx.Err() != nil:
-		case n < len(beside):
-			p.ahead[n] = p.parseAhead(beside[n])
+		case n < len(documents):
+			p.ahead[n] = p.parseAhead(documents[n])
 		default:
-			i := missing[n-len(beside)]
+			i := missing[n-len(documents)]
 			b.Modules[i].Parsed, faults[i] = parseModule(files[i], keys[i].version)
 		}
 	})
@@ -252,7 +252,7 @@ func parseModule(f File, version ast.RegoVersion) (module *ast.Module, faults []
 	return module, nil
 }
 
-// extra merges the extra data documents over the bundle's data; it returns their hash, "" without any.
+// extra merges the extra data documents over the bundle's data. It returns their hash; "" if there are none.
 func (p *parse) extra(files []File) (string, error) {
 	var own digest
 	for i, f := range files {
@@ -276,7 +276,7 @@ func (p *parse) extra(files []File) (string, error) {
 	return own.sum(), nil
 }
 
-// parseAhead parses a document that is not in the cache. Any goroutine may call it while nobody changes the loader.
+// parseAhead parses a document that is not in the cache. Several goroutines may call it at the same time.
 func (p *parse) parseAhead(f File) (out parsedDocument) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -292,8 +292,8 @@ func (p *parse) parseAhead(f File) (out parsedDocument) {
 
 func (f File) key() cacheKey { return cacheKey{path: f.Path, hash: f.Hash} }
 
-// document parses a data document, unless that was done ahead, or takes it from the cache. name is what errors call it within its
-// source.
+// document returns a data document from the cache, from what was parsed ahead, or by parsing it. name is the name of the file
+// within its source, for errors.
 func (p *parse) document(name string, f File, ahead parsedDocument) (any, error) {
 	key := f.key()
 	value, ok := p.documents[key]
@@ -331,7 +331,7 @@ func (p *parse) verify(v *Verification, tree *Tree) error {
 		case f.Path == signaturesFile || v.excludes(f.Path):
 			continue
 		case !ok:
-			faults = append(faults, fault(f.Path, "is not covered by the signature").hint("sign the bundle again, or take the file out"))
+			faults = append(faults, fault(f.Path, "is not covered by the signature").hint("sign the bundle again, or remove the file"))
 			continue
 		}
 		covered++
@@ -340,14 +340,14 @@ func (p *parse) verify(v *Verification, tree *Tree) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(signed)) {
-		// `opa sign .` over an older signature lists that as signatures.json: it drops the dot with the directory's.
-		if !passedOver(name) && "."+name != signaturesFile {
-			faults = append(faults, fault(shown(name), "is covered by the signature, but missing").hint("sign the bundle again, or put the file back"))
+		// `opa sign .` lists an older signature as signatures.json, because it drops the dot of the directory.
+		if !skipped(name) && "."+name != signaturesFile {
+			faults = append(faults, fault(shown(name), "is covered by the signature, but is missing").hint("sign the bundle again, or put the file back"))
 		}
 	}
 	if covered == 0 && len(faults) > 0 {
 		if top := commonTop(signed); top != "" {
-			return fault(signaturesFile, "was made of files under %s/, not of the bundle's own", shown(top)).because(errSignature).
+			return fault(signaturesFile, "was made for files under %s/, not for the files of the bundle", shown(top)).because(errSignature).
 				hint("sign within the bundle: cd DIRECTORY && opa sign --bundle --signing-key KEY .")
 		}
 	}
@@ -360,11 +360,11 @@ func (p *parse) verify(v *Verification, tree *Tree) error {
 // held compares a file with its hash in the signature.
 func (p *parse) held(f File, info bundle.FileInfo) *LoadError {
 	if info.Algorithm == string(bundle.MD5) || info.Algorithm == string(bundle.SHA1) {
-		return fault(f.Path, "is signed by its %s alone, which can be forged", info.Algorithm).hint("sign the bundle with a current opa")
+		return fault(f.Path, "is signed by its %s only, which can be forged", info.Algorithm).hint("sign the bundle with a current opa")
 	}
 	hasher, err := bundle.NewSignatureHasher(bundle.HashingAlgorithm(info.Algorithm))
 	if err != nil {
-		return fault(f.Path, "its hash in the signature: %v", err)
+		return fault(f.Path, "cannot compute its hash in the signature: %v", err)
 	}
 	var value any = f.Data
 	if bundle.IsStructuredDoc(f.Path) {
@@ -378,7 +378,7 @@ func (p *parse) held(f File, info bundle.FileInfo) *LoadError {
 	}
 	got, err := hasher.HashFile(value)
 	if want, bad := hex.DecodeString(info.Hash); err != nil || bad != nil || !bytes.Equal(got, want) {
-		return fault(f.Path, "is not what was signed").hint("somebody changed it after that; sign the bundle again if it was you")
+		return fault(f.Path, "is not what was signed").hint("it was changed afterwards; if you changed it, sign the bundle again")
 	}
 	return nil
 }

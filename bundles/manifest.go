@@ -14,7 +14,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage"
 )
 
-// readManifest reads .manifest; without one the bundle owns everything.
+// readManifest reads .manifest. A bundle without one owns all paths.
 func readManifest(files []File, depth int) (bundle.Manifest, error) {
 	var m bundle.Manifest
 	for _, f := range files {
@@ -41,7 +41,7 @@ func readManifest(files []File, depth int) (bundle.Manifest, error) {
 	return m, nil
 }
 
-// manifestFault words what the decoder says.
+// manifestFault turns an error of the JSON decoder into a fault.
 func manifestFault(f File, err error) *LoadError {
 	var kind *json.UnmarshalTypeError
 	if !errors.As(err, &kind) {
@@ -56,10 +56,10 @@ func manifestFault(f File, err error) *LoadError {
 	case reflect.Int:
 		want = "a number"
 	}
-	return fault(f.Path, "%s is not %s but of type %s", kind.Field, want, kind.Value).because(err).atOffset(f.Data, int(kind.Offset)-1)
+	return fault(f.Path, "%s must be %s and is of type %s", kind.Field, want, kind.Value).because(err).atOffset(f.Data, int(kind.Offset)-1)
 }
 
-// inManifest sets the place of a fault to where the manifest has a text, if it has.
+// inManifest places a fault where text is found in the manifest, if it is found.
 func inManifest(files []File, wrong *LoadError, text string) *LoadError {
 	for _, f := range files {
 		if f.Path != ".manifest" {
@@ -78,7 +78,7 @@ func checkManifest(m *bundle.Manifest) *LoadError {
 		return fault(file, "compiled (wasm) bundles are not supported").hint("build it with the target rego").found(`"wasm"`)
 	}
 	if len(m.Revision) > 256 {
-		return fault(file, "the revision is longer than 256 octets").found(`"revision"`)
+		return fault(file, "the revision is longer than 256 bytes").found(`"revision"`)
 	}
 	roots := *m.Roots
 	for i := range roots {
@@ -111,8 +111,8 @@ func permits(m *bundle.Manifest, module *ast.Module) bool {
 	return err == nil && bundle.RootPathsContain(*m.Roots, strings.Join(at, "/"))
 }
 
-// regoVersion is the language version of a file: the manifest's for it, its default, or version 1. The patterns of a
-// manifest that `opa build` wrote begin with a slash.
+// regoVersion returns the language version of a file: the manifest's version for the file, the manifest's default, or version
+// 1. The patterns in a manifest that `opa build` wrote begin with a slash.
 func regoVersion(m *bundle.Manifest, file string) (ast.RegoVersion, error) {
 	v, err := m.RegoVersionForFile("/" + file)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics of the reloads.
+// metrics are the metrics of reloads.
 type metrics struct {
 	successful, timestamp prometheus.Gauge
 	duration              prometheus.Histogram
@@ -15,7 +15,7 @@ type metrics struct {
 	info                  *prometheus.GaugeVec
 }
 
-// newMetrics makes the metrics and registers them where there is a registry. They work even if that fails.
+// newMetrics makes the metrics, and registers them if there is a registry. They can be used even if that fails.
 func newMetrics(registry prometheus.Registerer, subsystem string) (*metrics, error) {
 	name := func(s string) string { return prometheus.BuildFQName("postern", subsystem, s) }
 	m := &metrics{
@@ -57,7 +57,7 @@ func (m *metrics) activated(revision, source string, now time.Time) {
 	m.revision(revision, source)
 }
 
-// recovered: the source holds the active policy again.
+// recovered records that the source holds the active policy again.
 func (m *metrics) recovered() { m.successful.Set(1) }
 
 func (m *metrics) failed(stage Stage) {

@@ -7,7 +7,8 @@ import (
 )
 
 // Open returns the source that name stands for: a directory, a tarball (.tar.gz, .tgz), or an address (https://, http://,
-// oci://), which is read as remote says. It does not touch the disk unless the name leaves the choice open, nor the network.
+// oci://), which is read with the options of remote. It does not use the network. It looks at the disk only where the name
+// does not say whether it is a file or a directory.
 func Open(name string, remote Remote) (Source, error) {
 	switch {
 	case name == "":
@@ -23,11 +24,11 @@ func Open(name string, remote Remote) (Source, error) {
 	return Dir(name), nil
 }
 
-// open returns the source at an address.
+// open returns the source at an address of another machine.
 func (r Remote) open(name string) (Source, error) {
 	address, err := url.Parse(name)
 	if err != nil {
-		return nil, &LoadError{Source: "the address of the bundle", Message: "is no URL", Hint: remoteHint, Err: err}
+		return nil, &LoadError{Source: "the address of the bundle", Message: "is not a URL", Hint: remoteHint, Err: err}
 	}
 	if err := r.checkAddress(address); err != nil {
 		return nil, from(address.Redacted(), err)

@@ -22,7 +22,7 @@ import (
 	"github.com/postern-mail/postern/internal/netaddr"
 )
 
-// image is a bundle in a registry, pushed as OPA's tools expect it: the tarball is the manifest's layer of type
+// image is a bundle in an OCI registry, in the form that OPA's tools use: the tarball is the manifest's layer of type
 // application/vnd.oci.image.layer.v1.tar+gzip.
 type image struct {
 	reference registry.Reference
@@ -33,7 +33,7 @@ func newRegistry(address *url.URL, r Remote) (Source, error) {
 	name := strings.TrimPrefix(address.String(), "oci://")
 	reference, err := registry.ParseReference(name)
 	if err != nil || address.RawQuery != "" {
-		return nil, &LoadError{Source: address.Redacted(), Message: "is no reference to an image", Hint: "write oci://registry/repository:tag", Err: err}
+		return nil, &LoadError{Source: address.Redacted(), Message: "is not a reference to an image", Hint: "write oci://registry/repository:tag", Err: err}
 	}
 	if reference.Reference == "" {
 		return nil, &LoadError{Source: address.Redacted(), Message: "names neither a tag nor a digest", Hint: "write oci://registry/repository:tag"}
@@ -48,7 +48,7 @@ func (i *image) Read(ctx context.Context, limits Limits) (*Tree, error) {
 	return i.ReadSince(ctx, limits, "")
 }
 
-// ReadSince asks which manifest the tag names now; its digest is the version.
+// ReadSince asks which manifest the tag names now. The manifest's digest is the version.
 func (i *image) ReadSince(ctx context.Context, limits Limits, version string) (*Tree, error) {
 	ctx, cancel := i.remote.bounded(ctx)
 	defer cancel()
@@ -67,7 +67,7 @@ func (i *image) ReadSince(ctx context.Context, limits Limits, version string) (*
 	return tree, nil
 }
 
-// Bounds of a manifest: what an index may lead through.
+// Bounds of a manifest and of the indexes that lead to it.
 const (
 	maxManifest      = 1 << 20
 	maxIndexDepth    = 3
@@ -94,7 +94,7 @@ func (i *image) pull(ctx context.Context, limit int64, version string) ([]byte, 
 	return packed, root.Digest.String(), err
 }
 
-// repository is ORAS's client, the one that OPA pulls with.
+// repository returns the client of ORAS, which OPA uses, too.
 func (i *image) repository() (*remote.Repository, error) {
 	client, err := i.remote.client()
 	if err != nil {
@@ -119,7 +119,7 @@ func (i *image) repository() (*remote.Repository, error) {
 	}, nil
 }
 
-// bundleLayer finds the tarball in a manifest, or in the first manifest of an index that has one.
+// bundleLayer returns the tarball's layer of a manifest, or of the first manifest of an index that has one.
 func bundleLayer(ctx context.Context, from blob.Fetcher, at ocispec.Descriptor, depth int) (ocispec.Descriptor, error) {
 	none := ocispec.Descriptor{}
 	text, err := fetch(ctx, from, at, maxManifest)
@@ -131,7 +131,7 @@ func bundleLayer(ctx context.Context, from blob.Fetcher, at ocispec.Descriptor, 
 		Manifests []ocispec.Descriptor `json:"manifests"`
 	}
 	if err := json.Unmarshal(text, &manifest); err != nil {
-		return none, fault("", "the registry's manifest is no JSON: %v", err).because(err)
+		return none, fault("", "the registry's manifest is not JSON: %v", err).because(err)
 	}
 	var types []string
 	for _, l := range manifest.Layers {
@@ -140,16 +140,16 @@ func bundleLayer(ctx context.Context, from blob.Fetcher, at ocispec.Descriptor, 
 		}
 		types = append(types, shown(l.MediaType))
 	}
-	if len(types) > 5 { // the registry says how many there are
+	if len(types) > 5 { // the registry decides how many there are
 		types = append(types[:5], "...")
 	}
-	missing := fault("", "the image has no layer of type %s, but %s", ocispec.MediaTypeImageLayerGzip, cmp.Or(strings.Join(types, ", "), "none at all")).
+	missing := fault("", "the image has no layer of type %s; its layers are %s", ocispec.MediaTypeImageLayerGzip, cmp.Or(strings.Join(types, ", "), "none")).
 		hint("push it with: oras push REFERENCE bundle.tar.gz:%s", ocispec.MediaTypeImageLayerGzip)
 	if depth >= maxIndexDepth || len(manifest.Manifests) > maxIndexChildren {
 		return none, missing
 	}
 	for _, child := range manifest.Manifests {
-		// Builders attach manifests about the image, which are for no platform and never hold a bundle.
+		// Builders attach manifests with metadata about the image. They have no platform and never hold a bundle.
 		if p := child.Platform; p != nil && p.OS == "unknown" {
 			continue
 		}
@@ -162,10 +162,11 @@ func bundleLayer(ctx context.Context, from blob.Fetcher, at ocispec.Descriptor, 
 	return none, missing
 }
 
-// fetch reads what a descriptor names, and holds it against its digest. Its size there is a claim: memory grows with what comes.
+// fetch reads what a descriptor names and compares it with the digest. Memory grows with what is received, because the size in
+// the descriptor may be wrong.
 func fetch(ctx context.Context, from blob.Fetcher, d ocispec.Descriptor, limit int64) ([]byte, error) {
 	if d.Size > limit {
-		return nil, fault("", "%d octets; at most %d are read", d.Size, limit)
+		return nil, fault("", "%d bytes; at most %d are read", d.Size, limit)
 	}
 	body, err := from.Fetch(ctx, d)
 	if err != nil {
@@ -178,12 +179,12 @@ func fetch(ctx context.Context, from blob.Fetcher, d ocispec.Descriptor, limit i
 		err = verified.Verify()
 	}
 	if errors.Is(err, blob.ErrMismatchedDigest) || errors.Is(err, blob.ErrTrailingData) {
-		return nil, fault("", "what the registry sends is not what its manifest names").because(err)
+		return nil, fault("", "the registry sends content that does not match the manifest").because(err)
 	}
 	return data, err
 }
 
-// registryFault puts the answers of a registry into our words.
+// registryFault turns the error of a registry into a fault.
 func registryFault(ctx context.Context, err error) error {
 	var answer *errcode.ErrorResponse
 	switch {

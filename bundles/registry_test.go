@@ -181,7 +181,7 @@ func TestRegistryFailures(t *testing.T) {
 		want      string
 	}{
 		"no such tag": {":none", nil, "the server answers 404 Not Found"},
-		"other type":  {":other", nil, "no layer of type application/vnd.oci.image.layer.v1.tar+gzip, but application/zip"},
+		"other type":  {":other", nil, "no layer of type application/vnd.oci.image.layer.v1.tar+gzip; its layers are application/zip"},
 		"down": {":live", func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(503); return true },
 			"the server answers 503 Service Unavailable"},
 		"refused": {":live", func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(403); return true },
@@ -190,14 +190,14 @@ func TestRegistryFailures(t *testing.T) {
 			whole := packed(t, tarOf(good)...)
 			whole[len(whole)-1] ^= 1
 			w.Write(whole)
-		}), "is not what its manifest names"},
-		"longer content": {":live", blobs(func(w http.ResponseWriter) { w.Write(append(packed(t, tarOf(good)...), 'x')) }), "is not what its manifest names"},
+		}), "does not match the manifest"},
+		"longer content": {":live", blobs(func(w http.ResponseWriter) { w.Write(append(packed(t, tarOf(good)...), 'x')) }), "does not match the manifest"},
 		"shorter content": {":live", blobs(func(w http.ResponseWriter) {
 			whole := packed(t, tarOf(good)...)
 			w.Write(whole[:len(whole)-1])
 		}), "the download was cut short"},
-		"manifest is none": {":text", nil, "the registry's manifest is no JSON"},
-		"too large":        {":large", nil, "octets; at most 65536 are read"},
+		"manifest is none": {":text", nil, "the registry's manifest is not JSON"},
+		"too large":        {":large", nil, "bytes; at most 65536 are read"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

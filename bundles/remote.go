@@ -20,29 +20,27 @@ import (
 	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
-// Remote says how bundles are read from other machines. The zero value reads https:// with the system's authorities, and
-// in the clear from this machine alone.
+// Remote has the options for bundles on other machines. With the zero value, https:// is verified with the system's
+// authorities, and http:// is allowed for this machine only.
 type Remote struct {
-	// Insecure permits what is neither encrypted nor on this machine: http://, and plain HTTP to a registry.
+	// Insecure also allows http://, and plain HTTP to a registry, to other machines.
 	Insecure bool
-	// TokenFile holds a bearer token in its only line; with Username it is that user's password. "": none is sent.
+	// TokenFile is a file whose first line is a bearer token or, with Username, that user's password; "": none is sent.
 	TokenFile string
 	Username  string
-	// CA is a PEM file of the authorities that vouch for servers; "": the system's.
+	// CA is a PEM file of the authorities whose certificates servers must have; "": the system's.
 	CA string
-	// ClientCert and ClientKey are the PEM files of a certificate to show to servers; both or neither.
+	// ClientCert and ClientKey are the PEM files of a client certificate; both or neither.
 	ClientCert, ClientKey string
-	// Timeout bounds one download from the first octet to the last; 0: one minute.
+	// Timeout bounds one download; 0: one minute.
 	Timeout time.Duration
 }
 
-// All files are read anew for each download, so that whoever renews them need not tell us.
-
-// Bounds of what a server may do to us.
+// Bounds of a download. All files that Remote names are read again for each download, so that renewed ones are used.
 const (
 	maxRedirects   = 5
-	maxPEM         = 1 << 20  // octets of a certificate's file
-	maxHeader      = 64 << 10 // octets of an answer's header
+	maxPEM         = 1 << 20  // bytes of a certificate's file
+	maxHeader      = 64 << 10 // bytes of a response's header
 	connectTimeout = 10 * time.Second
 	answerTimeout  = 20 * time.Second
 )
@@ -54,18 +52,18 @@ func (r Remote) checkAddress(address *url.URL) error {
 	case address.Scheme != "https" && address.Scheme != "http" && address.Scheme != "oci":
 		return fault("", "policies are not read over %s://", address.Scheme).hint("%s", remoteHint)
 	case address.User != nil:
-		return fault("", "a login stands in the address").hint("put the password into a file: token_file, and username")
+		return fault("", "the address contains a login").hint("write username, and put the password into a file for token_file")
 	case address.Hostname() == "":
 		return fault("", "the host is missing").hint("%s", remoteHint)
 	case address.Fragment != "":
-		return fault("", "an address takes no #").hint("%s", remoteHint)
+		return fault("", "an address must not contain #").hint("%s", remoteHint)
 	case address.Scheme == "http" && !r.Insecure && !netaddr.IsLoopback(address.Hostname()):
-		return fault("", "whoever is on the way could change the policy").hint("use https://, or say insecure: true where the network is trusted")
+		return fault("", "http:// to another machine can be changed on the way").hint("write https://, or insecure: true if you trust the network")
 	}
 	return nil
 }
 
-// client is made for one download.
+// client returns an HTTP client for one download.
 func (r Remote) client() (*http.Client, error) {
 	config := tlsprofile.New()
 	if r.CA != "" {
@@ -75,13 +73,13 @@ func (r Remote) client() (*http.Client, error) {
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, &LoadError{Source: r.CA, Message: "no certificate in it", Hint: "it must be PEM: -----BEGIN CERTIFICATE-----"}
+			return nil, &LoadError{Source: r.CA, Message: "holds no certificate", Hint: "it must be PEM: -----BEGIN CERTIFICATE-----"}
 		}
 	}
 	if r.ClientCert != "" {
 		cert, err := tls.LoadX509KeyPair(r.ClientCert, r.ClientKey)
 		if err != nil {
-			return nil, &LoadError{Source: r.ClientCert, Message: fmt.Sprintf("no certificate to show to the server: %v", err), Err: err}
+			return nil, &LoadError{Source: r.ClientCert, Message: fmt.Sprintf("the client certificate cannot be read: %v", err), Err: err}
 		}
 		config.Certificates = []tls.Certificate{cert}
 	}
@@ -89,13 +87,13 @@ func (r Remote) client() (*http.Client, error) {
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, TLSClientConfig: config, ForceAttemptHTTP2: true,
 		TLSHandshakeTimeout: connectTimeout, ResponseHeaderTimeout: answerTimeout, MaxResponseHeaderBytes: maxHeader,
-		DisableCompression: true, // a bundle is compressed already, and bounds are of what comes over the wire
+		DisableCompression: true, // a bundle is compressed already, and the limits count what is received
 		DisableKeepAlives:  true, // the next request is a poll away
 	}
 	return &http.Client{Transport: guard{transport, r.Insecure}, CheckRedirect: checkRedirect}, nil
 }
 
-// guard sends nothing in the clear to other machines, wherever a redirect or a registry points to.
+// guard refuses plain HTTP to other machines, also where a redirect or a registry leads to.
 type guard struct {
 	next     http.RoundTripper
 	insecure bool
@@ -103,7 +101,7 @@ type guard struct {
 
 func (g guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" && !g.insecure && !netaddr.IsLoopback(req.URL.Hostname()) {
-		return nil, fault("", "the server sends us to %s://%s, in the clear", req.URL.Scheme, req.URL.Host)
+		return nil, fault("", "the server redirects to %s://%s, which is not encrypted", req.URL.Scheme, req.URL.Host)
 	}
 	return g.next.RoundTrip(req)
 }
@@ -111,14 +109,14 @@ func (g guard) RoundTrip(req *http.Request) (*http.Response, error) {
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) > maxRedirects:
-		return fault("", "the server sends us on more than %d times", maxRedirects)
+		return fault("", "the server redirects more than %d times", maxRedirects)
 	case req.URL.Scheme != via[0].URL.Scheme:
-		return fault("", "the server sends us from %s:// to %s://", via[0].URL.Scheme, req.URL.Scheme).hint("name the address where the bundle is")
+		return fault("", "the server redirects from %s:// to %s://", via[0].URL.Scheme, req.URL.Scheme).hint("give the address that holds the bundle")
 	}
 	return nil
 }
 
-// secret is what TokenFile holds; "" where there is none.
+// secret returns the token or password of TokenFile; "" if there is none.
 func (r Remote) secret() (string, error) {
 	if r.TokenFile == "" {
 		return "", nil
@@ -129,12 +127,12 @@ func (r Remote) secret() (string, error) {
 	}
 	token = strings.TrimSpace(token)
 	if strings.ContainsFunc(token, func(c rune) bool { return unicode.IsControl(c) || c > unicode.MaxASCII || c == ' ' && r.Username == "" }) {
-		return "", &LoadError{Source: r.TokenFile, Message: "holds no token", Hint: "write the token alone, in one line"}
+		return "", &LoadError{Source: r.TokenFile, Message: "the first line is not a token", Hint: "write only the token there, without spaces"}
 	}
 	return token, nil
 }
 
-// bounded ends a download in time.
+// bounded returns a context that ends with the download's time-out.
 func (r Remote) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	timeout := r.Timeout
 	if timeout <= 0 {
@@ -145,8 +143,8 @@ func (r Remote) bounded(ctx context.Context) (context.Context, context.CancelFun
 
 var errSlow = errors.New("the download took too long")
 
-// netFault says why there is no answer, in words that are the same each time: they tell whether anything has changed, so
-// ports of our own must not be in them.
+// netFault says why there is no response. The text is the same each time for the same reason, because it is compared with the
+// last one: it must not contain local ports.
 func netFault(ctx context.Context, err error) *LoadError {
 	var load *LoadError
 	var op *net.OpError
@@ -161,9 +159,9 @@ func netFault(ctx context.Context, err error) *LoadError {
 	case ctx.Err() != nil:
 		return fault("", "%v", ctx.Err()).because(ctx.Err())
 	case errors.As(err, &unknown):
-		return fault("", "nobody we trust vouches for the server's certificate").because(err).hint("name its authority: ca")
+		return fault("", "the server's certificate is not from a trusted authority").because(err).hint("name its authority with ca")
 	case errors.As(err, &dns):
-		return fault("", "cannot find the host %s", dns.Name).because(err)
+		return fault("", "the host %s is not found", dns.Name).because(err)
 	case errors.As(err, &op) && op.Timeout():
 		return fault("", "the server does not answer").because(err)
 	case errors.As(err, &op) && op.Err != nil:
@@ -179,7 +177,7 @@ func netFault(ctx context.Context, err error) *LoadError {
 	return fault("", "no answer from the server: %v", err).because(err)
 }
 
-// statusFault says what an answer that is no bundle means.
+// statusFault returns a fault for a status that does not come with a bundle.
 func statusFault(code int) *LoadError {
 	f := fault("", "the server answers %d %s", code, http.StatusText(code))
 	switch code {
@@ -191,13 +189,13 @@ func statusFault(code int) *LoadError {
 	return f
 }
 
-// web is a bundle at an https:// or http:// address, served as a file or by an OPA bundle service.
+// web is a bundle at an https:// or http:// address. A file server or an OPA bundle service serves it.
 type web struct {
 	address *url.URL
 	remote  Remote
 }
 
-// String leaves the query out: it may be a signature that gives access.
+// String leaves the query out, because it may be a signature that gives access.
 func (w *web) String() string {
 	bare := *w.address
 	bare.RawQuery = ""
@@ -210,8 +208,8 @@ func (w *web) Read(ctx context.Context, limits Limits) (*Tree, error) {
 	return w.ReadSince(ctx, limits, "")
 }
 
-// ReadSince sends version as If-None-Match. Only the caller knows whether what came was any good, so nothing is remembered
-// here: a bundle that could not be activated is sent again (opa#2220).
+// ReadSince sends version as If-None-Match. It does not remember the entity tag itself: the caller passes the version of the
+// active bundle, so that a bundle that could not be activated is sent again (opa#2220).
 func (w *web) ReadSince(ctx context.Context, limits Limits, version string) (*Tree, error) {
 	ctx, cancel := w.remote.bounded(ctx)
 	defer cancel()
@@ -250,7 +248,7 @@ func (w *web) download(ctx context.Context, limit int64, version string) (packed
 	case resp.StatusCode != http.StatusOK:
 		return nil, "", statusFault(resp.StatusCode)
 	case resp.Header.Get("Content-Encoding") != "":
-		return nil, "", fault("", "the server encodes the bundle once more (%s)", shown(resp.Header.Get("Content-Encoding"))).
+		return nil, "", fault("", "the server compresses the bundle a second time (%s)", shown(resp.Header.Get("Content-Encoding"))).
 			hint("serve the file as it is")
 	}
 	packed, err = readBody(ctx, resp.Body, resp.ContentLength, limit)
@@ -263,8 +261,8 @@ func (w *web) request(ctx context.Context, version string) (*http.Request, error
 		return nil, fault("", "%v", err).because(err)
 	}
 	req.Header.Set("User-Agent", userAgent)
-	req.Header.Set("Accept", "application/gzip, application/vnd.openpolicyagent.bundles, application/octet-stream")
-	req.Header.Set("Prefer", "modes=snapshot") // OPA's bundle services: no deltas
+	req.Header.Set("Accept", "application/gzip, application/vnd.openpolicyagent.bundles, application/byte-stream")
+	req.Header.Set("Prefer", "modes=snapshot") // asks OPA's bundle services for whole bundles
 	if version != "" {
 		req.Header.Set("If-None-Match", version)
 	}
@@ -282,17 +280,17 @@ func (w *web) request(ctx context.Context, version string) (*http.Request, error
 
 const userAgent = "postern"
 
-// readBody reads an answer of at most limit octets. size is what the server says; below 0: it does not.
+// readBody reads a response of at most limit bytes. size is the Content-Length; below 0: unknown.
 func readBody(ctx context.Context, body io.Reader, size, limit int64) ([]byte, error) {
 	if size > limit {
-		return nil, fault("", "%d octets; at most %d are read", size, limit)
+		return nil, fault("", "%d bytes; at most %d are read", size, limit)
 	}
 	data, err := io.ReadAll(io.LimitReader(body, limit+1))
 	if err != nil {
 		return nil, netFault(ctx, err)
 	}
 	if int64(len(data)) > limit {
-		return nil, fault("", "more than %d octets", limit)
+		return nil, fault("", "more than %d bytes", limit)
 	}
 	return data, nil
 }

@@ -20,23 +20,23 @@ import (
 	"github.com/open-policy-agent/opa/v1/keys"
 )
 
-// Verification says whose bundles are taken: those that `opa sign` or `opa build` signed with one of the keys. A bundle
-// without a signature is refused. The files of the keys are read anew for each candidate.
+// Verification accepts only bundles that `opa sign` or `opa build` signed with one of its keys. A bundle without a signature is
+// refused. The files of the keys are read again for each candidate.
 type Verification struct {
-	Keys map[string]Key // by the id that a signature may name
-	// Scope that the signature must be for; "": it must be for none.
+	Keys map[string]Key // by the key id that a signature may name
+	// Scope is the scope that the signature must have; "": it must have none.
 	Scope string
-	// Exclude are patterns (path.Match) of files that the signature need not cover. They are not held against it either.
+	// Exclude are patterns (path.Match) of files that are not compared with the signature.
 	Exclude []string
 }
 
-// Key verifies signatures.
+// Key is a key that verifies signatures.
 type Key struct {
-	File      string // PEM of a public key or a certificate; for HS256, HS384 and HS512 the secret itself, every octet of it
-	Algorithm string // such as RS256, ES256, HS256; "": RS256. What a signature says about itself is not believed
+	File      string // PEM of a public key or a certificate; for HS256, HS384 and HS512 the secret, which is the whole file
+	Algorithm string // such as RS256, ES256, HS256; "": RS256. The algorithm that a signature names is not used
 }
 
-// Check reads the key and says what is wrong with it: a *LoadError, or nil.
+// Check reads the key and checks that it fits its algorithm. The error is a *LoadError.
 func (k Key) Check() error {
 	_, err := k.config()
 	return err
@@ -57,16 +57,16 @@ func (k Key) config() (*keys.Config, error) {
 	return &keys.Config{Key: string(text), Algorithm: algorithm}, nil
 }
 
-// badKey says why a key does not fit its algorithm.
+// badKey returns why a key does not fit its algorithm; "" if it fits.
 func badKey(text []byte, algorithm string) (problem, hint string) {
 	block, _ := pem.Decode(text)
 	if strings.HasPrefix(algorithm, "HS") {
 		switch {
 		case block != nil:
-			// Whoever has a public key could sign with it: RFC 8725 §2.1.
+			// As an HMAC secret, a public key would let everyone who has it sign (RFC 8725 §2.1).
 			return algorithm + " takes a secret, and this is a " + strings.ToLower(block.Type), "for a public key write algorithm: RS256, PS256 or ES256"
 		case len(bytes.TrimSpace(text)) < 32:
-			return "the secret is shorter than 32 octets", "make one with: openssl rand -hex 32"
+			return "the secret is shorter than 32 bytes", "make one with: openssl rand -hex 32"
 		}
 		return "", ""
 	}
@@ -95,10 +95,10 @@ func badPublicKey(public any, algorithm string) (problem, hint string) {
 	case *ecdsa.PublicKey:
 		want := map[int]string{256: "ES256", 384: "ES384", 521: "ES512"}[key.Curve.Params().BitSize]
 		if want != algorithm {
-			return "is a key on the curve " + key.Curve.Params().Name + ", which is not for " + algorithm, "write algorithm: " + cmp.Or(want, "ES256, and take a key on P-256")
+			return "is a key on the curve " + key.Curve.Params().Name + ", which is not for " + algorithm, "write algorithm: " + cmp.Or(want, "ES256, and use a key on P-256")
 		}
 	default:
-		return "is a key of a kind that signatures of bundles cannot have", "take RSA or an elliptic curve"
+		return "is a key of a kind that cannot sign bundles", "use RSA or an elliptic curve"
 	}
 	return "", ""
 }
@@ -121,14 +121,14 @@ func publicKey(block *pem.Block) (any, error) {
 
 const signaturesFile = ".signatures.json"
 
-// errSignature marks all that is wrong with a signature, for errors.Is.
+// errSignature marks the errors of signatures, for errors.Is.
 var errSignature = errors.New("signature")
 
-// signed verifies the signature of a tree and returns what it covers: files by name.
+// signed verifies the signature of a tree and returns the files that it covers, by name.
 func (v *Verification) signed(tree *Tree) (map[string]bundle.FileInfo, error) {
 	i := slices.IndexFunc(tree.Files, func(f File) bool { return f.Path == signaturesFile })
 	if i < 0 {
-		return nil, fault(signaturesFile, "is missing: the bundle is not signed").because(errSignature).
+		return nil, fault(signaturesFile, "is missing, so the bundle is not signed").because(errSignature).
 			hint("sign it with: opa sign, or opa build --signing-key")
 	}
 	var all bundle.SignaturesConfig
@@ -136,10 +136,10 @@ func (v *Verification) signed(tree *Tree) (map[string]bundle.FileInfo, error) {
 		return nil, fault(signaturesFile, "%v", err).because(errSignature)
 	}
 	if all.Plugin != "" && all.Plugin != "_default" { // `opa build` names OPA's own
-		return nil, fault(signaturesFile, "wants the plugin %s, which is not supported", shown(all.Plugin)).because(errSignature)
+		return nil, fault(signaturesFile, "names the plugin %s, which is not supported", shown(all.Plugin)).because(errSignature)
 	}
 	if len(all.Signatures) != 1 {
-		return nil, fault(signaturesFile, "holds %d signatures; there must be just one", len(all.Signatures)).because(errSignature)
+		return nil, fault(signaturesFile, "holds %d signatures; there must be exactly one", len(all.Signatures)).because(errSignature)
 	}
 	claims := claimsOf(all.Signatures[0])
 	ids := slices.Sorted(maps.Keys(v.Keys))
@@ -158,10 +158,11 @@ func (v *Verification) signed(tree *Tree) (map[string]bundle.FileInfo, error) {
 		}
 		reasons = append(reasons, v.why(id, key.Algorithm, claims, err))
 	}
-	return nil, fault(signaturesFile, "is not signed by whom we trust: %s", strings.Join(reasons, "; ")).because(errSignature)
+	return nil, fault(signaturesFile, "no trusted key verifies the signature: %s", strings.Join(reasons, "; ")).because(errSignature)
 }
 
-// claims are what a signature says about itself, before anything is verified: only for messages, and for choosing the key.
+// claims are what a signature says about itself. They are not verified, so they serve only to choose the key and to word
+// messages.
 type claims struct {
 	Algorithm string `json:"alg"`
 	Kid       string `json:"kid"`
@@ -172,20 +173,20 @@ type claims struct {
 func claimsOf(token string) (c claims) {
 	for _, part := range strings.SplitN(token, ".", 3)[:min(2, strings.Count(token, ".")+1)] {
 		if text, err := base64.RawURLEncoding.DecodeString(part); err == nil {
-			_ = json.Unmarshal(text, &c) // nonsense is what the verification refuses
+			_ = json.Unmarshal(text, &c) // if this fails, the verification fails, too
 		}
 	}
 	c.KeyID = cmp.Or(c.Kid, c.KeyID)
 	return c
 }
 
-// why puts OPA's reason into words that say what to look at.
+// why returns a reason that says what to look at, for an error of OPA's verification.
 func (v *Verification) why(id, algorithm string, c claims, err error) string {
 	switch {
 	case c.Algorithm != algorithm:
-		return fmt.Sprintf("key %s is for %s, and the signature says %s", id, algorithm, shown(cmp.Or(c.Algorithm, "nothing")))
+		return fmt.Sprintf("key %s is for %s, and the signature names %s", id, algorithm, shown(cmp.Or(c.Algorithm, "nothing")))
 	case c.Scope != v.Scope && strings.Contains(err.Error(), "scope"):
-		return fmt.Sprintf("the scope is %q, and %q is wanted", shown(c.Scope), v.Scope)
+		return fmt.Sprintf("the scope is %q and must be %q", shown(c.Scope), v.Scope)
 	}
 	return fmt.Sprintf("key %s does not verify it", id)
 }
@@ -197,7 +198,7 @@ func (v *Verification) excludes(name string) bool {
 	})
 }
 
-// commonTop is the directory that all names are under; "": there is none.
+// commonTop returns the directory that all names are under; "" if there is none.
 func commonTop(signed map[string]bundle.FileInfo) string {
 	top := ""
 	for name := range signed {

@@ -12,13 +12,13 @@ import (
 	"sync/atomic"
 )
 
-// Limits bound what a source may hold. The zero value of each means its default.
+// Limits bound what a source may hold. A zero field means its default.
 type Limits struct {
-	Files int   // entries, directories and files that do not count included; 0: 50,000
-	File  int64 // octets of one file; 0: 256 MiB
-	Total int64 // octets of all files together, unpacked; 0: 512 MiB
-	Depth int   // directories within directories, and levels of a data document; 0: 64
-	// Others asks for the files that do not count too: a signature covers all that is not hidden.
+	Files int   // entries, including directories and files that do not count; 0: 50,000
+	File  int64 // bytes of one file; 0: 256 MiB
+	Total int64 // bytes of all files together, unpacked; 0: 512 MiB
+	Depth int   // nested directories, and levels of a data document; 0: 64
+	// Others also asks for the files that do not count. A signature covers every file that is not hidden.
 	Others bool
 }
 
@@ -38,33 +38,34 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
-// Source is where a bundle is kept: [Dir], [FS], [Tarball], or what [Remote] opens.
+// Source is a place that holds a bundle: [Dir], [FS], [Tarball], or what [Open] returns for an address.
 type Source interface {
 	// Read returns the content as it was at one moment. Errors are *LoadError.
 	Read(ctx context.Context, limits Limits) (*Tree, error)
-	// Paths are the files and directories of this machine whose change means that Read would yield something else.
-	// A source with none is looked at again at intervals and on request only.
+	// Paths returns the local files and directories whose change can change what Read returns. A source without any is
+	// read again at intervals and on request only.
 	Paths() []string
-	// String names the source as the operator did.
+	// String returns the source as the operator wrote it.
 	String() string
 }
 
-// Versioned is a Source that can tell, without yielding it, that its content is still the same.
+// Versioned is a Source that can tell whether its content is still the same without reading all of it.
 type Versioned interface {
 	Source
-	// ReadSince is Read, or ErrUnchanged where the content is still that of Tree.Version version. With "" it always reads.
+	// ReadSince returns ErrUnchanged if the content is still the one whose Tree.Version is version. Otherwise, and if version
+	// is "", it is Read.
 	ReadSince(ctx context.Context, limits Limits, version string) (*Tree, error)
 }
 
-// ErrUnchanged says that a source has nothing new.
+// ErrUnchanged is the error of [Versioned] for a source whose content has not changed.
 var ErrUnchanged = errors.New("nothing has changed")
 
-// Tree is the content of a source: every file that counts, sorted by path.
+// Tree is the content of a source.
 type Tree struct {
-	Files []File
-	// Others are the files that do not count, where they were asked for: none of them is hidden.
+	Files []File // those that count, sorted by path
+	// Others are the files that do not count and are not hidden, if Limits.Others asks for them.
 	Others []File
-	// Version is what a Versioned source calls this content: an entity tag or a digest; "": it has no name for it.
+	// Version names this content of a Versioned source by an entity tag or a digest; "": the source gave none.
 	Version string
 	// Ignored are the paths of files that do not count, at most 1,000 of them.
 	Ignored []string
@@ -73,7 +74,7 @@ type Tree struct {
 // File is one file of a tree.
 type File struct {
 	Path string // slash-separated, relative to the root
-	Data []byte // never changed after it was read
+	Data []byte // immutable
 	Hash string // SHA-256 of Data in hex
 }
 
@@ -86,7 +87,7 @@ func hash(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// kind of a file, by its name.
+// kind is what a file means in a bundle.
 type kind int
 
 const (
@@ -95,10 +96,10 @@ const (
 	kindData
 	kindManifest
 	kindSignatures
-	kindForeign // what belongs to other kinds of bundle and cannot be honoured
+	kindForeign // belongs to a kind of bundle that is not supported
 )
 
-// kindOf tells what a path means in a bundle, by OPA's rules.
+// kindOf returns the kind of a file by its path, with OPA's rules.
 func kindOf(name string) kind {
 	base := path.Base(name)
 	if hidden(path.Dir(name)) {
@@ -135,12 +136,12 @@ func kindOf(name string) kind {
 	return kindIgnored
 }
 
-// hidden reports whether an element of a slash-separated directory begins with a dot.
+// hidden reports whether an element of a slash-separated path begins with a dot.
 func hidden(dir string) bool {
 	return dir != "." && (strings.HasPrefix(dir, ".") || strings.Contains(dir, "/."))
 }
 
-// collector gathers a tree within limits.
+// collector builds a Tree within limits.
 type collector struct {
 	limits  Limits
 	entries int
@@ -153,7 +154,7 @@ func newCollector(limits Limits) *collector {
 	return &collector{limits: limits.orDefault(), seen: map[string]bool{}}
 }
 
-// entry counts one more entry and refuses names that are too deep or came before.
+// entry counts one more entry. A name that is too deep, or that came before, is an error.
 func (c *collector) entry(name string) error {
 	c.entries++
 	if c.entries > c.limits.Files {
@@ -169,13 +170,13 @@ func (c *collector) entry(name string) error {
 	return nil
 }
 
-// reserve books the octets of a file before they are read.
+// reserve counts the bytes of a file before they are read.
 func (c *collector) reserve(name string, size int64) error {
 	if size > c.limits.File {
-		return fault(name, "%d octets; at most %d are read", size, c.limits.File)
+		return fault(name, "%d bytes; at most %d are read", size, c.limits.File)
 	}
 	if c.total += size; c.total > c.limits.Total {
-		return fault(name, "the bundle is larger than %d octets", c.limits.Total)
+		return fault(name, "the bundle is larger than %d bytes", c.limits.Total)
 	}
 	return nil
 }
@@ -186,12 +187,12 @@ func (c *collector) ignore(name string) {
 	}
 }
 
-// reads reports whether the content of a file is wanted.
+// reads reports whether the content of a file is needed.
 func (c *collector) reads(name string) bool {
-	return kindOf(name) != kindIgnored || c.limits.Others && !passedOver(name)
+	return kindOf(name) != kindIgnored || c.limits.Others && !skipped(name)
 }
 
-// add puts a file where it belongs.
+// add puts a file into Files or Others.
 func (c *collector) add(f File) {
 	if kindOf(f.Path) == kindIgnored {
 		c.ignore(f.Path)
@@ -201,14 +202,13 @@ func (c *collector) add(f File) {
 	c.tree.Files = append(c.tree.Files, f)
 }
 
-// passedOver reports whether an element of a path begins with a dot, .manifest and .signatures.json at the root apart.
-func passedOver(name string) bool {
+// skipped reports whether an element of a path begins with a dot. .manifest and .signatures.json at the root are not skipped.
+func skipped(name string) bool {
 	return name != ".manifest" && name != ".signatures.json" && hidden(name)
 }
 
-// spread calls do for 0 to n-1 on as many goroutines as there are processors, and waits for all of them. A process that has little to
-// do may have left itself one processor (cmd/postern) until this gives it more.
-func spread(n int, do func(int)) {
+// parallel calls do for 0 to n-1 on as many goroutines as there are processors, and waits for all of them.
+func parallel(n int, do func(int)) {
 	workers := min(max(runtime.GOMAXPROCS(0), min(runtime.NumCPU(), 4)), n)
 	if workers <= 1 {
 		for i := range n {

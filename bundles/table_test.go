@@ -148,7 +148,7 @@ func TestAliasedText(t *testing.T) {
 		fmt.Fprintf(&text, "  k%d: *a\n", i)
 	}
 	_, err := parseDocument("x.yaml", []byte(text.String()), 64)
-	if err == nil || !strings.Contains(err.Error(), "the aliases expand to more than 16777216 octets") {
+	if err == nil || !strings.Contains(err.Error(), "the aliases expand to more than 16777216 bytes") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -176,7 +176,7 @@ func TestDirectorySize(t *testing.T) {
 	took, used := time.Since(start), cpuTime(t)-cpu
 	kept := float64(inUse()-before) / float64(n)
 	runtime.KeepAlive(c)
-	t.Logf("%d users in %s, %d octets: loaded in %v, %v of CPU; %.0f B a user are kept", n, kind, size, took, used, kept)
+	t.Logf("%d users in %s, %d bytes: loaded in %v, %v of CPU; %.0f B a user are kept", n, kind, size, took, used, kept)
 	if kept > 300 {
 		t.Errorf("%.0f B a user are kept, 300 are promised", kept)
 	}

@@ -17,7 +17,7 @@ import (
 	"unicode/utf8"
 )
 
-// Tarball is a bundle in one .tar.gz file, as `opa build` writes it.
+// Tarball returns a bundle in a .tar.gz file, as `opa build` writes it.
 func Tarball(name string) Source { return tarball(name) }
 
 type tarball string
@@ -35,8 +35,8 @@ func (t tarball) Read(ctx context.Context, limits Limits) (*Tree, error) {
 	return tree, from(t.String(), err)
 }
 
-// Unpack reads a gzip-compressed tar archive. It refuses whatever `opa build` would not write: links and devices, names
-// that climb out of the archive, names that come twice, a truncated or overlong stream.
+// Unpack reads a gzip-compressed tar archive. It refuses what `opa build` does not write: links and devices, names that lead
+// out of the archive, names that come twice, and a stream that is truncated or goes on after the archive.
 func Unpack(r io.Reader, limits Limits) (*Tree, error) {
 	c := newCollector(limits)
 	unpacked, err := gzip.NewReader(r)
@@ -44,7 +44,7 @@ func Unpack(r io.Reader, limits Limits) (*Tree, error) {
 		return nil, fault("", "not a gzip-compressed tar archive: %v", err).because(err).
 			hint("make one with: opa build --bundle DIRECTORY --output bundle.tar.gz")
 	}
-	// Headers and padding take at most three blocks a member; the bound on the stream stops what hides between members.
+	// Headers and padding take at most three blocks a member. This bound stops a stream that hides data between members.
 	bounded := &boundedReader{r: unpacked, left: c.limits.Total + 1536*int64(c.limits.Files) + 1<<20}
 	archive := tar.NewReader(bounded)
 	for {
@@ -69,7 +69,7 @@ func Unpack(r io.Reader, limits Limits) (*Tree, error) {
 	return &c.tree, nil
 }
 
-// member takes one member of the archive.
+// member reads one member of the archive.
 func (c *collector) member(r io.Reader, header *tar.Header) error {
 	switch header.Typeflag {
 	case tar.TypeXGlobalHeader:
@@ -95,7 +95,7 @@ func (c *collector) member(r io.Reader, header *tar.Header) error {
 		c.ignore(name)
 		return nil
 	}
-	// The size in a header is a claim: memory grows with what comes.
+	// Memory grows with what is read, because the size in the header may be wrong.
 	var data bytes.Buffer
 	if _, err := io.CopyN(&data, r, header.Size); err != nil {
 		f := archiveFault(err)
@@ -106,7 +106,7 @@ func (c *collector) member(r io.Reader, header *tar.Header) error {
 	return nil
 }
 
-// memberName cleans a member's name; `opa build` begins names with a slash, tar with "./".
+// memberName cleans a member's name. `opa build` begins names with a slash, tar with "./".
 func memberName(header *tar.Header) (string, error) {
 	name := header.Name
 	if !utf8.ValidString(name) || strings.Contains(name, "\\") || strings.ContainsFunc(name, unicode.IsControl) {
@@ -125,7 +125,7 @@ func memberName(header *tar.Header) (string, error) {
 	return name, nil
 }
 
-// shown makes a name from an archive fit for a message.
+// shown quotes a name from an archive for a message.
 func shown(name string) string {
 	const most = 200
 	return strings.Trim(fmt.Sprintf("%+q", name[:min(len(name), most)]), `"`)
@@ -141,13 +141,13 @@ func archiveFault(err error) *LoadError {
 	return fault("", "the archive is damaged: %v", err).because(err).hint("build or copy it again")
 }
 
-// onlyZeros reads the stream to its end, which checks its sum, and refuses anything but padding.
+// onlyZeros reads the stream to its end, which checks the checksum, and refuses anything but padding.
 func onlyZeros(r io.Reader) error {
 	buf := make([]byte, 4096)
 	for {
 		n, err := r.Read(buf)
 		if len(bytes.Trim(buf[:n], "\x00")) > 0 {
-			return fault("", "the archive goes on after its end").hint("build it again")
+			return fault("", "there is data after the end of the archive").hint("build it again")
 		}
 		if err == io.EOF {
 			return nil
@@ -160,7 +160,7 @@ func onlyZeros(r io.Reader) error {
 
 var errTooLarge = errors.New("the archive unpacks to more than is allowed")
 
-// boundedReader fails once more than left octets have been read.
+// boundedReader fails after more than left bytes.
 type boundedReader struct {
 	r    io.Reader
 	left int64

@@ -100,7 +100,7 @@ func hostileTarballs(t testing.TB) []hostileTarball {
 		{"bomb", "at most", packed(t, regular("data.json", strings.Repeat(" ", 2<<20)))},
 		{"bomb of files that do not count", "larger than", packed(t, regular("1", strings.Repeat("x", 900<<10)), regular("2", strings.Repeat("x", 900<<10)))},
 		{"bomb of members", "more than 100 files", packed(t, many(200)...)},
-		{"bomb after the end", "goes on after its end", zipped(t, append(bytes.Clone(raw), bytes.Repeat([]byte("x"), 1<<20)...))},
+		{"bomb after the end", "data after the end of the archive", zipped(t, append(bytes.Clone(raw), bytes.Repeat([]byte("x"), 1<<20)...))},
 		{"endless zeros", "unpacks to more", zipped(t, append(bytes.Clone(raw), make([]byte, 8<<20)...))},
 		{"claims more than it has", "truncated", zipped(t, raw[:530])},
 		{"truncated", "truncated", good[:len(good)/2]},

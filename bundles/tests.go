@@ -19,36 +19,36 @@ import (
 	"github.com/open-policy-agent/opa/v1/version"
 )
 
-// TestResult is the outcome of one test rule of a bundle.
+// TestResult is the result of one test rule of a bundle.
 type TestResult struct {
 	Package, Name string        // data.postern.mail_test, test_allowed
 	File          string        // relative to the bundle
 	Line          int           // where the rule is
 	Passed        bool          // it held
 	Skipped       bool          // it is named todo_test_*
-	Err           error         // it could not be evaluated, a time-out included; nil: it could
+	Err           error         // why it could not be evaluated, such as a time-out; nil: it was
 	Output        string        // what it printed
 	Duration      time.Duration // of the evaluation
 	Cases         []TestCase    // of a test with several, test_x[name]
-	Stopped       *TestPlace    // where a failed test without cases stopped; nil where nobody looked (see Tests.Explain)
+	Stopped       *TestPlace    // where a failed test without cases stopped; nil: unknown, see Tests.Explain
 }
 
 // TestCase is one case of a test rule that has several.
 type TestCase struct {
-	Name    string // of nested ones all names, with slashes between
+	Name    string // of a nested case, all names with slashes between
 	Passed  bool
 	Stopped *TestPlace // as in TestResult
 }
 
-// TestPlace is the expression that did not hold.
+// TestPlace is the expression that was not true.
 type TestPlace struct {
 	File         string // relative to the bundle
 	Line, Column int
 	Text         string // the expression as it is written
-	Detail       string // the same with the values of its variables under it, several lines
+	Detail       string // the expression with the values of its variables below, several lines
 }
 
-// String is one line for a log: file:line, name and outcome.
+// String returns one line for a log, with file:line, name and result.
 func (r TestResult) String() string {
 	outcome := "failed"
 	switch {
@@ -62,34 +62,33 @@ func (r TestResult) String() string {
 	return fmt.Sprintf("%s:%d: %s.%s %s", r.File, r.Line, r.Package, r.Name, outcome)
 }
 
-// Bounds of a test run: of one test as with stock `opa test`, and of the whole, both by RunTests where ctx sets no deadline.
+// The time-outs of RunTests where ctx has no deadline: of one test, as with stock `opa test`, and of all.
 const (
 	testTimeout  = 5 * time.Second
 	testsTimeout = time.Minute
 )
 
-// Tests runs the test rules of a bundle with the verdicts of stock `opa test`. Set the fields first; the zero value of all
-// but Bundle is useful. Tests have all of OPA's builtins, as with stock OPA: run them after the bundle has compiled
-// against the allowed ones.
+// Tests runs the test rules of a bundle, with the same results as stock `opa test`. Set the fields first; all but Bundle may be
+// zero. Tests may call all of OPA's builtins, as with stock OPA, so run them after the bundle has compiled with the allowed
+// ones.
 type Tests struct {
 	Bundle *bundle.Bundle
-	// Filter picks tests by their full name, data.postern.mail_test.test_allowed; nil: all.
+	// Filter selects tests by their full name, such as data.postern.mail_test.test_allowed; nil: all.
 	Filter *regexp.Regexp
 	// Timeout of one test; 0: 5 s.
 	Timeout time.Duration
-	// Parallel is how many run at a time; 0: one a processor.
+	// Parallel is how many tests run at a time; 0: one a processor.
 	Parallel int
-	// Coverage notes which rules the tests reach; nil: nobody wants to know.
+	// Coverage records which rules the tests reach; nil: nothing is recorded.
 	Coverage *Coverage
-	// Explain looks for the expression on which a failed test stopped. For that, failed tests run once more, traced.
+	// Explain finds the expression at which a failed test stopped. For that, failed tests run a second time, with a trace.
 	Explain bool
-	// Each is called with every result as it comes, never twice at once; nil: nothing is.
+	// Each is called with every result as it comes, one call at a time; nil: not called.
 	Each func(TestResult)
 }
 
-// RunTests runs the test rules (test_*) of a bundle as stock `opa test` does, and returns their results sorted by place.
-// The error says why no verdict could be reached: the bundle does not compile, or time ran out. That a test failed is no
-// error.
+// RunTests runs the test rules (test_*) of a bundle as stock `opa test` does, and returns their results sorted by place. A
+// test that fails is not an error. The error says why the tests could not run: the bundle does not compile, or time ran out.
 func RunTests(ctx context.Context, b *bundle.Bundle) ([]TestResult, error) {
 	deadline, set := ctx.Deadline()
 	if !set {
@@ -97,17 +96,16 @@ func RunTests(ctx context.Context, b *bundle.Bundle) ([]TestResult, error) {
 		ctx, cancel = context.WithTimeout(ctx, testsTimeout)
 		defer cancel()
 	}
-	// Who says how long all of them may take has said it of one as well: a good bundle must not be refused because the
-	// machine is busy.
+	// The deadline of ctx is the time-out of each test as well, so that a good bundle is not refused on a busy machine.
 	results, err := (&Tests{Bundle: b, Timeout: max(testTimeout, time.Until(deadline))}).Run(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("running the bundle's tests: %w", err)
+		return nil, fmt.Errorf("run the bundle's tests: %w", err)
 	}
 	return results, nil
 }
 
-// Run runs them all and returns the results sorted by place. The error is a *LoadError where the bundle, or a test in it,
-// does not compile, or that of ctx where time ran out.
+// Run runs the tests and returns the results sorted by place. The error is a *LoadError if the bundle or a test in it does not
+// compile, or the error of ctx if time ran out.
 func (t *Tests) Run(ctx context.Context) ([]TestResult, error) {
 	var results []TestResult
 	err := t.run(ctx, pass{filter: t.filter(), coverage: t.Coverage}, func(o *tester.Result) {
@@ -131,7 +129,7 @@ func (t *Tests) Run(ctx context.Context) ([]TestResult, error) {
 	return results, nil
 }
 
-// Count is how many results Run will have, as far as can be told without compiling.
+// Count returns how many results Run will have, as far as is known without compiling.
 func (t *Tests) Count() int {
 	n := 0
 	for _, m := range t.Bundle.Modules {
@@ -171,8 +169,7 @@ func (t *Tests) run(ctx context.Context, p pass, each func(*tester.Result)) erro
 	for _, m := range t.Bundle.Modules {
 		modules[m.Path] = m.Parsed
 	}
-	// Without the round trip the store shares the bundle's data. Tests only read it. They may do so as with stock OPA, where
-	// nothing is packed.
+	// Without the round trip the store shares the bundle's data, which tests only read. It is unpacked as with stock OPA.
 	store := inmem.NewFromObjectWithOpts(Unpacked(t.Bundle.Data), inmem.OptRoundTripOnWrite(false))
 	txn, err := store.NewTransaction(ctx)
 	if err != nil {
@@ -193,7 +190,7 @@ func (t *Tests) run(ctx context.Context, p pass, each func(*tester.Result)) erro
 		SetRuntime(runtimeFacts()).
 		SetTimeout(cmp.Or(t.Timeout, testTimeout)).
 		SetParallel(t.Parallel).
-		SetCoverageRuns(nil). // the further passes only say why a line was not reached
+		SetCoverageRuns(nil). // further passes only say why a line was not reached
 		EnableTracing(p.trace).
 		Filter(p.filter)
 	if p.coverage != nil {
@@ -211,8 +208,8 @@ func (t *Tests) run(ctx context.Context, p pass, each func(*tester.Result)) erro
 	return ctx.Err()
 }
 
-// runtimeFacts are what opa.runtime tells a test: as with stock OPA, but for the environment of this process, which may hold
-// secrets and is nothing to a bundle from elsewhere.
+// runtimeFacts returns what opa.runtime returns in a test. It is the same as with stock OPA, without the environment of this
+// process: that may hold secrets, and the bundle may come from elsewhere.
 func runtimeFacts() *ast.Term {
 	return ast.ObjectTerm(
 		[2]*ast.Term{ast.StringTerm("version"), ast.StringTerm(version.Version)},
@@ -221,7 +218,7 @@ func runtimeFacts() *ast.Term {
 	)
 }
 
-// broken names the places of what the compiler found.
+// broken turns the compiler's errors into a *LoadError with their places.
 func (t *Tests) broken(err error) error {
 	var list ast.Errors
 	if !errors.As(err, &list) {
@@ -256,13 +253,13 @@ func testResult(o *tester.Result) TestResult {
 	return r
 }
 
-// A trace holds every step of an evaluation: failed tests are traced only where there are few of them and they are short.
+// Bounds of Explain. A trace holds every step of an evaluation, so only a few short tests are traced.
 const (
 	maxTraced   = 50
 	traceBudget = 200 * time.Millisecond
 )
 
-// explain runs what failed once more and notes where it stopped.
+// explain runs the failed tests a second time and records where they stopped.
 func (t *Tests) explain(ctx context.Context, results []TestResult) error {
 	var names []string
 	for _, r := range results {
@@ -295,7 +292,7 @@ func (t *Tests) explain(ctx context.Context, results []TestResult) error {
 	})
 }
 
-// stopped is the last expression of a trace that did not hold; nil where the trace has none.
+// stopped returns the last expression of a trace that was not true; nil if the trace has none.
 func stopped(trace []*topdown.Event) *TestPlace {
 	for _, e := range slices.Backward(trace) {
 		expr, is := e.Node.(*ast.Expr)
@@ -303,7 +300,7 @@ func stopped(trace []*topdown.Event) *TestPlace {
 			continue
 		}
 		if _, every := expr.Terms.(*ast.Every); every {
-			continue // what failed is in its body
+			continue // the expression that failed is in its body
 		}
 		p := &TestPlace{File: e.Location.File, Line: e.Location.Row, Column: e.Location.Col, Text: string(e.Location.Text)}
 		var b strings.Builder
@@ -315,13 +312,13 @@ func stopped(trace []*topdown.Event) *TestPlace {
 	return nil
 }
 
-// maxDependencies bounds tests times rules in one run: OPA's compiler notes for each test every rule of each set that it looks
-// at, some 200 octets a pair.
+// maxDependencies bounds tests times rules in one run. For each test, OPA's compiler records every rule of each set that the
+// test reads, at about 200 bytes a pair.
 const maxDependencies = 1_000_000
 
-// TestParts splits a bundle so that no part has so many tests for its rules that to compile them would take all memory. Each
-// part has all modules, and its share of the test rules; their results together are those of the whole. Most bundles are one
-// part, themselves; one without tests is none.
+// TestParts splits a bundle with many tests and many rules into parts, because compiling them together could take all memory.
+// Each part has all modules and a share of the test rules. Together the parts have the results of the whole. Most bundles are
+// a single part; a bundle without tests has none.
 func TestParts(b *bundle.Bundle) []*bundle.Bundle {
 	return testParts(b, maxDependencies)
 }
@@ -351,7 +348,7 @@ func testParts(b *bundle.Bundle, most int) []*bundle.Bundle {
 	return parts
 }
 
-// testPart keeps the test rules from one number on up to another.
+// testPart returns b with only the test rules from number from up to number to, which is not included.
 func testPart(b *bundle.Bundle, from, to int) *bundle.Bundle {
 	part := *b
 	part.Modules = make([]bundle.ModuleFile, len(b.Modules))
@@ -371,7 +368,7 @@ func testPart(b *bundle.Bundle, from, to int) *bundle.Bundle {
 		if len(kept) < len(m.Parsed.Rules) {
 			module := *m.Parsed
 			module.Rules = kept
-			module.Annotations = nil // they would be of rules that are not there
+			module.Annotations = nil // they belong to rules that are not there
 			m.Parsed = &module
 		}
 		part.Modules[i] = m

@@ -17,36 +17,37 @@ import (
 	"github.com/postern-mail/postern/internal/safefile"
 )
 
-// Gate decides whether a candidate becomes active, and makes it so: it compiles, tests, and swaps. An error means that
-// the candidate is not active and that the one before still is; a *Refusal says at which stage it failed.
+// Gate compiles and tests a candidate and makes it the active policy. An error means that the candidate is not active and
+// that the one before still is. A *Refusal says at which stage it failed.
 type Gate func(ctx context.Context, c *Candidate) error
 
-// Watcher keeps the active policy in step with its source. Set the fields before the first call; the zero value of every
-// field but Source and Activate is useful.
+// Watcher loads a new candidate whenever its source changes, and hands it to a gate. Set the fields before the first call; all
+// but Source and Activate may be zero.
 type Watcher struct {
 	Source Source
-	// Data names extra data documents, merged over the bundle's data and watched too. See [Loader].
+	// Data names extra data documents, which are merged over the bundle's data and watched, too. See [Loader].
 	Data   []string
 	Limits Limits
-	// Verify says whose signature a bundle must have; nil: none.
+	// Verify says whose signature a bundle must have. nil: signatures are ignored.
 	Verify *Verification
-	// Activate is called with every new candidate, never twice at once.
+	// Activate is called with every new candidate, one call at a time.
 	Activate Gate
-	// Keep is the directory of the copy of what was active last, with which Start helps itself; "": none is kept.
+	// Keep is the directory of the last good copy, which Start uses if the source is broken; "": no copy is kept.
 	Keep string
-	// Settle is how long the source must be quiet before it is read, so that a half-written file is not; 0: 300 ms.
+	// Settle is how long the source must be quiet before it is read, so that half-written files are not read; 0: 300 ms.
 	// A source that is never quiet is read after ten times as long.
 	Settle time.Duration
-	// Poll is how often the source is looked at: one that is not on this machine for anything new, any other in case a
-	// change was not reported. It varies by a tenth, so that many watchers of one server spread. 0: 30 s, negative: never.
+	// Poll is how often the source is read again if it is on another machine, or compared with what was read last if it is
+	// not, in case a change was not reported. It varies by a tenth, so that many watchers do not ask one server at the same
+	// moment. 0: 30 s, negative: never.
 	Poll time.Duration
-	// Log receives one record an outcome; nil: none.
+	// Log gets one record for each candidate's outcome; nil: nothing is logged.
 	Log *slog.Logger
-	// Metrics is where the metrics postern_policy_* are registered; nil: nowhere.
+	// Metrics is the registry of the metrics postern_policy_*; nil: they are not registered.
 	Metrics prometheus.Registerer
-	// Subsystem stands for "policy" in their names, for a second watcher in one registry; "": policy.
+	// Subsystem replaces "policy" in the names of the metrics, for a second watcher in the same registry; "": policy.
 	Subsystem string
-	// Now is the clock of the time stamps in metrics; nil: time.Now.
+	// Now is the clock for the times in metrics; nil: time.Now.
 	Now func() time.Time
 
 	once    sync.Once
@@ -54,15 +55,15 @@ type Watcher struct {
 	metrics *metrics
 	trigger chan struct{}
 
-	looking sync.Mutex // held over one look at the source; guards the loader, seen and wait
-	seen    string     // what the last look found: content hash, or error text
+	looking sync.Mutex // held while the source is read and activated; guards loader, seen and wait
+	seen    string     // what was found last: content hash, or error text
 	wait    time.Duration
 
-	mu      sync.Mutex // guards what follows, never held over a call outside
+	mu      sync.Mutex // guards the fields below; never held while other code is called
 	active  *Candidate
 	refused *Refused
-	retry   time.Time // when what was refused is tried once more; zero: not by itself
-	changed bool      // the source changed while it was read, so nothing is known of it
+	retry   time.Time // when the refused candidate is tried again; zero: only when something changes
+	changed bool      // the source changed while it was read, so its content is not known
 }
 
 func (w *Watcher) init() {
@@ -83,13 +84,13 @@ func (w *Watcher) init() {
 		}
 		var err error
 		if w.metrics, err = newMetrics(w.Metrics, cmp.Or(w.Subsystem, "policy")); err != nil {
-			w.Log.Error("metrics of the policy cannot be registered", "error", err)
+			w.Log.Error("the metrics of the policy cannot be registered", "error", err)
 		}
 	})
 }
 
-// Start loads and activates the first candidate; where that fails, the last good copy; where there is none, it fails. It
-// is optional: Run does the same without the copy, and goes on whatever the outcome.
+// Start loads and activates the first candidate. If that fails, it activates the last good copy; if there is none, it returns
+// an error. Start is optional: Run also loads the first candidate, does not use the copy, and goes on if that fails.
 func (w *Watcher) Start(ctx context.Context) error {
 	err := w.look(ctx, true)
 	if err == nil || w.Keep == "" || ctx.Err() != nil {
@@ -98,14 +99,14 @@ func (w *Watcher) Start(ctx context.Context) error {
 	return w.fallBack(ctx, err)
 }
 
-// Active is the candidate that was activated last; nil before the first.
+// Active returns the candidate that was activated last; nil before the first.
 func (w *Watcher) Active() *Candidate {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.active
 }
 
-// LastError is why the source as it is now is not active, a *Refusal; nil when it is.
+// LastError returns a *Refusal that says why the present content of the source is not active; nil if it is active.
 func (w *Watcher) LastError() error {
 	if r := w.Refused(); r != nil {
 		return &r.Refusal
@@ -113,31 +114,31 @@ func (w *Watcher) LastError() error {
 	return nil
 }
 
-// Refused says what of the source is not active; nil when all of it is.
+// Refused returns why the present content of the source is not active, and since when; nil if it is active.
 func (w *Watcher) Refused() *Refused {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.refused
 }
 
-// Trigger asks Run to look at the source now, and to try it again even if it is what failed before. It does not wait.
+// Trigger asks Run to read the source now, and to try it even if it failed before and has not changed. It does not wait.
 func (w *Watcher) Trigger() {
 	w.init()
 	select {
 	case w.trigger <- struct{}{}:
-	default: // one is under way already
+	default: // Run has been asked already
 	}
 }
 
-// Run looks at the source whenever it changes, until ctx ends; then it returns nil. Call it once, on a goroutine of its
-// own.
+// Run reads the source at first and whenever it changes, until ctx ends. Then it returns nil. Call it once, on a goroutine of
+// its own.
 func (w *Watcher) Run(ctx context.Context) error {
 	w.init()
 	w.watch().Run(ctx)
 	return nil
 }
 
-// watch is the watcher of the paths, with what Run needs to know of w.
+// watch returns the watcher of the files on this machine.
 func (w *Watcher) watch() *safefile.Watcher {
 	return &safefile.Watcher{
 		Paths: w.paths, Changed: func(ctx context.Context, asked bool) { w.look(ctx, asked) },
@@ -145,18 +146,18 @@ func (w *Watcher) watch() *safefile.Watcher {
 	}
 }
 
-// paths are all files and directories whose change matters.
+// paths returns all files and directories that are watched.
 func (w *Watcher) paths() []string {
 	return append(append([]string(nil), w.Source.Paths()...), w.Data...)
 }
 
-// look reads the source, and activates what it holds if that is new. With force it tries again what failed before.
+// look reads the source, and activates its content if that is new. With force it also tries content that failed before.
 func (w *Watcher) look(ctx context.Context, force bool) error {
 	w.init()
 	w.looking.Lock()
 	defer w.looking.Unlock()
 	raw, err := w.loader.read(ctx)
-	if raw.octets() >= freeFrom {
+	if raw.size() >= freeFrom {
 		defer debug.FreeOSMemory()
 	}
 	if ctx.Err() != nil {
@@ -164,7 +165,7 @@ func (w *Watcher) look(ctx context.Context, force bool) error {
 	}
 	w.torn(errors.Is(err, errChanged))
 	if errors.Is(err, errChanged) {
-		return err // no verdict yet: look again at the next event or poll
+		return err // the content is not known yet: the next event or poll reads it again
 	}
 	found := foundBy(raw, err)
 	if found == w.seen && !force && !w.again() {
@@ -183,7 +184,7 @@ func (w *Watcher) look(ctx context.Context, force bool) error {
 	began := time.Now()
 	c, refused := w.try(ctx, raw)
 	if refused != nil && ctx.Err() != nil {
-		w.seen = "" // stopped half-way: no verdict about the candidate
+		w.seen = "" // stopped half-way: nothing is known about the candidate
 		return refused
 	}
 	w.metrics.took(time.Since(began))
@@ -198,11 +199,11 @@ func (w *Watcher) look(ctx context.Context, force bool) error {
 	return nil
 }
 
-// freeFrom is the size of content, in octets, from which the memory that looking at it took is given back at once: the text of
-// a million users and what the parser made on the way are several times what is kept, and the next collection may be far off.
+// freeFrom is the size of content, in bytes, from which memory is given back to the system as soon as it has been loaded.
+// Loading takes several times the memory that is kept, and the next garbage collection may be far off.
 const freeFrom = 16 << 20
 
-// foundBy names what a look found, to tell it from what the next one finds.
+// foundBy returns a text for what was found, to compare with what is found the next time.
 func foundBy(raw *content, err error) string {
 	switch {
 	case err != nil:
@@ -213,7 +214,7 @@ func foundBy(raw *content, err error) string {
 	return raw.hash
 }
 
-// try parses what was read and hands it to the gate.
+// try parses content and hands the candidate to the gate.
 func (w *Watcher) try(ctx context.Context, raw *content) (*Candidate, *Refusal) {
 	c, err := w.loader.parse(ctx, raw)
 	if err != nil {
@@ -225,16 +226,17 @@ func (w *Watcher) try(ctx context.Context, raw *content) (*Candidate, *Refusal) 
 	return c, nil
 }
 
-// Refused says what is at the source and not active, and why not.
+// Refused says why the content of the source is not active, and since when.
 type Refused struct {
 	Refusal
 	Since time.Time // when it was first refused for this reason
 }
 
-// What was refused is tried again after a while, then after twice as long, and so on: time may have run out because the
-// machine was busy, or a key may have been renewed. Compiling it over and over would cost more than it is worth.
+// maxWait bounds the time until a refused candidate is tried again. It is tried because it may have been refused by a time-out
+// on a busy machine, or a key may have been renewed. The time doubles with each refusal, because compiling is expensive.
 const maxWait = 10 * time.Minute
 
+// putOff sets the time at which the refused candidate is tried again.
 func (w *Watcher) putOff() {
 	if w.Poll < 0 {
 		return
@@ -245,21 +247,21 @@ func (w *Watcher) putOff() {
 	w.retry = time.Now().Add(w.wait)
 }
 
-// putOn forgets what was put off.
+// putOn resets putOff, because the content has changed.
 func (w *Watcher) putOn() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.wait, w.retry = 0, time.Time{}
 }
 
-// again reports whether it is time to try again what was refused.
+// again reports whether it is time to try the refused candidate again.
 func (w *Watcher) again() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return !w.retry.IsZero() && !time.Now().Before(w.retry)
 }
 
-// due reports whether to look at the source although none of its paths has changed.
+// due reports whether to read the source although none of its paths has changed.
 func (w *Watcher) due() bool {
 	if len(w.Source.Paths()) == 0 || w.again() {
 		return true
@@ -276,7 +278,7 @@ func (w *Watcher) torn(changed bool) {
 	w.changed = changed
 }
 
-// activated notes a success, and keeps a copy of it.
+// activated records that c is active, and writes the last good copy.
 func (w *Watcher) activated(c *Candidate, raw *content, took time.Duration) {
 	w.loader.keep(raw.tree)
 	w.mu.Lock()
@@ -290,16 +292,16 @@ func (w *Watcher) activated(c *Candidate, raw *content, took time.Duration) {
 		return
 	}
 	if err := saveLastGood(w.Keep, raw); err != nil {
-		w.Log.Error("last good copy was not kept; the policy is active all the same", "error", err)
+		w.Log.Error("the policy is active, but its last good copy could not be written", "error", err)
 	}
 }
 
-// back notes that the source holds what is active already, or that it cannot be read and nothing else has changed.
+// back records that the source holds the active content, or that it cannot be read and nothing else has changed.
 func (w *Watcher) back(active *Candidate, raw *content) error {
 	if raw.stale != nil {
 		return w.failed(refusal(raw.stale, StageRead))
 	}
-	w.loader.keep(raw.tree) // the same content may have got another version
+	w.loader.keep(raw.tree) // the same content may have another version now
 	w.mu.Lock()
 	refused := w.refused
 	w.refused, w.retry, w.wait = nil, time.Time{}, 0
@@ -308,11 +310,11 @@ func (w *Watcher) back(active *Candidate, raw *content) error {
 		return nil
 	}
 	w.metrics.recovered()
-	w.Log.Info("policy is the active one again", "source", w.Source.String(), "revision", active.Revision)
+	w.Log.Info("the source holds the active policy again", "source", w.Source.String(), "revision", active.Revision)
 	return nil
 }
 
-// failed notes a failure, and logs it unless that was said already. It returns the reason.
+// failed records a refusal, logs it unless the same one was logged before, and returns it.
 func (w *Watcher) failed(r *Refusal) error {
 	w.mu.Lock()
 	active, before := w.active, w.refused
@@ -343,7 +345,8 @@ func (w *Watcher) failed(r *Refusal) error {
 	return r
 }
 
-// fallBack activates the copy: with the operator's documents as they are now, or, where those are broken, as they were.
+// fallBack activates the last good copy, with the operator's documents as they are now or, if those are broken, with the saved
+// ones.
 func (w *Watcher) fallBack(ctx context.Context, broken error) error {
 	w.looking.Lock()
 	defer w.looking.Unlock()
@@ -355,9 +358,9 @@ func (w *Watcher) fallBack(ctx context.Context, broken error) error {
 		err = w.adoptCopy(ctx, saved)
 	}
 	if err != nil {
-		return fmt.Errorf("the policy cannot be activated:\n%w\nand the last good copy does not help:\n%w", broken, err)
+		return fmt.Errorf("the policy cannot be activated:\n%w\nand the last good copy cannot be activated:\n%w", broken, err)
 	}
-	w.Log.Error("policy is broken; started with the last good copy", "source", w.Source.String(), "revision", w.Active().Revision)
+	w.Log.Error("the policy is broken; started with the last good copy", "source", w.Source.String(), "revision", w.Active().Revision)
 	return nil
 }
 
@@ -378,7 +381,7 @@ func (w *Watcher) adoptCopy(ctx context.Context, saved *content) error {
 	return err
 }
 
-// adopt makes a copy the active candidate. What is wrong with the source stays wrong.
+// adopt makes a copy the active candidate. The refusal of the source stays.
 func (w *Watcher) adopt(ctx context.Context, saved *content) error {
 	c, err := w.loader.parse(ctx, saved)
 	if err != nil {

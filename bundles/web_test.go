@@ -113,13 +113,13 @@ func TestWebFailures(t *testing.T) {
 		"too large by its word": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "99999999")
 			w.WriteHeader(200)
-		}, "99999999 octets; at most 1048576 are read"},
+		}, "99999999 bytes; at most 1048576 are read"},
 		"too large": {func(w http.ResponseWriter, _ *http.Request) {
 			for range 64 {
 				w.Write(make([]byte, 32<<10))
 				w.(http.Flusher).Flush()
 			}
-		}, "more than 1048576 octets"},
+		}, "more than 1048576 bytes"},
 		"too large unpacked": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Write(packed(t, regular("/a.rego", rule("bomb")), regular("/data.json", strings.Repeat(" ", 1<<20)+"{}")))
 		}, "data.json"},
@@ -127,16 +127,16 @@ func TestWebFailures(t *testing.T) {
 		"encoded": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "br")
 			w.Write([]byte("x"))
-		}, "encodes the bundle once more (br)"},
-		"for ever": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) }, "sends us on more than 5 times"},
+		}, "compresses the bundle a second time (br)"},
+		"for ever": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) }, "redirects more than 5 times"},
 		"to a file": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
 		}, "from http:// to file://"},
 		"to others": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://192.0.2.1/b", http.StatusFound)
-		}, "sends us to http://192.0.2.1, in the clear"},
+		}, "redirects to http://192.0.2.1, which is not encrypted"},
 		"vanishes":  {func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, "no answer from the server: EOF"},
-		"no policy": {func(w http.ResponseWriter, _ *http.Request) { w.Write(packed(t, regular("/README", "x"))) }, "no .rego file in it"},
+		"no policy": {func(w http.ResponseWriter, _ *http.Request) { w.Write(packed(t, regular("/README", "x"))) }, "there is no .rego file"},
 		"no syntax": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Write(packed(t, regular("/b.rego", "package b\n\nx if {")))
 		}, "b.rego:3"},
@@ -178,7 +178,7 @@ func timeoutFor(name string) time.Duration {
 	return 30 * time.Second
 }
 
-// trickle sends an octet at a time, until the client has had enough.
+// trickle sends a byte at a time, until the client has had enough.
 func trickle(w http.ResponseWriter, r *http.Request) {
 	for r.Context().Err() == nil {
 		if _, err := w.Write([]byte{0x1f}); err != nil {
@@ -345,10 +345,10 @@ func TestTLS(t *testing.T) {
 	if err := read(Remote{CA: ca}); err != nil {
 		t.Error(err)
 	}
-	if err := read(Remote{}); err == nil || !strings.Contains(err.Error(), "nobody we trust vouches for the server's certificate") {
+	if err := read(Remote{}); err == nil || !strings.Contains(err.Error(), "the server's certificate is not from a trusted authority") {
 		t.Errorf("without its authority: %v", err)
 	}
-	if err := read(Remote{CA: keyFile}); err == nil || !strings.Contains(err.Error(), "no certificate in it") {
+	if err := read(Remote{CA: keyFile}); err == nil || !strings.Contains(err.Error(), "holds no certificate") {
 		t.Errorf("no authority: %v", err)
 	}
 	s.answer(func(w http.ResponseWriter, r *http.Request) {
@@ -364,7 +364,7 @@ func TestTLS(t *testing.T) {
 	if err := read(Remote{CA: ca, ClientCert: ca, ClientKey: keyFile}); err == nil || !strings.Contains(err.Error(), "from https:// to http://") {
 		t.Errorf("with a certificate, and a redirect out of TLS: %v", err)
 	}
-	if err := read(Remote{CA: ca, ClientCert: ca, ClientKey: ca}); err == nil || !strings.Contains(err.Error(), "no certificate to show") {
+	if err := read(Remote{CA: ca, ClientCert: ca, ClientKey: ca}); err == nil || !strings.Contains(err.Error(), "the client certificate cannot be read") {
 		t.Errorf("with half a certificate: %v", err)
 	}
 }
@@ -380,8 +380,8 @@ func TestNobodyThere(t *testing.T) {
 	for address, want := range map[string]string{
 		"http://" + addr + "/b":            "http://" + addr + "/b: no connection to the server: connect: connection refused",
 		"oci://" + addr + "/b:1":           "oci://" + addr + "/b:1: no connection to the server: connect: connection refused",
-		"https://nobody.postern.invalid/b": "cannot find the host nobody.postern.invalid",
-		"oci://nobody.postern.invalid/b:1": "cannot find the host nobody.postern.invalid",
+		"https://nobody.postern.invalid/b": "the host nobody.postern.invalid is not found",
+		"oci://nobody.postern.invalid/b:1": "the host nobody.postern.invalid is not found",
 	} {
 		source, err := Open(address, Remote{})
 		if err != nil {

@@ -16,20 +16,20 @@ import (
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
-// maxYAML bounds a YAML document, whose reader takes twenty times its octets.
+// maxYAML bounds a YAML document, in bytes. The library takes twenty times as much memory.
 const maxYAML = 128 << 20
 
-// Bounds of what a YAML document may gain by its aliases: values, and octets of text.
+// Bounds of what the aliases of a YAML document may add: values, and bytes of text.
 const (
 	maxAliased     = 100_000
 	maxAliasedText = 16 << 20
 )
 
-// parseYAML reads one YAML document the way OPA does: scalars by the core schema, an unquoted time as its text, keys as
-// strings. The reader is OPA's, so that stock OPA sees the same data.
+// parseYAML reads one YAML document as OPA does: scalars by the core schema, an unquoted time as its text, keys as strings. The
+// library is the one that OPA uses, so stock OPA sees the same data.
 func parseYAML(name string, content []byte, depth, large int) (any, error) {
 	if len(content) > maxYAML {
-		return nil, fault(name, "%d octets of YAML; at most %d are read", len(content), maxYAML).hint("write it as JSON")
+		return nil, fault(name, "%d bytes of YAML; at most %d are read", len(content), maxYAML).hint("write it as JSON")
 	}
 	documents := yaml.NewDecoder(bytes.NewReader(content))
 	document, err := yamldoc.Next(documents)
@@ -59,8 +59,8 @@ type yamlReader struct {
 	depth, large int
 	inList       int // nesting of lists at the moment
 	inAlias      int // nesting of aliases at the moment
-	aliased      int // values that came through aliases so far
-	aliasedText  int // octets of text that did
+	aliased      int // values that came from aliases so far
+	aliasedText  int // bytes of text that came from aliases so far
 }
 
 func (r *yamlReader) fault(n *yaml.Node, format string, args ...any) *LoadError {
@@ -76,7 +76,7 @@ func (r *yamlReader) value(n *yaml.Node, level int) (any, error) {
 			return nil, r.fault(n, "the aliases expand to more than %d values", maxAliased).hint("write them out")
 		}
 		if r.aliasedText += len(n.Value); r.aliasedText > maxAliasedText {
-			return nil, r.fault(n, "the aliases expand to more than %d octets", maxAliasedText).hint("write them out")
+			return nil, r.fault(n, "the aliases expand to more than %d bytes", maxAliasedText).hint("write them out")
 		}
 	}
 	switch n.Kind {
@@ -133,7 +133,7 @@ func (r *yamlReader) mapping(n *yaml.Node, level int) (any, error) {
 	return members.Object(), nil
 }
 
-// merge carries out "<<": what is there already stays, and of several mappings the first wins.
+// merge carries out "<<". Keys that are there already stay, and of several mappings the first has precedence.
 func (r *yamlReader) merge(members *table.Members, n *yaml.Node, level int) error {
 	v, err := r.value(n, level+1)
 	if err != nil {
@@ -159,7 +159,7 @@ func (r *yamlReader) merge(members *table.Members, n *yaml.Node, level int) erro
 	return nil
 }
 
-// key is a mapping's key as the string that OPA makes of it.
+// key returns a mapping's key as the string that OPA makes of it.
 func (r *yamlReader) key(n *yaml.Node) (string, error) {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
@@ -179,7 +179,7 @@ func (r *yamlReader) key(n *yaml.Node) (string, error) {
 	case int, int64, uint64:
 		return fmt.Sprint(v), nil
 	}
-	return "", r.fault(n, "%s is no key", quoted(n.Value)).hint("quote it")
+	return "", r.fault(n, "%s cannot be a key", quoted(n.Value)).hint("quote it")
 }
 
 func (r *yamlReader) scalar(n *yaml.Node) (any, error) {
@@ -192,7 +192,7 @@ func (r *yamlReader) scalar(n *yaml.Node) (any, error) {
 		return v, nil
 	case float64:
 		if math.IsInf(v, 0) || math.IsNaN(v) {
-			return nil, r.fault(n, "%s is no number that policies know", n.Value)
+			return nil, r.fault(n, "%s is not a number that policies can use", n.Value)
 		}
 	}
 	number, err := json.Marshal(v)
@@ -202,7 +202,7 @@ func (r *yamlReader) scalar(n *yaml.Node) (any, error) {
 	return json.Number(number), nil
 }
 
-// decode resolves a scalar by its tag. Times stay text: policies compare and parse them themselves.
+// decode resolves a scalar by its tag. Times stay text, because policies parse them.
 func (r *yamlReader) decode(n *yaml.Node) (any, error) {
 	switch tag := n.ShortTag(); tag {
 	case "!!str", "!!timestamp", "!!merge":
@@ -218,7 +218,7 @@ func (r *yamlReader) decode(n *yaml.Node) (any, error) {
 	return v, nil
 }
 
-// yamlFault is a fault at the line of an error of the YAML parser.
+// yamlFault returns a fault at the line of an error of the YAML parser.
 func yamlFault(name string, content []byte, err error) *LoadError {
 	line, text := yamldoc.SyntaxError(err)
 	f := fault(name, "not valid YAML: %s", text).because(err).at(content, line, 0)

@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// proof stands for a login and its password: a keyed hash, worthless without the process's key.
+// proof is a keyed hash of a login and its password. It is useless without the key, which never leaves the process.
 type proof [sha256.Size]byte
 
-// cache remembers successful checks for a while, so that a client which sends fifty messages over fifty connections pays for
-// one argon2. Failures are not kept: guessing stays slow. A File has one for each reading of its table.
+// cache remembers successful checks for a while, so that a client that sends fifty messages over fifty connections costs one
+// argon2. Failures are not remembered, so guessing stays slow. A File passes its cache from one table to the next.
 type cache struct {
 	life time.Duration
 	max  int
@@ -25,7 +25,7 @@ type cache struct {
 	entries map[proof]remembered
 }
 
-// remembered is what a check found out, and until when it is taken for true.
+// remembered is the result of a check, and until when it holds.
 type remembered struct {
 	until time.Time
 	id    Identity
@@ -37,7 +37,8 @@ func newCache(life time.Duration, max int) *cache {
 	return c
 }
 
-// proof of login and password, and of whatever else the answer hung on. The lengths keep "ab"+"c" and "a"+"bc" apart.
+// proof returns the proof of login, password and all else that the result depends on. It includes the lengths, so that
+// "ab"+"c" and "a"+"bc" differ.
 func (c *cache) proof(login string, password []byte, more ...string) (p proof) {
 	c.mu.Lock()
 	key := c.key
@@ -58,7 +59,7 @@ func (c *cache) proof(login string, password []byte, more ...string) (p proof) {
 	return p
 }
 
-// empty forgets everything, and what is being checked meanwhile, too: its proof was made with a key that is gone.
+// empty forgets everything, including checks that are under way, because their proofs were made with the old key.
 func (c *cache) empty() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,14 +67,14 @@ func (c *cache) empty() {
 	clear(c.entries)
 }
 
-// has says whether p succeeded within the life of an entry. Looking up a keyed hash in a map tells an attacker who does not
-// know the key nothing by its time.
+// has reports whether p succeeded within the life of an entry. The time of a look-up by a keyed hash tells nothing to an
+// attacker who does not know the key.
 func (c *cache) has(p proof, now time.Time) bool {
 	_, ok := c.recall(p, now)
 	return ok
 }
 
-// recall gives what is remembered of p.
+// recall returns the identity that is remembered for p.
 func (c *cache) recall(p proof, now time.Time) (Identity, bool) {
 	if c.life <= 0 {
 		return Identity{}, false
@@ -88,10 +89,10 @@ func (c *cache) recall(p proof, now time.Time) (Identity, bool) {
 	return r.id, ok
 }
 
-// add remembers p for whoever has its identity elsewhere.
+// add remembers p without an identity.
 func (c *cache) add(p proof, now time.Time) { c.remember(p, Identity{}, now) }
 
-// remember keeps id under p. A full cache first drops what is over, then any entry.
+// remember keeps id for p. A full cache first drops expired entries, then any.
 func (c *cache) remember(p proof, id Identity, now time.Time) {
 	if c.life <= 0 || c.max <= 0 {
 		return
@@ -104,7 +105,7 @@ func (c *cache) remember(p proof, id Identity, now time.Time) {
 	c.entries[p] = remembered{now.Add(c.life), id}
 }
 
-// makeRoom looks at a bounded number of entries, so that a full cache costs no login a walk over all of it.
+// makeRoom looks at a bounded number of entries, so that a login never waits for a walk over a full cache.
 func (c *cache) makeRoom(now time.Time) {
 	const look = 64
 	seen, victim := 0, proof{}
@@ -123,19 +124,19 @@ func (c *cache) makeRoom(now time.Time) {
 	}
 }
 
-// Bounds of what is remembered of slow backends, where nothing else is configured.
+// Defaults of CacheOptions.
 const (
 	defaultCacheLife = time.Minute
 	defaultCacheSize = 1 << 14
 )
 
-// CacheOptions say how long and how much a slow backend's successes are remembered; zero fields mean the defaults.
+// CacheOptions say how long and how many successful checks of a slow backend are remembered. Zero fields mean the defaults.
 type CacheOptions struct {
-	// Life of a success; one minute. Negative: nothing is remembered.
+	// Life is how long a success is remembered; 0: one minute, negative: nothing is remembered.
 	Life time.Duration
-	// Size is how many are remembered; 16,384.
+	// Size is how many successes are remembered; 0: 16,384.
 	Size int
-	// Now is the clock; time.Now.
+	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
 
@@ -147,9 +148,9 @@ func (o CacheOptions) withDefaults() CacheOptions {
 	return o
 }
 
-// Cached is a Backend that remembers another's successes for a short while. It cannot know of a change on the other side: who
-// has been locked out there may get in until his entry is over, and so may he while the other side is down. Failures are not
-// remembered. An entry holds for the login, the password and the client's address together, because backends may look at all
+// Cached is a Backend that remembers successful checks of another backend for a short while. It does not notice a change there:
+// a user who has been locked out can log in until the entry expires, also while the other backend is down. Failures are not
+// remembered. An entry is for the login, the password and the client's address together, because backends may look at all
 // three. Make one with NewCached.
 type Cached struct {
 	Backend
@@ -157,7 +158,7 @@ type Cached struct {
 	now   func() time.Time
 }
 
-// NewCached remembers what b proves.
+// NewCached returns a Cached for b.
 func NewCached(b Backend, o CacheOptions) *Cached {
 	o = o.withDefaults()
 	return &Cached{Backend: b, cache: newCache(o.Life, o.Size), now: o.Now}

@@ -20,30 +20,30 @@ import (
 
 // CertificatesOptions configure a Certificates.
 type CertificatesOptions struct {
-	// CA is a PEM file of the authorities whose certificates are believed; "": none, only pinned ones are.
+	// CA is a PEM file of the trusted authorities; "": none, so only pinned certificates are accepted.
 	CA string
-	// CRL is a file of revocation lists of those authorities, PEM or one in DER; "": revocation is not checked. With it, an
-	// authority without a list, or with one that is out of date, vouches for nobody.
+	// CRL is a file with revocation lists of those authorities, in PEM or one in DER; "": revocation is not checked. With it,
+	// no certificate is accepted from an authority whose list is missing or out of date.
 	CRL string
-	// Map is a YAML file of names and fingerprints, and whose they are; "": none.
+	// Map is a YAML file that maps names and fingerprints to logins; "": none.
 	Map string
-	// SAN are kinds of alternative names that are a login as they are: "email", "dns", "uri".
+	// SAN are the kinds of alternative names that are logins themselves: "email", "dns", "uri".
 	SAN []string
-	// Now is the clock; time.Now.
+	// Now is the clock; nil: time.Now.
 	Now func() time.Time
-	// Logger hears of reloads; none.
+	// Logger gets a record of each reload; nil: nothing is logged.
 	Logger *slog.Logger
 }
 
-// Certificates is a Backend for TLS client certificates. A certificate is known by its subject alternative names or its
-// fingerprint, never by the common name of its subject, which no authority has to check. Make one with OpenCertificates; it is
+// Certificates is a Backend for TLS client certificates. It identifies a certificate by its subject alternative names or its
+// fingerprint, never by the common name of its subject, which authorities need not check. Make one with OpenCertificates; it is
 // safe for concurrent use.
 type Certificates struct {
 	options CertificatesOptions
 	table   atomic.Pointer[certTable]
 }
 
-// certTable is one reading of the files.
+// certTable is the content of the files.
 type certTable struct {
 	roots   *x509.CertPool
 	anchors []*x509.Certificate
@@ -51,7 +51,7 @@ type certTable struct {
 	people  map[string]*person // by "email:...", "dns:...", "uri:...", "sha256:..."
 }
 
-// OpenCertificates reads the files. Its error says what is wrong with which.
+// OpenCertificates reads the files. Its error names the file and what is wrong with it.
 func OpenCertificates(o CertificatesOptions) (*Certificates, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -66,7 +66,7 @@ func OpenCertificates(o CertificatesOptions) (*Certificates, error) {
 // Name implements Backend.
 func (c *Certificates) Name() string { return "certificate" }
 
-// Password implements Backend: no password proves anything here.
+// Password implements Backend. It accepts no password.
 func (c *Certificates) Password(context.Context, string, string) (Identity, error) {
 	return Identity{}, ErrCredentials
 }
@@ -74,12 +74,12 @@ func (c *Certificates) Password(context.Context, string, string) (Identity, erro
 // Mechanisms implements Offerer.
 func (c *Certificates) Mechanisms() []string { return []string{External} }
 
-// Paths of the files, for whoever watches them.
+// Paths returns the files, so that the caller can watch them.
 func (c *Certificates) Paths() []string {
 	return slices.DeleteFunc([]string{c.options.CA, c.options.CRL, c.options.Map}, func(p string) bool { return p == "" })
 }
 
-// Reload reads all files again. When anything is wrong with one, nothing changes and the error says what.
+// Reload reads all files again. If one has a mistake, nothing changes, and the error says what it is.
 func (c *Certificates) Reload() error {
 	t := &certTable{roots: x509.NewCertPool()}
 	var err error
@@ -97,7 +97,7 @@ func (c *Certificates) Reload() error {
 		}
 		for _, l := range t.lists {
 			if l.over(c.options.Now()) {
-				c.options.Logger.Error("the certificate revocation list is out of date: who holds a certificate of this authority cannot log in",
+				c.options.Logger.Error("the certificate revocation list is out of date, so certificates of this authority are not accepted",
 					"file", c.options.CRL, "issuer", l.issuer, "until", l.until)
 			}
 		}
@@ -116,10 +116,10 @@ func (c *Certificates) Reload() error {
 func (c *Certificates) Certificate(_ context.Context, login string, chain []*x509.Certificate) (Identity, error) {
 	t := c.table.Load()
 	if t == nil {
-		return Identity{}, fmt.Errorf("certificates were never read: %w", ErrUnavailable)
+		return Identity{}, fmt.Errorf("the certificates have not been read: %w", ErrUnavailable)
 	}
 	if len(chain) == 0 {
-		return Identity{}, reason("the client has shown no certificate")
+		return Identity{}, reason("the client sent no certificate")
 	}
 	leaf, now := chain[0], c.options.Now()
 	if now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
@@ -141,7 +141,7 @@ func (c *Certificates) Certificate(_ context.Context, login string, chain []*x50
 	return choose(ids, login)
 }
 
-// named adds who the certificate's alternative names say.
+// named adds the logins of the certificate's alternative names.
 func (c *Certificates) named(ids []Identity, t *certTable, leaf *x509.Certificate) []Identity {
 	for _, san := range SANs(leaf) {
 		kind, name, _ := strings.Cut(san, ":")
@@ -156,7 +156,7 @@ func (c *Certificates) named(ids []Identity, t *certTable, leaf *x509.Certificat
 	return ids
 }
 
-// choose the one that is asked for, or the only one.
+// choose returns the identity that the client asked for, or the only one.
 func choose(ids []Identity, login string) (Identity, error) {
 	var found *Identity
 	for i, id := range ids {
@@ -172,12 +172,12 @@ func choose(ids []Identity, login string) (Identity, error) {
 	case found != nil:
 		return *found, nil
 	case len(ids) == 0:
-		return Identity{}, reason("the certificate is nobody's")
+		return Identity{}, reason("the certificate belongs to no login")
 	}
-	return Identity{}, reason("the certificate is not that login's")
+	return Identity{}, reason("the certificate belongs to another login")
 }
 
-// verify checks the chain up to an authority, and that nobody in it is revoked.
+// verify checks the chain up to an authority, and that none of its certificates is revoked.
 func (t *certTable) verify(chain []*x509.Certificate, now time.Time) error {
 	if len(t.anchors) == 0 {
 		return reason("the certificate is not pinned")
@@ -216,12 +216,12 @@ func readAuthorities(path string) ([]*x509.Certificate, error) {
 		out = append(out, c)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%s: no certificate in it; give a PEM file (-----BEGIN CERTIFICATE-----)", path)
+		return nil, fmt.Errorf("%s: holds no certificate; give a PEM file (-----BEGIN CERTIFICATE-----)", path)
 	}
 	return out, nil
 }
 
-// SANs are the subject alternative names of a certificate: "dns:...", "email:...", "uri:...".
+// SANs returns the subject alternative names of a certificate as "dns:...", "email:..." and "uri:...".
 func SANs(c *x509.Certificate) (names []string) {
 	for _, n := range c.DNSNames {
 		names = append(names, "dns:"+n)
@@ -235,23 +235,23 @@ func SANs(c *x509.Certificate) (names []string) {
 	return names
 }
 
-// maxRevocations bounds a file of revocation lists, in octets.
+// maxRevocations bounds a file of revocation lists, in bytes.
 const maxRevocations = 64 << 20
 
-// errRevoked: one of the certificates was taken back.
+// errRevoked means that a certificate of the chain is revoked.
 var errRevoked = reason("the certificate is revoked")
 
-// revocations is one authority's list (RFC 5280 §5).
+// revocations is the revocation list of one authority (RFC 5280 §5).
 type revocations struct {
 	issuer  string
 	by      *x509.Certificate // who signed it
-	until   time.Time         // zero: it does not say
+	until   time.Time         // when the next list is due; zero: not stated
 	serials map[string]struct{}
 }
 
 func (r *revocations) over(now time.Time) bool { return !r.until.IsZero() && now.After(r.until) }
 
-// readRevocations reads lists, each of which one of the authorities must have signed.
+// readRevocations reads revocation lists. One of the authorities must have signed each.
 func readRevocations(path string, anchors []*x509.Certificate) ([]*revocations, error) {
 	data, err := safefile.ReadFile(path, maxRevocations)
 	if err != nil {
@@ -281,11 +281,11 @@ func readRevocations(path string, anchors []*x509.Certificate) ([]*revocations, 
 	return out, nil
 }
 
-// critical extensions of a list that change what it means, and are not understood here, refuse it (RFC 5280 §5.2).
+// A list with a critical extension that is not supported is refused, because the extension may change its meaning (RFC 5280 §5.2).
 func checkRevocations(list *x509.RevocationList, anchors []*x509.Certificate) (*revocations, error) {
 	for _, e := range list.Extensions {
 		if e.Critical {
-			return nil, fmt.Errorf("it has a critical extension, %v: delta and partial lists are not read", e.Id)
+			return nil, fmt.Errorf("it has the critical extension %v; delta and partial lists are not supported", e.Id)
 		}
 	}
 	for _, a := range anchors {
@@ -298,11 +298,11 @@ func checkRevocations(list *x509.RevocationList, anchors []*x509.Certificate) (*
 		}
 		return r, nil
 	}
-	return nil, fmt.Errorf("it is signed by %q, which is none of the authorities in client_ca", list.Issuer)
+	return nil, fmt.Errorf("it is signed by %q, which is not one of the authorities in client_ca", list.Issuer)
 }
 
-// revoked wants no certificate of any chain on a list, and one chain of which every certificate but the authority's own is
-// covered by a list that is up to date.
+// revoked returns nil if no certificate of any chain is on a list, and there is a chain in which a list that is up to date covers
+// every certificate but the authority's own.
 func (t *certTable) revoked(chains [][]*x509.Certificate, now time.Time) error {
 	covered := false
 	for _, chain := range chains {

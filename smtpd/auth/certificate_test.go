@@ -161,20 +161,20 @@ func TestCertificates(t *testing.T) {
 	for _, k := range []struct{ cert, as, login, why string }{
 		{"alice", "", "alice@example.com", ""},
 		{"alice", "alice@example.com", "alice@example.com", ""},
-		{"alice", "bob@example.com", "", "not that login's"},
+		{"alice", "bob@example.com", "", "belongs to another login"},
 		{"two", "", "", "several logins"},
 		{"two", "bob@example.com", "bob@example.com", ""},
-		{"cn", "", "", "nobody's"},
-		{"cn", "alice@example.com", "", "nobody's"},
+		{"cn", "", "", "belongs to no login"},
+		{"cn", "alice@example.com", "", "belongs to no login"},
 		{"printer", "", "printer", ""},
-		{"star", "", "", "nobody's"},
+		{"star", "", "", "belongs to no login"},
 		{"backup", "", "backup", ""},
 		{"server", "", "", "does not verify"},
 		{"old", "", "", "out of date"},
 		{"lost", "", "", "revoked"},
 		{"alien", "", "", "does not verify"},
 		{"pinned", "", "scanner", ""},
-		{"pinned", "ceo@example.com", "", "not that login's"}, // its authority vouches for nobody here
+		{"pinned", "ceo@example.com", "", "belongs to another login"}, // its authority vouches for nobody here
 		{"oldpin", "", "", "out of date"},
 		{"lostpin", "", "", "revoked"},
 	} {
@@ -205,7 +205,7 @@ func TestCertificates(t *testing.T) {
 		t.Error(err)
 	}
 	write("certificates: {'cn:alice': alice}\n")
-	if err := c.Reload(); err == nil || !strings.Contains(err.Error(), "names no certificate") {
+	if err := c.Reload(); err == nil || !strings.Contains(err.Error(), "does not name a certificate") {
 		t.Error(err)
 	}
 	if id, err := c.Certificate(t.Context(), "", []*x509.Certificate{certs["printer"]}); err != nil || id.Login != "printer" {
@@ -285,18 +285,18 @@ func TestIntermediates(t *testing.T) {
 func TestCertificateMap(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "map.yaml")
 	for text, want := range map[string]string{
-		`certificates: {"cn:alice": alice}`:                            "names no certificate",
-		`certificates: {alice: alice}`:                                 "names no certificate",
-		`certificates: {"sha256:12": alice}`:                           "no SHA-256 fingerprint",
-		`certificates: {"email:alice": alice}`:                         "no mail address",
-		`certificates: {"dns:*.example.com": alice}`:                   "no host name",
-		`certificates: {"uri:alice": alice}`:                           "no URI",
+		`certificates: {"cn:alice": alice}`:                            "does not name a certificate",
+		`certificates: {alice: alice}`:                                 "does not name a certificate",
+		`certificates: {"sha256:12": alice}`:                           "not a SHA-256 fingerprint",
+		`certificates: {"email:alice": alice}`:                         "not a mail address",
+		`certificates: {"dns:*.example.com": alice}`:                   "not a host name",
+		`certificates: {"uri:alice": alice}`:                           "not a URI",
 		`certificates: {"email:a@b.c": "al ice"}`:                      "cannot be used",
 		`certificates: {"email:a@b.c": {groups: [x]}}`:                 "has no login",
 		`certificates: {"email:a@b.c": {logn: x}}`:                     "did you mean login",
 		`certificates: {"email:a@b.C": a, "email:a@B.c": b}`:           "is there already",
 		`certificate: {}`:                                              "did you mean certificates",
-		`certificates: {"sha256:` + strings.Repeat("zz", 32) + `": a}`: "no SHA-256 fingerprint",
+		`certificates: {"sha256:` + strings.Repeat("zz", 32) + `": a}`: "not a SHA-256 fingerprint",
 	} {
 		if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
 			t.Fatal(err)

@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// Chain asks backends in order: the first that proves the password wins. Where none does and one of them could not tell, the
-// answer is ErrUnavailable, because the password may have been right there.
+// Chain is a Backend that asks several backends in order. The first that accepts the password decides. If none does and one is
+// unavailable, the error is ErrUnavailable, because that one might have accepted it.
 type Chain []Backend
 
-// Name implements Backend: the names, joined by "+".
+// Name implements Backend. It returns the names of all, joined by "+".
 func (c Chain) Name() string {
 	names := make([]string, len(c))
 	for i, b := range c {
@@ -21,8 +21,8 @@ func (c Chain) Name() string {
 	return strings.Join(names, "+")
 }
 
-// Password implements Backend. Every backend is asked until one says yes, so that the time does not tell which one knows a
-// login.
+// Password implements Backend. Backends are asked until one accepts the password, so that the time does not show which of them
+// knows a login.
 func (c Chain) Password(ctx context.Context, login, password string) (Identity, error) {
 	failed := ErrCredentials
 	for _, b := range c {
@@ -37,7 +37,7 @@ func (c Chain) Password(ctx context.Context, login, password string) (Identity, 
 	return Identity{}, failed
 }
 
-// Mechanisms implements Offerer: all that one of the backends can serve now.
+// Mechanisms implements Offerer. It returns what at least one of the backends can serve now.
 func (c Chain) Mechanisms() []string {
 	var all []string
 	for _, b := range c {
@@ -57,7 +57,7 @@ func mechanisms(b Backend) []string {
 	return []string{Plain, LoginMech}
 }
 
-// serving are the backends of type T that can serve mechanism now.
+// serving returns the backends of type T that can serve mechanism now.
 func serving[T Backend](c Chain, mechanism string) []T {
 	var out []T
 	for _, b := range c {
@@ -68,7 +68,7 @@ func serving[T Backend](c Chain, mechanism string) []T {
 	return out
 }
 
-// StoredKeys implements Verifier: those of the first backend that knows the login.
+// StoredKeys implements Verifier. It returns those of the first backend that knows the login.
 func (c Chain) StoredKeys(ctx context.Context, login string) (StoredKeys, error) {
 	var decoy *StoredKeys
 	failed := ErrCredentials
@@ -102,7 +102,7 @@ func (c Chain) Token(ctx context.Context, token string) (Identity, error) {
 	return Identity{}, failed
 }
 
-// Hint implements Bearer: that of the first backend that has one.
+// Hint implements Bearer. It returns that of the first backend that has one.
 func (c Chain) Hint() BearerHint {
 	for _, b := range serving[Bearer](c, OAuthBearer) {
 		if h := b.Hint(); h != (BearerHint{}) {
@@ -125,7 +125,7 @@ func (c Chain) Certificate(ctx context.Context, login string, chain []*x509.Cert
 	return Identity{}, failed
 }
 
-// worse of two failures: that somebody could not tell outweighs every "no", and a reason outweighs none.
+// worse returns the more important of two failures: ErrUnavailable before any other, and one with a reason before one without.
 func worse(before, err error) error {
 	switch {
 	case !errors.Is(err, ErrCredentials) || errors.Is(err, ErrUnavailable):

@@ -12,16 +12,15 @@ import (
 	"time"
 )
 
-// Claims say which claims of a token become which facts, and what a token must claim. An introspection response has the same
-// names (RFC 7662 §2.2).
+// Claims say what a token must claim, and which claims become facts. An introspection response has the same names (RFC 7662 §2.2).
 type Claims struct {
-	Issuer     string   // iss; "": any, for introspection alone
-	Audience   []string // aud: one of them; none: any, for introspection alone
-	Scope      string   // that must be among the token's; "": none
-	Login      string   // claim that is the login; "email"
-	Groups     string   // claim with groups, a text or a list; "": none
+	Issuer     string   // required value of iss; "": any, for introspection only
+	Audience   []string // aud must have one of them; empty: any, for introspection only
+	Scope      string   // required scope; "": none
+	Login      string   // claim that is the login; "": email
+	Groups     string   // claim with the groups, a string or a list; "": none
 	Attributes []string // claims that become attributes
-	// Leeway for clocks that differ; one minute.
+	// Leeway for clocks that differ; 0: one minute.
 	Leeway time.Duration
 }
 
@@ -38,19 +37,19 @@ func parseClaims(payload []byte) (claimSet, error) {
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.UseNumber()
 	err := dec.Decode(&set)
-	if _, more := dec.Token(); err != nil || set == nil || more != io.EOF { // More takes a closing bracket for the end
-		return nil, reason("the payload is no JSON object")
+	if _, more := dec.Token(); err != nil || set == nil || more != io.EOF { // More would take a closing bracket for the end
+		return nil, reason("the payload is not a JSON object")
 	}
 	return set, nil
 }
 
-// identity checks the claims at now. expires says that an expiry is wanted.
+// identity checks the claims at the time now. If expires is true, the token must have an expiry.
 func (c *Claims) identity(set claimSet, backend string, now time.Time, expires bool) (Identity, error) {
 	if err := c.times(set, now, expires); err != nil {
 		return Identity{}, err
 	}
 	if iss, _ := set["iss"].(string); c.Issuer != "" && (expires || set["iss"] != nil) && iss != c.Issuer {
-		return Identity{}, reason("the token is of another issuer")
+		return Identity{}, reason("the token is from another issuer")
 	}
 	if len(c.Audience) > 0 && (expires || set["aud"] != nil) && !slices.ContainsFunc(set.texts("aud"), func(a string) bool { return slices.Contains(c.Audience, a) }) {
 		return Identity{}, reason("the token is for another audience")
@@ -85,13 +84,13 @@ func (c *Claims) identity(set claimSet, backend string, now time.Time, expires b
 	return id, nil
 }
 
-// times are exp, nbf and iat (RFC 7519 §4.1).
+// times checks exp, nbf and iat (RFC 7519 §4.1).
 func (c *Claims) times(set claimSet, now time.Time, expires bool) error {
 	leeway := cmp.Or(c.Leeway, defaultLeeway)
 	exp, there, ok := set.time("exp")
 	switch {
 	case !ok || expires && !there:
-		return reason("the token does not say when it expires")
+		return reason("the token has no expiry")
 	case there && !now.Before(exp.Add(leeway)):
 		return reason("the token has expired")
 	}
@@ -104,7 +103,7 @@ func (c *Claims) times(set claimSet, now time.Time, expires bool) error {
 	return nil
 }
 
-// time of a NumericDate. ok is false where it is none.
+// time returns a claim that is a NumericDate; ok is false if it is not one.
 func (s claimSet) time(name string) (at time.Time, there, ok bool) {
 	v, there := s[name]
 	if !there {
@@ -121,7 +120,7 @@ func (s claimSet) time(name string) (at time.Time, there, ok bool) {
 	return time.Unix(int64(f), 0), true, true
 }
 
-// texts of a claim that is a text, a number, a truth, or a list of them.
+// texts returns a claim that is a string, a number, a boolean, or a list of these.
 func (s claimSet) texts(name string) []string {
 	list, ok := s[name].([]any)
 	if !ok {
@@ -141,7 +140,7 @@ func (s claimSet) texts(name string) []string {
 	return out
 }
 
-// hasScope looks into scope (RFC 8693 §4.2: words in a text) and scp, which some providers have instead.
+// hasScope looks for a scope in scope (words in a string, RFC 8693 §4.2) and in scp, which some providers use instead.
 func (s claimSet) hasScope(want string) bool {
 	for _, name := range []string{"scope", "scp"} {
 		for _, text := range s.texts(name) {
@@ -153,7 +152,7 @@ func (s claimSet) hasScope(want string) bool {
 	return false
 }
 
-// limited leaves out what is too long, empty, or too much.
+// limited returns texts without empty and too long ones, at most max of them.
 func limited(list []string, max int) []string {
 	list = slices.DeleteFunc(list, func(s string) bool { return s == "" || len(s) > maxWord })
 	return list[:min(len(list), max)]

@@ -17,25 +17,25 @@ import (
 	"time"
 )
 
-// DovecotOptions configure a Dovecot; zero fields but Address mean the defaults.
+// DovecotOptions configure a Dovecot. Zero fields but Address mean the defaults.
 type DovecotOptions struct {
-	// Address of an auth-client listener: the path of a unix socket, or host:port.
+	// Address is an auth-client listener: the path of a unix socket, or host:port.
 	Address string
-	// Service that we say we are, for Dovecot's rules and log; "smtp".
+	// Service is the service name that is sent to Dovecot, for its rules and log; "": smtp.
 	Service string
-	// Groups names the field of Dovecot's answer that lists groups, comma-separated; none.
+	// Groups names the field of Dovecot's answer that lists groups, separated by commas; "": none.
 	Groups string
-	// Timeout of one check; 30 s. Dovecot itself delays failures by 2 s, and addresses that failed often by up to 17 s.
+	// Timeout of one check; 0: 30 s. Dovecot itself delays failures by 2 s, and addresses that failed often by up to 17 s.
 	Timeout time.Duration
-	// Conns at once; 8.
+	// Conns is how many connections may be open at a time; 0: 8.
 	Conns int
 }
 
-// Dovecot is a Backend that asks a Dovecot by its auth client protocol, version 1, with PLAIN. What Dovecot answers beside the
-// user's name becomes attributes. Make one with NewDovecot; it is safe for concurrent use.
+// Dovecot is a Backend that asks a Dovecot server by its auth client protocol, version 1, with PLAIN. The fields of Dovecot's
+// answer other than the user become attributes. Make one with NewDovecot; it is safe for concurrent use.
 //
-// A connection carries one check at a time, so that no answer can be taken for another's, and one that has seen anything
-// unexpected is closed.
+// A connection carries one check at a time, so that an answer cannot be taken for that of another check. A connection on which
+// anything unexpected arrives is closed.
 type Dovecot struct {
 	o     DovecotOptions
 	slots slots
@@ -45,19 +45,19 @@ type Dovecot struct {
 	closed bool
 }
 
-// Bounds of what Dovecot may say, in octets and lines; the first is its own.
+// Bounds of what Dovecot may send, in bytes and lines. dovecotLine is Dovecot's own limit.
 const (
 	dovecotLine  = 8192
 	dovecotLines = 64
 )
 
-// dovecotSecrets are fields of Dovecot's answer that are no facts.
+// dovecotSecrets are the fields of Dovecot's answer that must not become facts.
 var dovecotSecrets = []string{"pass", "password", "master_pass", "auth_token", "token", "anvil_request", "reason", "code", "temp", "authz"}
 
 // NewDovecot checks the options. It does not connect.
 func NewDovecot(o DovecotOptions) (*Dovecot, error) {
 	if o.Address == "" {
-		return nil, errors.New("dovecot: no address")
+		return nil, errors.New("dovecot: the address is missing")
 	}
 	o.Service, o.Timeout, o.Conns = cmp.Or(o.Service, "smtp"), cmp.Or(o.Timeout, 30*time.Second), cmp.Or(o.Conns, 8)
 	return &Dovecot{o: o, slots: make(slots, o.Conns)}, nil
@@ -66,7 +66,7 @@ func NewDovecot(o DovecotOptions) (*Dovecot, error) {
 // Name implements Backend.
 func (d *Dovecot) Name() string { return "dovecot" }
 
-// Close closes idle connections; those in use end with their check.
+// Close closes idle connections. Those in use are closed at the end of their check.
 func (d *Dovecot) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -102,7 +102,7 @@ func (d *Dovecot) Password(ctx context.Context, login, password string) (Identit
 			return id, err
 		}
 		c.Close()
-		// A Dovecot that was restarted has closed the connections before: that is no answer.
+		// A restart of Dovecot closes idle connections. That is not an answer, so the check is tried once more.
 		if reused && (errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || isReset(err)) && ctx.Err() == nil {
 			continue
 		}
@@ -110,17 +110,17 @@ func (d *Dovecot) Password(ctx context.Context, login, password string) (Identit
 	}
 }
 
-// errDovecotTemporary is Dovecot's own word, on a connection that is in order.
+// errDovecotTemporary is a temporary failure that Dovecot reports. The connection can be used further.
 var errDovecotTemporary = fmt.Errorf("dovecot: temporary failure: %w", ErrUnavailable)
 
-// dovecotConn is one connection after the handshake.
+// dovecotConn is a connection after the handshake.
 type dovecotConn struct {
 	net.Conn
 	in  *bufio.Reader
 	ids uint32
 }
 
-// connection takes an idle one, or makes one.
+// connection returns an idle connection, or opens one.
 func (d *Dovecot) connection(ctx context.Context) (c *dovecotConn, reused bool, err error) {
 	d.mu.Lock()
 	if n := len(d.idle); n > 0 {
@@ -156,7 +156,7 @@ func (d *Dovecot) keep(c *dovecotConn) {
 	d.idle = append(d.idle, c)
 }
 
-// handshake greets, and reads Dovecot's greeting to its end.
+// handshake sends a greeting, and reads Dovecot's greeting to its end.
 func (c *dovecotConn) handshake(ctx context.Context) error {
 	defer until(ctx, c)()
 	if _, err := fmt.Fprintf(c, "VERSION\t1\t1\nCPID\t%d\n", os.Getpid()); err != nil {
@@ -171,15 +171,15 @@ func (c *dovecotConn) handshake(ctx context.Context) error {
 		switch {
 		case line[0] == "VERSION":
 			if len(line) < 2 || line[1] != "1" {
-				return fmt.Errorf("it speaks version %q of the protocol, not 1", line[1:])
+				return fmt.Errorf("it uses version %q of the protocol, and only 1 is supported", line[1:])
 			}
 			version = true
 		case line[0] == "MECH" && len(line) > 1 && strings.EqualFold(line[1], "PLAIN"):
 			plain = true
 		case line[0] == "DONE" && !version:
-			return errors.New("it does not say its version")
+			return errors.New("it does not send its version")
 		case line[0] == "DONE" && !plain:
-			return errors.New("it does not offer PLAIN: add plain to auth_mechanisms")
+			return errors.New("it does not offer PLAIN; add plain to auth_mechanisms")
 		case line[0] == "DONE":
 			return nil
 		}
@@ -187,11 +187,11 @@ func (c *dovecotConn) handshake(ctx context.Context) error {
 	return errors.New("the greeting does not end")
 }
 
-// line reads one, and cuts it into its fields.
+// line reads one line, and splits it into its fields.
 func (c *dovecotConn) line() ([]string, error) {
 	b, err := c.in.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
-		return nil, fmt.Errorf("a line is longer than %d octets", dovecotLine)
+		return nil, fmt.Errorf("a line is longer than %d bytes", dovecotLine)
 	}
 	if err != nil {
 		return nil, err
@@ -203,16 +203,16 @@ func (c *dovecotConn) line() ([]string, error) {
 	return fields, nil
 }
 
-// dovecotUnescape undoes Dovecot's escaping of what would break a line: \001 and a digit or letter.
+// dovecotUnescape replaces the escape sequences of Dovecot, \001 with a digit or letter, by the characters that they stand for.
 func dovecotUnescape(s string) string {
 	return strings.NewReplacer("\x010", "\x00", "\x011", "\x01", "\x01t", "\t", "\x01r", "\r", "\x01n", "\n").Replace(s)
 }
 
-// ask sends one AUTH and reads the answer to it.
+// ask sends one AUTH command and reads its answer.
 func (d *Dovecot) ask(ctx context.Context, c *dovecotConn, login string, password []byte) (Identity, error) {
 	defer until(ctx, c)()
 	if c.in.Buffered() > 0 {
-		return Identity{}, errors.New("it spoke before it was asked")
+		return Identity{}, errors.New("it sent data before it was asked")
 	}
 	c.ids++
 	id := strconv.FormatUint(uint64(c.ids), 10)
@@ -220,7 +220,7 @@ func (d *Dovecot) ask(ctx context.Context, c *dovecotConn, login string, passwor
 	if a := clientAddr(ctx); a.IsValid() {
 		request += "\trip=" + a.String()
 	}
-	// resp must be the last.
+	// resp must be the last parameter.
 	plain := append([]byte("\x00"+login+"\x00"), password...)
 	request += "\tresp=" + base64.StdEncoding.EncodeToString(plain) + "\n"
 	if _, err := io.WriteString(c, request); err != nil {
@@ -243,14 +243,14 @@ func (d *Dovecot) ask(ctx context.Context, c *dovecotConn, login string, passwor
 		case "FAIL":
 			return Identity{}, dovecotRefusal(line[2:])
 		case "CONT":
-			return Identity{}, errors.New("it wants to hear more than PLAIN has to say")
+			return Identity{}, errors.New("it asks for more than PLAIN sends")
 		}
-		// Mechanisms that come or go, and commands of later minor versions, are not for us.
+		// Ignore changes of mechanisms, and commands of later minor versions.
 	}
-	return Identity{}, errors.New("it says everything but the answer")
+	return Identity{}, errors.New("it does not answer the question")
 }
 
-// proved makes the identity of the fields after OK.
+// proved returns the identity in the fields after OK.
 func (d *Dovecot) proved(fields []string) (Identity, error) {
 	id := Identity{Backend: d.Name()}
 	attributes := facts{}
@@ -264,7 +264,7 @@ func (d *Dovecot) proved(fields []string) (Identity, error) {
 		case name == "user":
 			id.Login = value
 		case name == "nologin":
-			// The password is right, but Dovecot's administrator says that this user must not get in.
+			// The password is right, but Dovecot's administrator does not let this user log in.
 			return Identity{}, fmt.Errorf("%w: nologin", ErrCredentials)
 		case slices.Contains(dovecotSecrets, name) || strings.HasPrefix(name, "proxy"):
 		case !has:
@@ -275,13 +275,13 @@ func (d *Dovecot) proved(fields []string) (Identity, error) {
 	}
 	login, ok := Login(id.Login)
 	if !ok {
-		return Identity{}, fmt.Errorf("it answered OK for %q, which is no login", id.Login)
+		return Identity{}, fmt.Errorf("it answered OK for %q, which is not a login", id.Login)
 	}
 	id.Login, id.Attributes = login, attributes
 	return id.inGroups(words(groups))
 }
 
-// dovecotRefusal is what the fields after FAIL mean.
+// dovecotRefusal returns the error for the fields after FAIL.
 func dovecotRefusal(fields []string) error {
 	if slices.Contains(fields, "temp") || slices.Contains(fields, "code=temp_fail") {
 		return errDovecotTemporary

@@ -14,63 +14,66 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// ScramOffer says when a users file offers SCRAM. Many clients take the strongest mechanism that is offered and give up when it
-// fails: a user without a verifier could then not log in, although PLAIN would do.
+// ScramOffer says when a users file offers SCRAM. Many clients use the strongest mechanism that is offered and give up when it
+// fails. A user without a verifier could then not log in, although PLAIN would work.
 type ScramOffer uint8
 
-// The zero value is ScramAuto.
+// The ways to offer SCRAM. The zero value is ScramAuto.
 const (
-	ScramAuto ScramOffer = iota // when every user of the file has a verifier
-	ScramOn                     // when one has
+	ScramAuto ScramOffer = iota // offered if every user of the file has a verifier
+	ScramOn                     // offered if one user has a verifier
 	ScramOff
 )
 
-// FileOptions configure a File; zero fields mean the defaults.
+// FileOptions configure a File. Zero fields mean the defaults.
 type FileOptions struct {
-	// Memory that checks may take at once, in octets; 256 MiB. A single hash that needs more runs alone. Those of WithTrust may
-	// take as much again, so that a storm of strangers keeps nobody waiting who has been here before.
+	// Memory bounds the memory of all checks that run at a time, in bytes; 0: 256 MiB. A single hash that needs more runs
+	// alone. Checks with WithTrust have the same amount for themselves, so that they do not wait behind a storm of unknown
+	// clients.
 	Memory int64
-	// Parallel checks at most; half of GOMAXPROCS and at least one, so that a crowd of logins leaves room for mail.
+	// Parallel is how many checks may run at a time; 0: half of GOMAXPROCS and at least one, so that many logins leave
+	// processors for mail.
 	Parallel int
-	// Queue is how many strangers' checks may wait for their turn; 256. More are answered ErrUnavailable at once: their connections
-	// would be all there are, and their clients gone when their turn comes.
+	// Queue is how many checks of unknown clients may wait for their turn; 0: 256. Further ones get ErrUnavailable at once,
+	// because they would use up the connections, and their clients would have given up when their turn comes.
 	Queue int
-	// Wait is how long a check may wait for its turn before the answer is ErrUnavailable; 10 s.
+	// Wait is how long a check may wait for its turn, before it gets ErrUnavailable; 0: 10 s.
 	Wait time.Duration
-	// MaxHashMemory is the greatest m of argon2id that the file may ask for, in KiB; 1 GiB.
+	// MaxHashMemory bounds the parameter m of argon2id in the file, in KiB; 0: 1 GiB.
 	MaxHashMemory uint32
-	// CacheLife is how long a successful check is remembered, while the user's hash is the same; ten minutes. Negative: not at all.
+	// CacheLife is how long a successful check is remembered, unless the user's hash changes; 0: ten minutes, negative: not at
+	// all.
 	CacheLife time.Duration
-	// CacheSize is how many are remembered; 65,536 (about 8 MB).
+	// CacheSize is how many successful checks are remembered; 0: 65,536 (about 8 MB).
 	CacheSize int
-	// Scram says when SCRAM-SHA-256 is offered; when all users have a verifier.
+	// Scram says when SCRAM-SHA-256 is offered.
 	Scram ScramOffer
-	// DecoyKey keys the salts that SCRAM clients are told for logins that do not exist. One that outlives the process keeps
-	// them the same as the salts of users are; empty: a random one.
+	// DecoyKey is the key from which the salts for unknown logins are made, which SCRAM clients get. With the same key after a
+	// restart the salts stay the same, as those of users do; empty: a random key.
 	DecoyKey []byte
-	// Now is the clock; time.Now.
+	// Now is the clock; nil: time.Now.
 	Now func() time.Time
-	// Logger hears of reloads; none.
+	// Logger gets a record of each reload; nil: nothing is logged.
 	Logger *slog.Logger
 }
 
-// File is a Backend over a users file:
+// File is a Backend with a users file:
 //
 //	users:
 //	  alice: "$argon2id$v=19$m=65536,t=3,p=1$c2FsdA...$aGFzaA..."
 //	  bob: "$2b$12$..."
 //	  carol: {password: "$argon2id$...", groups: [sales], attributes: {phone: "17"}}
 //
-// Logins are compared as Login has them. Make one with OpenFile; it is safe for concurrent use.
+// Logins are compared in the form that Login returns. Make one with OpenFile; it is safe for concurrent use.
 type File struct {
 	path    string
 	options FileOptions
 	table   atomic.Pointer[table]
-	slots   *semaphore.Weighted // weighs in octets
-	trusted *semaphore.Weighted // the same again, for those who are not to wait behind strangers; see WithTrust
-	waiting atomic.Int64        // in slots
-	known   calm                // checks of those with trust, before which no stranger's begins
-	share   int64               // of each check: the least weight, so that Parallel holds
+	slots   *semaphore.Weighted // memory of unknown clients' checks, in bytes
+	trusted *semaphore.Weighted // memory of checks with WithTrust
+	waiting atomic.Int64        // checks that wait for slots
+	known   activity            // checks with WithTrust that are under way
+	share   int64               // least weight of a check, which enforces Parallel
 }
 
 // OpenFile reads and checks the users file. Its error names file, line and column of everything that is wrong.
@@ -109,10 +112,10 @@ func OpenFile(path string, o FileOptions) (*File, error) {
 // Name implements Backend.
 func (f *File) Name() string { return "file" }
 
-// Path of the users file, for whoever watches it.
+// Path returns the path of the users file, so that the caller can watch it.
 func (f *File) Path() string { return f.path }
 
-// Users is how many there are.
+// Users returns the number of users.
 func (f *File) Users() int {
 	if t := f.table.Load(); t != nil {
 		return len(t.users)
@@ -120,7 +123,7 @@ func (f *File) Users() int {
 	return 0
 }
 
-// Knows says whether login is one of the users'.
+// Knows reports whether login is in the file.
 func (f *File) Knows(login string) bool {
 	t := f.table.Load()
 	canonical, ok := Login(login)
@@ -131,9 +134,9 @@ func (f *File) Knows(login string) bool {
 	return known
 }
 
-// Reload reads the file again and swaps the whole table. What was remembered of earlier checks holds for users whose hash is
-// still the same: otherwise all who come next would have to be checked anew at once. When anything is wrong with the file,
-// nothing changes and the error says what.
+// Reload reads the file again and replaces the whole table. If the file has a mistake, nothing changes, and the error says what it
+// is. Remembered checks stay valid for users whose hash is the same, because otherwise all clients would have to be checked again
+// at the same time.
 func (f *File) Reload() error {
 	t, err := readTable(f.path, f.options.MaxHashMemory)
 	if err != nil {
@@ -153,12 +156,12 @@ func (f *File) Reload() error {
 func (f *File) Password(ctx context.Context, login, password string) (Identity, error) {
 	t := f.table.Load()
 	if t == nil {
-		return Identity{}, fmt.Errorf("users file was never read: %w", ErrUnavailable)
+		return Identity{}, fmt.Errorf("the users file has not been read: %w", ErrUnavailable)
 	}
 	login, loginOK := Login(login)
 	pw, passwordOK := preparePassword(password)
 	if !loginOK || !passwordOK {
-		// Such a login is in no file, such a password in no hash: nothing to learn from the time.
+		// No file has such a login, and no hash is made of such a password, so the time tells nothing.
 		return Identity{}, ErrCredentials
 	}
 	u, known := t.users[login]
@@ -180,7 +183,7 @@ func (f *File) Password(ctx context.Context, login, password string) (Identity, 
 		return Identity{}, err
 	}
 	defer release()
-	// While this one waited, another with the same password may have been through.
+	// Another check of the same password may have succeeded while this one waited.
 	if known && t.cache.has(p, f.options.Now()) {
 		return u.identity(f, login), nil
 	}
@@ -191,7 +194,7 @@ func (f *File) Password(ctx context.Context, login, password string) (Identity, 
 	return u.identity(f, login), nil
 }
 
-// Mechanisms implements Offerer: PLAIN and LOGIN, and SCRAM as FileOptions.Scram says.
+// Mechanisms implements Offerer. It returns PLAIN and LOGIN, and SCRAM as FileOptions.Scram says.
 func (f *File) Mechanisms() []string {
 	t := f.table.Load()
 	if t == nil || t.scram == nil || f.options.Scram == ScramOff || f.options.Scram == ScramAuto && !t.allScram {
@@ -204,13 +207,13 @@ func (f *File) Mechanisms() []string {
 func (f *File) StoredKeys(_ context.Context, login string) (StoredKeys, error) {
 	t := f.table.Load()
 	if t == nil || t.scram == nil {
-		return StoredKeys{}, fmt.Errorf("no SCRAM verifiers: %w", ErrUnavailable)
+		return StoredKeys{}, fmt.Errorf("the users file has no SCRAM verifiers: %w", ErrUnavailable)
 	}
 	canonical, ok := Login(login)
 	if !ok {
-		canonical = login // in no file
+		canonical = login // no file has such a login
 	}
-	// Made up for everybody, so that it takes the same time.
+	// The decoy is computed for every login, so that the time is the same.
 	salt := append(hmacSHA256(f.options.DecoyKey, "salt\x00", canonical), hmacSHA256(f.options.DecoyKey, "more\x00", canonical)...)
 	salt = salt[:min(len(t.scram.salt), len(salt))]
 	key := hmacSHA256(f.options.DecoyKey, "key\x00", canonical)
@@ -225,15 +228,15 @@ func (f *File) StoredKeys(_ context.Context, login string) (StoredKeys, error) {
 	return k, nil
 }
 
-// identity shares groups and attributes with the table: callers only read them.
+// identity shares groups and attributes with the table, so callers must not change them.
 func (u *user) identity(f *File, login string) Identity {
 	return Identity{Login: login, Backend: f.Name(), Groups: u.groups, Attributes: u.attributes}
 }
 
-// courtesy is how long a stranger's check lets those go first who have been here before.
+// courtesy is how long a check of an unknown client waits while checks of known clients are under way.
 const courtesy = 500 * time.Millisecond
 
-// turn waits until a check of some weight may begin.
+// turn waits until a check may begin that takes weight bytes of memory. The caller must call release at its end.
 func (f *File) turn(ctx context.Context, weight int64) (release func(), err error) {
 	lane := f.slots
 	ctx, cancel := context.WithTimeout(ctx, f.options.Wait)
@@ -258,15 +261,15 @@ func (f *File) turn(ctx context.Context, weight int64) (release func(), err erro
 	return func() { leave(); lane.Release(weight) }, nil
 }
 
-// calm says when nobody is inside. Its zero value is ready, with nobody inside.
-type calm struct {
+// activity counts operations that are under way, and can wait until there are none. The zero value is ready for use.
+type activity struct {
 	mu     sync.Mutex
 	inside int
-	none   chan struct{} // closed when the last one leaves; nil while there is none
+	none   chan struct{} // closed when the last operation ends; nil while there is none
 }
 
-// enter counts somebody until he leaves.
-func (c *calm) enter() (leave func()) {
+// enter counts an operation until leave is called.
+func (c *activity) enter() (leave func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.inside++; c.inside == 1 {
@@ -282,8 +285,8 @@ func (c *calm) enter() (leave func()) {
 	}
 }
 
-// wait until nobody is inside, but for no longer than most, nor beyond ctx.
-func (c *calm) wait(ctx context.Context, most time.Duration) {
+// wait waits until no operation is under way, most has passed, or ctx ends.
+func (c *activity) wait(ctx context.Context, most time.Duration) {
 	c.mu.Lock()
 	none := c.none
 	c.mu.Unlock()

@@ -17,32 +17,32 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Bounds of a hash in a users file. What is beyond them would let one line of that file stop the server.
+// Bounds of a hash in a users file. Beyond them, one line of the file could stop the server.
 const (
 	maxPasses     = 100     // t of argon2id
 	maxLanes      = 16      // p of argon2id
 	maxBcryptCost = 16      // about 4 s on a CPU of 2024
 	maxWork       = 4 << 20 // m times t of argon2id in KiB: about 4 s
-	minSalt       = 8       // octets, RFC 9106 §3.1
+	minSalt       = 8       // bytes, RFC 9106 §3.1
 	maxSalt       = 64
 	minDigest     = 16
 	maxDigest     = 64
 )
 
-// hash is one stored verifier. Its zero value is none.
+// hash is one stored verifier.
 type hash interface {
-	// matches compares in constant time.
+	// matches reports whether a password matches. It compares in constant time.
 	matches(password []byte) bool
-	// memory that matches takes, in KiB.
+	// memory returns the memory that matches takes, in KiB.
 	memory() uint32
-	// kind groups hashes that cost the same: "argon2id m=65536,t=3,p=4".
+	// kind returns a name that is the same for hashes of the same cost, such as "argon2id m=65536,t=3,p=4".
 	kind() string
-	// decoy is a hash of this kind that no password matches.
+	// decoy returns a hash of the same kind that no password matches.
 	decoy() hash
 }
 
-// parseHash reads a hash of a users file; maxMemory bounds m of argon2id, in KiB. Errors say what to write, and never
-// quote the hash.
+// parseHash reads a hash of a users file. maxMemory bounds the parameter m of argon2id, in KiB. Errors say what to write, and
+// never quote the hash.
 func parseHash(s string, maxMemory uint32) (hash, error) {
 	switch {
 	case strings.HasPrefix(s, "$argon2id$"):
@@ -52,15 +52,15 @@ func parseHash(s string, maxMemory uint32) (hash, error) {
 	case strings.HasPrefix(s, scramPrefix):
 		return parseScram(s)
 	case strings.HasPrefix(s, "SCRAM-"), strings.HasPrefix(s, "{SCRAM-"):
-		return nil, errors.New("of SCRAM only SCRAM-SHA-256 is read; " + scramForm)
+		return nil, errors.New("only SCRAM-SHA-256 is supported; " + scramForm)
 	case strings.HasPrefix(s, "$argon2i$"), strings.HasPrefix(s, "$argon2d$"):
-		return nil, errors.New("argon2i and argon2d are not read, only argon2id")
+		return nil, errors.New("argon2i and argon2d are not supported; use argon2id")
 	case strings.HasPrefix(s, "{") && strings.Contains(s, "}$"):
-		return nil, errors.New("a scheme in braces is not read: write the hash alone, from its first $")
+		return nil, errors.New("a scheme in braces is not supported; write only the hash, from its first $")
 	case strings.HasPrefix(s, "$"):
-		return nil, errors.New("unknown kind of hash, only argon2id ($argon2id$...), bcrypt ($2b$...) and SCRAM-SHA-256$... are read")
+		return nil, errors.New("unknown kind of hash; use argon2id ($argon2id$...), bcrypt ($2b$...) or SCRAM-SHA-256$...")
 	}
-	return nil, errors.New("this is no password hash")
+	return nil, errors.New("this is not a password hash")
 }
 
 // argon2id is a hash of RFC 9106.
@@ -79,8 +79,8 @@ func (h argon2id) memory() uint32 { return h.m }
 
 func (h argon2id) kind() string { return fmt.Sprintf("argon2id m=%d,t=%d,p=%d", h.m, h.t, h.p) }
 
-// decoy keeps salt and lengths, so that its cost is the same to the octet. Its digest is the salt's, repeated: to match it
-// means to have inverted argon2; the caller refuses a match all the same.
+// decoy keeps the salt and the lengths, so that its cost is the same. Its digest is the salt, repeated: a password for that would
+// mean that argon2 has been inverted, and the caller refuses a match in any case.
 func (h argon2id) decoy() hash {
 	digest := make([]byte, len(h.digest))
 	for i := range digest {
@@ -90,22 +90,22 @@ func (h argon2id) decoy() hash {
 	return h
 }
 
-// String is the PHC string format, as the argon2 reference implementation writes it.
+// String returns the PHC string format, as the argon2 reference implementation writes it.
 func (h argon2id) String() string {
 	b64 := base64.RawStdEncoding
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, h.m, h.t, h.p,
 		b64.EncodeToString(h.salt), b64.EncodeToString(h.digest))
 }
 
-// parseArgon2id reads "$argon2id$v=19$m=65536,t=3,p=4$salt$digest": these parts in this order, numbers without leading
-// zeros, base64 without padding or stray bits.
+// parseArgon2id reads "$argon2id$v=19$m=65536,t=3,p=4$salt$digest": these parts in this order, numbers without leading zeros,
+// base64 without padding and with zeros in unused bits.
 func parseArgon2id(s string, maxMemory uint32) (hash, error) {
 	parts := strings.Split(s, "$")
 	if len(parts) != 6 {
 		return nil, errors.New("an argon2id hash has the form $argon2id$v=19$m=65536,t=3,p=4$salt$hash")
 	}
 	if parts[2] != "v=19" {
-		return nil, errors.New("an argon2id hash of a version other than v=19")
+		return nil, errors.New("an argon2id hash must have the version v=19")
 	}
 	params := strings.Split(parts[3], ",")
 	if len(params) != 3 {
@@ -120,10 +120,10 @@ func parseArgon2id(s string, maxMemory uint32) (hash, error) {
 		digits, ok := strings.CutPrefix(params[i], want.name)
 		n, err := strconv.ParseUint(digits, 10, 32)
 		if !ok || err != nil || strconv.FormatUint(n, 10) != digits {
-			return nil, fmt.Errorf("an argon2id hash needs %s and a plain number where it has something else", want.name)
+			return nil, fmt.Errorf("an argon2id hash must have %s and a plain number", want.name)
 		}
 		if n < 1 || n > uint64(want.max) {
-			return nil, fmt.Errorf("argon2id with %s%d; from 1 to %d is allowed", want.name, n, want.max)
+			return nil, fmt.Errorf("argon2id has %s%d and must have 1 to %d", want.name, n, want.max)
 		}
 		v[i] = uint32(n)
 	}
@@ -132,7 +132,7 @@ func parseArgon2id(s string, maxMemory uint32) (hash, error) {
 		return nil, errors.New("argon2id needs m of at least 8 times p (RFC 9106 section 3.1)")
 	}
 	if uint64(h.m)*uint64(h.t) > maxWork {
-		return nil, fmt.Errorf("argon2id with m times t of %d; at most %d is allowed", uint64(h.m)*uint64(h.t), maxWork)
+		return nil, fmt.Errorf("argon2id has m times t of %d; at most %d is allowed", uint64(h.m)*uint64(h.t), maxWork)
 	}
 	var err error
 	if h.salt, err = decode64(parts[4], "salt", minSalt, maxSalt); err != nil {
@@ -148,9 +148,9 @@ func decode64(s, what string, lo, hi int) ([]byte, error) {
 	return decodeIn(base64.RawStdEncoding, "without", s, "argon2id "+what, lo, hi)
 }
 
-// decodeIn reads what part of a hash, lo to hi octets in an encoding with or without padding.
+// decodeIn decodes a part of a hash, of lo to hi bytes. what and padding name the part and the encoding in errors.
 func decodeIn(enc *base64.Encoding, padding, s, what string, lo, hi int) ([]byte, error) {
-	// The decoder passes over line ends; a users file has none in a value, but the parser must not depend on it.
+	// The decoder would skip line ends. Values of a users file have none, but the parser does not depend on that.
 	if len(s) > enc.EncodedLen(hi) || strings.ContainsAny(s, "\r\n") {
 		return nil, fmt.Errorf("the %s is too long", what)
 	}
@@ -159,15 +159,15 @@ func decodeIn(enc *base64.Encoding, padding, s, what string, lo, hi int) ([]byte
 		return nil, fmt.Errorf("the %s is not base64 %s padding; was it cut?", what, padding)
 	}
 	if len(b) < lo || len(b) > hi {
-		return nil, fmt.Errorf("the %s has %d octets; from %d to %d are allowed; was it cut?", what, len(b), lo, hi)
+		return nil, fmt.Errorf("the %s has %d bytes and must have %d to %d; was it cut?", what, len(b), lo, hi)
 	}
 	return b, nil
 }
 
-// bcryptHash is a bcrypt string, checked.
+// bcryptHash is a bcrypt string that has been checked.
 type bcryptHash string
 
-// matches uses the first 72 octets of the password only, as every bcrypt does.
+// matches uses only the first 72 bytes of the password, as all implementations of bcrypt do.
 func (h bcryptHash) matches(password []byte) bool {
 	return bcrypt.CompareHashAndPassword([]byte(h), password) == nil
 }
@@ -176,7 +176,7 @@ func (h bcryptHash) memory() uint32 { return 4 }
 
 func (h bcryptHash) kind() string { return "bcrypt " + string(h[4:6]) }
 
-// decoy turns the digest around: what remains cannot be told from a hash, and its cost is the same.
+// decoy reverses the digest. The result looks like a hash, and its cost is the same.
 func (h bcryptHash) decoy() hash {
 	b := []byte(h)
 	for i := 29; i < 59; i++ {
@@ -193,26 +193,26 @@ func parseBcrypt(s string) (hash, error) {
 	}
 	cost, err := bcrypt.Cost([]byte(s))
 	if err != nil {
-		return nil, errors.New("a bcrypt hash with a cost that is no number of two digits")
+		return nil, errors.New("the cost of a bcrypt hash must be a number of two digits")
 	}
 	if cost > maxBcryptCost {
-		return nil, fmt.Errorf("bcrypt with a cost of %d; at most %d is allowed", cost, maxBcryptCost)
+		return nil, fmt.Errorf("bcrypt has a cost of %d; at most %d is allowed", cost, maxBcryptCost)
 	}
 	return bcryptHash(s), nil
 }
 
-// HashPassword makes a new argon2id hash with the second choice of RFC 9106 §4 (64 MiB, 3 passes), but with one lane, and a salt
-// of 16 octets from random (crypto/rand.Reader). More lanes would spare one login time, not work, and let one guess of a stranger
-// occupy that many processors, for which mail then waits; who guesses gains nothing from one lane, for he fills his processors
-// with guesses side by side.
+// HashPassword makes a new argon2id hash with the second recommended parameters of RFC 9106 §4 (64 MiB, 3 passes), but with one
+// lane, and with a salt of 16 bytes from random (crypto/rand.Reader). More lanes would make one login faster with the same work,
+// and would let one guess of an unknown client take several processors from mail. One lane does not help an attacker, who runs
+// guesses on all processors anyway.
 func HashPassword(random io.Reader, password string) (string, error) {
 	pw, ok := preparePassword(password)
 	if !ok {
-		return "", fmt.Errorf("a password has 1 to %d octets and no NUL", MaxPassword)
+		return "", fmt.Errorf("a password must have 1 to %d bytes and no NUL", MaxPassword)
 	}
 	h := argon2id{m: 64 << 10, t: 3, p: 1, salt: make([]byte, 16)}
 	if _, err := io.ReadFull(random, h.salt); err != nil {
-		return "", fmt.Errorf("no random octets for the salt: %w", err)
+		return "", fmt.Errorf("no random bytes for the salt: %w", err)
 	}
 	h.digest = argon2.IDKey(pw, h.salt, h.t, h.m, h.p, 32)
 	return h.String(), nil
@@ -222,10 +222,10 @@ func HashPassword(random io.Reader, password string) (string, error) {
 const (
 	minIterations = 4096      // RFC 7677 §4
 	maxIterations = 2_000_000 // about a second for PLAIN
-	newIterations = 100_000   // of HashScram: the client does this work, and some clients are telephones
+	newIterations = 100_000   // of HashScram; the client does this work, and some clients are phones
 )
 
-// scramHash is a verifier, which serves PLAIN and LOGIN as well.
+// scramHash is a SCRAM verifier. It also serves PLAIN and LOGIN.
 type scramHash struct {
 	iterations           int
 	salt                 []byte
@@ -241,13 +241,14 @@ func (h *scramHash) memory() uint32 { return 4 }
 
 func (h *scramHash) kind() string { return fmt.Sprintf("SCRAM-SHA-256 i=%d", h.iterations) }
 
-// decoy has the salt for its keys: what hashes to it would have to be found first, and the caller refuses a match all the same.
+// decoy has the salt as its keys. A password for that would mean that SHA-256 has been inverted, and the caller refuses a match in
+// any case.
 func (h *scramHash) decoy() hash {
 	key := sha256.Sum256(h.salt)
 	return &scramHash{h.iterations, h.salt, key[:], key[:]}
 }
 
-// String is the form of RFC 5803, as PostgreSQL writes it.
+// String returns the form of RFC 5803, as PostgreSQL writes it.
 func (h *scramHash) String() string {
 	b64 := base64.StdEncoding.EncodeToString
 	return fmt.Sprintf("%s%d:%s$%s:%s", scramPrefix, h.iterations, b64(h.salt), b64(h.storedKey), b64(h.serverKey))
@@ -258,8 +259,8 @@ const (
 	scramForm   = "a SCRAM verifier has the form SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey"
 )
 
-// deriveScram is RFC 5802 §3. The password is normalised as clients have to do it; where SASLprep refuses it, it is taken as it
-// is, which is what they do as well.
+// deriveScram computes the keys of RFC 5802 §3. The password is normalised by SASLprep, as clients must do it. If SASLprep refuses
+// the password, it is used unchanged, as clients do, too.
 func deriveScram(password string, salt []byte, iterations int) (*scramHash, error) {
 	if prepared, err := stringprep.SASLprep.Prepare(password); err == nil && prepared != "" {
 		password = prepared
@@ -294,10 +295,10 @@ func parseScram(s string) (hash, error) {
 	}
 	n, err := strconv.Atoi(iterations)
 	if err != nil || strconv.Itoa(n) != iterations {
-		return nil, errors.New("a SCRAM verifier has a plain number of iterations before its salt")
+		return nil, errors.New("a SCRAM verifier must have a plain number of iterations before its salt")
 	}
 	if n < minIterations || n > maxIterations {
-		return nil, fmt.Errorf("a SCRAM verifier with %d iterations; from %d to %d are allowed", n, minIterations, maxIterations)
+		return nil, fmt.Errorf("a SCRAM verifier has %d iterations and must have %d to %d", n, minIterations, maxIterations)
 	}
 	h := &scramHash{iterations: n}
 	for _, f := range []struct {
@@ -316,19 +317,19 @@ func decodePadded(s, what string, lo, hi int) ([]byte, error) {
 	return decodeIn(base64.StdEncoding, "with", s, "SCRAM "+what, lo, hi)
 }
 
-// HashScram makes a new SCRAM-SHA-256 verifier with a salt of 16 octets from random (crypto/rand.Reader). Unlike HashPassword,
-// what it makes lets clients log in without sending the password, but is cheaper to guess at.
+// HashScram makes a new SCRAM-SHA-256 verifier with a salt of 16 bytes from random (crypto/rand.Reader). Compared with a hash of
+// HashPassword, it lets clients log in without sending the password, and makes guessing cheaper.
 func HashScram(random io.Reader, password string) (string, error) {
 	pw, ok := preparePassword(password)
 	if !ok {
-		return "", fmt.Errorf("a password has 1 to %d octets and no NUL", MaxPassword)
+		return "", fmt.Errorf("a password must have 1 to %d bytes and no NUL", MaxPassword)
 	}
 	if _, err := stringprep.SASLprep.Prepare(string(pw)); err != nil {
 		return "", errors.New("this password has characters that SASLprep (RFC 4013) does not allow, and SCRAM clients would send it in different forms; choose another")
 	}
 	salt := make([]byte, 16)
 	if _, err := io.ReadFull(random, salt); err != nil {
-		return "", fmt.Errorf("no random octets for the salt: %w", err)
+		return "", fmt.Errorf("no random bytes for the salt: %w", err)
 	}
 	h, err := deriveScram(string(pw), salt, newIterations)
 	if err != nil {

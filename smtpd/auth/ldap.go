@@ -17,8 +17,8 @@ import (
 	"github.com/postern-mail/postern/internal/netaddr"
 )
 
-// LDAP is a Backend that proves a password by binding with it (RFC 4513 §5.1.3). An empty password never gets there: that
-// would be an anonymous bind, which succeeds (§5.1.2). Make one with NewLDAP; it is safe for concurrent use.
+// LDAP is a Backend that checks a password by a bind (RFC 4513 §5.1.3). It never sends an empty password, which would be an
+// anonymous bind and succeed (§5.1.2). Make one with NewLDAP; it is safe for concurrent use.
 type LDAP struct {
 	o       LDAPOptions
 	slots   slots
@@ -48,27 +48,27 @@ func NewLDAP(o LDAPOptions) (*LDAP, error) {
 	return l, nil
 }
 
-// check finds what can be wrong without asking a server.
+// check checks the options without asking a server.
 func (l *LDAP) check() error {
 	o := l.o
 	some := map[string]string{"login": "a", "local": "a", "domain": "a", "dn": "dc=a"}
 	switch {
 	case len(o.URLs) == 0:
-		return errors.New("no server")
+		return errors.New("the URL of a server is missing")
 	case (o.DN == "") == (o.Base == ""):
 		return errors.New("give a DN, or a base and a filter to search with")
 	case (o.Base == "") != (o.Filter == ""):
 		return errors.New("base and filter go together")
 	case o.DN != "" && o.BindDN != "":
-		return errors.New("a DN needs nobody to search as")
+		return errors.New("with a DN nothing is searched for, so it takes no bind DN")
 	case (o.BindDN == "") != (o.BindPassword == ""):
-		return errors.New("whom to search as needs a DN and a password")
+		return errors.New("bind DN and bind password go together")
 	case (o.Groups.Base == "") != (o.Groups.Filter == ""):
 		return errors.New("base and filter of groups go together")
 	}
 	for _, dn := range []string{expand(o.DN, some, ldap.EscapeDN), o.BindDN, o.Base, o.Groups.Base, o.Groups.Under} {
 		if _, err := ldap.ParseDN(dn); err != nil {
-			return fmt.Errorf("%q is no DN: %w", dn, err)
+			return fmt.Errorf("%q is not a DN: %w", dn, err)
 		}
 	}
 	for _, filter := range []string{o.Filter, o.Groups.Filter} {
@@ -81,7 +81,7 @@ func (l *LDAP) check() error {
 	}
 	for what, template := range map[string]string{"DN": o.DN, "filter": o.Filter} {
 		if template != "" && !strings.Contains(template, "{login}") && !strings.Contains(template, "{local}") {
-			return fmt.Errorf("%s %q has neither {login} nor {local} in it: everybody would be one user", what, template)
+			return fmt.Errorf("%s %q has neither {login} nor {local}, so all logins would be the same user", what, template)
 		}
 	}
 	return nil
@@ -90,7 +90,7 @@ func (l *LDAP) check() error {
 // Name implements Backend.
 func (l *LDAP) Name() string { return ldapName }
 
-// Flush forgets successes.
+// Flush forgets all successful checks.
 func (l *LDAP) Flush() { l.cache.empty() }
 
 // Close closes idle connections.
@@ -101,7 +101,7 @@ func (l *LDAP) Close() error {
 	return nil
 }
 
-// Password implements Backend: it asks one server after another until one answers.
+// Password implements Backend. It asks one server after another until one answers.
 func (l *LDAP) Password(ctx context.Context, login, password string) (Identity, error) {
 	login, ok := Login(login)
 	if !ok || password == "" || len(password) > MaxPassword || strings.IndexByte(password, 0) >= 0 {
@@ -136,7 +136,7 @@ func (l *LDAP) Password(ctx context.Context, login, password string) (Identity, 
 	return Identity{}, unavailable("%w", failed)
 }
 
-// password checks at one server.
+// password asks one server.
 func (s *ldapServer) password(ctx context.Context, values map[string]string, password string) (id Identity, err error) {
 	if s.o.DN != "" {
 		return s.bindDN(ctx, values, password)
@@ -152,7 +152,7 @@ func (s *ldapServer) password(ctx context.Context, values map[string]string, pas
 		return Identity{}, err
 	}
 	if user == nil {
-		// Nobody: a bind all the same, so that the time tells less. Its outcome says nothing.
+		// There is no such user. A bind is sent in any case, so that the time tells less. Its result does not count.
 		decoy := "cn=" + ldap.EscapeDN(values["login"]) + ",cn=nobody," + s.o.Base
 		err := s.with(ctx, &s.binds, func(c *ldap.Conn) error { return c.Bind(decoy, password) })
 		if errors.Is(err, errServer) {
@@ -160,7 +160,7 @@ func (s *ldapServer) password(ctx context.Context, values map[string]string, pas
 		}
 		return Identity{}, ErrCredentials
 	}
-	// The state of the entry is part of the proof: after any change of it the next check is a bind again.
+	// The state of the entry is part of the proof, so that the next check after any change is a bind again.
 	state := user.GetAttributeValue("entryCSN") + user.GetAttributeValue("modifyTimestamp")
 	p := s.cache.proof(values["login"], []byte(password), user.DN, state)
 	if _, known := s.cache.recall(p, s.o.Cache.Now()); known && state != "" {
@@ -175,7 +175,7 @@ func (s *ldapServer) password(ctx context.Context, values map[string]string, pas
 	return id, nil
 }
 
-// bindDN binds as the user, and then reads the user's own entry and groups as the user.
+// bindDN binds as the user, and reads the entry and the groups of the user with that account.
 func (s *ldapServer) bindDN(ctx context.Context, values map[string]string, password string) (id Identity, err error) {
 	dn := expand(s.o.DN, values, ldap.EscapeDN)
 	err = s.with(ctx, &s.binds, func(c *ldap.Conn) error {
@@ -201,11 +201,11 @@ func (s *ldapServer) bindDN(ctx context.Context, values map[string]string, passw
 	return id, nil
 }
 
-// newLDAPServer reads one URL.
+// newLDAPServer returns the server of one URL.
 func newLDAPServer(l *LDAP, raw string) (*ldapServer, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("%q is no URL of a server: write ldaps://ldap.example.com", redacted(u))
+		return nil, fmt.Errorf("%q is not the URL of a server; write ldaps://ldap.example.com", redacted(u))
 	}
 	s := &ldapServer{o: &l.o, cache: l.cache, scheme: u.Scheme, host: u.Hostname(), name: u.Redacted()}
 	ports := map[string]string{"ldap": "389", "ldaps": "636"}
@@ -213,14 +213,14 @@ func newLDAPServer(l *LDAP, raw string) (*ldapServer, error) {
 	case u.Scheme == "ldapi" && u.Host == "" && len(u.Path) > 1:
 		s.network, s.address = "unix", u.Path
 	case ports[u.Scheme] == "":
-		return nil, fmt.Errorf("%s:// is no LDAP: write ldap://, ldaps:// or ldapi:///path", u.Scheme)
+		return nil, fmt.Errorf("%s:// is not LDAP; write ldap://, ldaps:// or ldapi:///path", u.Scheme)
 	case s.host == "" || u.Path != "" && u.Path != "/":
-		return nil, fmt.Errorf("%q: %s:// takes a host and a port, no path", s.name, u.Scheme)
+		return nil, fmt.Errorf("%q: %s:// takes a host and a port, and no path", s.name, u.Scheme)
 	default:
 		s.network, s.address = "tcp", net.JoinHostPort(s.host, cmp.Or(u.Port(), ports[u.Scheme]))
 	}
 	if u.Scheme == "ldap" && !l.o.StartTLS && !netaddr.IsLoopback(s.host) {
-		return nil, fmt.Errorf("%s: passwords would go over the network in the clear: write ldaps://, or set StartTLS", s.name)
+		return nil, fmt.Errorf("%s: passwords would cross the network unencrypted; write ldaps://, or set StartTLS", s.name)
 	}
 	if u.Scheme != "ldap" && l.o.StartTLS {
 		return nil, fmt.Errorf("%s: StartTLS is for ldap://", s.name)

@@ -294,22 +294,22 @@ func TestLDAPLies(t *testing.T) {
 
 func TestLDAPOptions(t *testing.T) {
 	for want, o := range map[string]LDAPOptions{
-		"no server":              {DN: byDN},
-		"give a DN":              {URLs: []string{"ldaps://a"}},
-		"go together":            {URLs: []string{"ldaps://a"}, Base: people},
-		"nobody to search as":    {URLs: []string{"ldaps://a"}, DN: byDN, BindDN: manager, BindPassword: "x"},
-		"a DN and a password":    {URLs: []string{"ldaps://a"}, Base: people, Filter: byUID, BindDN: manager},
-		"is no DN":               {URLs: []string{"ldaps://a"}, DN: "{login}"},
-		"filter":                 {URLs: []string{"ldaps://a"}, Base: people, Filter: "(uid={login}"},
-		"neither {login}":        {URLs: []string{"ldaps://a"}, DN: "uid=alice,dc=example,dc=com"},
-		"in the clear":           {URLs: []string{"ldap://ldap.example.com"}, DN: byDN},
-		"is no LDAP":             {URLs: []string{"http://ldap.example.com"}, DN: byDN},
-		"takes a host":           {URLs: []string{"ldaps://ldap.example.com/dc=x"}, DN: byDN},
-		"StartTLS is for":        {URLs: []string{"ldaps://ldap.example.com"}, DN: byDN, StartTLS: true},
-		"is no URL of a server":  {URLs: []string{"ldaps://a:b@ldap.example.com"}, DN: byDN},
-		"of groups go together":  {URLs: []string{"ldaps://a"}, DN: byDN, Groups: LDAPGroups{Base: groupsDN}},
-		`"nothing" is no DN`:     {URLs: []string{"ldaps://a"}, DN: byDN, Groups: LDAPGroups{Attribute: "memberOf", Under: "nothing"}},
-		"everybody would be one": {URLs: []string{"ldaps://a"}, Base: people, Filter: "(objectClass=*)"},
+		"URL of a server is missing":   {DN: byDN},
+		"give a DN":                    {URLs: []string{"ldaps://a"}},
+		"go together":                  {URLs: []string{"ldaps://a"}, Base: people},
+		"takes no bind DN":             {URLs: []string{"ldaps://a"}, DN: byDN, BindDN: manager, BindPassword: "x"},
+		"bind password go together":    {URLs: []string{"ldaps://a"}, Base: people, Filter: byUID, BindDN: manager},
+		"is not a DN":                  {URLs: []string{"ldaps://a"}, DN: "{login}"},
+		"filter":                       {URLs: []string{"ldaps://a"}, Base: people, Filter: "(uid={login}"},
+		"neither {login}":              {URLs: []string{"ldaps://a"}, DN: "uid=alice,dc=example,dc=com"},
+		"unencrypted":                  {URLs: []string{"ldap://ldap.example.com"}, DN: byDN},
+		"is not LDAP":                  {URLs: []string{"http://ldap.example.com"}, DN: byDN},
+		"takes a host":                 {URLs: []string{"ldaps://ldap.example.com/dc=x"}, DN: byDN},
+		"StartTLS is for":              {URLs: []string{"ldaps://ldap.example.com"}, DN: byDN, StartTLS: true},
+		"is not the URL of a server":   {URLs: []string{"ldaps://a:b@ldap.example.com"}, DN: byDN},
+		"of groups go together":        {URLs: []string{"ldaps://a"}, DN: byDN, Groups: LDAPGroups{Base: groupsDN}},
+		`"nothing" is not a DN`:        {URLs: []string{"ldaps://a"}, DN: byDN, Groups: LDAPGroups{Attribute: "memberOf", Under: "nothing"}},
+		"all logins would be the same": {URLs: []string{"ldaps://a"}, Base: people, Filter: "(objectClass=*)"},
 	} {
 		if _, err := NewLDAP(o); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), ":b@") {
 			t.Errorf("want %q: %v", want, err)

@@ -18,63 +18,63 @@ import (
 	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
-// LDAPOptions configure an LDAP backend: either DN, or Base and Filter. Zero fields mean the defaults.
+// LDAPOptions configure an LDAP backend. Either DN or both Base and Filter are set. Zero fields mean the defaults.
 //
-// In DN and in the filters, {login}, {local} and {domain} stand for the login and for what is before and after its last @,
-// and in Groups.Filter {dn} for the user's entry, each escaped for its place.
+// In DN and in the filters, {login} stands for the login, {local} and {domain} for the parts before and after its last @. In
+// Groups.Filter, {dn} stands for the DN of the user's entry. Values are escaped.
 type LDAPOptions struct {
-	// URLs of servers with the same content, in order of preference: ldap://host:389, ldaps://host:636, ldapi:///path.
+	// URLs are servers with the same content, in order of preference: ldap://host:389, ldaps://host:636, ldapi:///path.
 	URLs []string
-	// StartTLS before anything else is said over ldap://. Without it ldap:// is taken for loopback only.
+	// StartTLS starts TLS on ldap:// before anything else is sent. Without it, ldap:// is allowed for loopback only.
 	StartTLS bool
-	// TLS of ldaps:// and StartTLS; its ServerName, where empty, is the host of the URL. nil: the system's authorities.
+	// TLS is for ldaps:// and StartTLS. If its ServerName is empty, it is the host of the URL. nil: the system's authorities.
 	TLS *tls.Config
 
-	// DN of a user: "uid={login},ou=people,dc=example,dc=com".
+	// DN is the DN of a user, such as "uid={login},ou=people,dc=example,dc=com".
 	DN string
-	// BindDN and BindPassword are whom we search as; empty: anonymous.
+	// BindDN and BindPassword are the account that searches; empty: anonymous.
 	BindDN, BindPassword string
-	// Base and Filter find a user below Base: "(&(objectClass=person)(uid={login}))".
+	// Base and Filter find a user below Base, such as "(&(objectClass=person)(uid={login}))".
 	Base, Filter string
 
-	// LoginAttribute of the entry is the login that is proved; empty: the login as it was given.
+	// LoginAttribute names the attribute of the entry that is the login in the Identity; "": the login that the client sent.
 	LoginAttribute string
-	// Attributes of the entry that become facts.
+	// Attributes are the attributes of the entry that become facts.
 	Attributes []string
 	Groups     LDAPGroups
 
-	// Timeout of a check at one server; 5 s.
+	// Timeout of a check at one server; 0: 5 s.
 	Timeout time.Duration
-	// Checks at once; 8. Each uses at most two connections, which are kept.
+	// Conns is how many checks may run at a time; 0: 8. Each uses at most two connections, which are kept open.
 	Conns int
-	// Cache of successes. With Base and Filter, the entry is looked up all the same, and only the bind is spared where it has
-	// not changed since; with DN it is for NewCached to remember.
+	// Cache is for successful checks with Base and Filter. The entry is searched for in any case, and the cache saves only the
+	// bind if the entry has not changed. It is not used with DN; use NewCached there.
 	Cache CacheOptions
-	// Logger hears of servers that fail; none.
+	// Logger gets a record of servers that fail; nil: nothing is logged.
 	Logger *slog.Logger
 }
 
-// LDAPGroups says where a user's groups are; all empty: nowhere.
+// LDAPGroups says where a user's groups are found; all empty: there are none.
 type LDAPGroups struct {
-	// Attribute of the user's entry: "memberOf". Values that are DNs right below Under become the value of their first RDN,
-	// and all others nothing; with Under empty, values are taken as they are.
+	// Attribute names an attribute of the user's entry, such as "memberOf". If Under is set, a value that is a DN directly below
+	// Under gives the value of its first RDN, and other values are ignored. If Under is empty, values are used unchanged.
 	Attribute, Under string
-	// Base and Filter find the groups' entries: "(member={dn})"; their Name attribute, "cn", is the group's name.
+	// Base and Filter find the entries of groups, such as "(member={dn})". Name is the attribute with the group's name; "": cn.
 	Base, Filter, Name string
 }
 
-// Bounds of what a directory may send.
+// Bounds of what a server may send.
 const (
-	ldapAnswer  = 4 << 20 // octets on a connection for one check
+	ldapAnswer  = 4 << 20 // bytes on a connection for one check
 	ldapEntries = maxGroups
 )
 
 const ldapName = "ldap" // of the backend
 
-// errServer marks errors after which the next server may know better.
+// errServer marks errors after which the next server is asked.
 var errServer = errors.New("LDAP server failed")
 
-// expand replaces {name} by its value, escaped for where it is put. Values are not expanded again.
+// expand replaces each {name} by its escaped value. Values are not expanded themselves.
 func expand(template string, values map[string]string, escape func(string) string) string {
 	var pairs []string
 	for name, v := range values {
@@ -83,8 +83,8 @@ func expand(template string, values map[string]string, escape func(string) strin
 	return strings.NewReplacer(pairs...).Replace(template)
 }
 
-// ldapServer is one server with its idle connections: those that searches use, bound as whom we search as, and those that are
-// bound as one user after another.
+// ldapServer is one server with its idle connections. Those in searches are bound as the account that searches, those in binds as
+// one user after another.
 type ldapServer struct {
 	o                *LDAPOptions
 	cache            *cache
@@ -97,7 +97,7 @@ type ldapServer struct {
 	binds, searches []*ldapConn
 }
 
-// ldapConn counts what comes in, because the library would take whatever length a server announces.
+// ldapConn bounds what is received, because the library accepts any length that a server announces.
 type ldapConn struct {
 	*ldap.Conn
 	limit *limitedConn
@@ -110,15 +110,15 @@ type limitedConn struct {
 
 func (c *limitedConn) Read(b []byte) (int, error) {
 	if c.left.Load() <= 0 {
-		return 0, errors.New("the server says more than it was asked for")
+		return 0, errors.New("the server sends too much")
 	}
 	n, err := c.Conn.Read(b)
 	c.left.Add(-int64(n))
 	return n, err
 }
 
-// with calls f with a connection of one kind. A kept one that turns out to be dead is replaced. Errors of the network, and those
-// that say that the server cannot answer, wrap errServer.
+// with calls f with a connection of one kind. If an idle connection turns out to be closed, f is called again with another.
+// Errors of the network, and those that say that the server cannot answer, wrap errServer.
 func (s *ldapServer) with(ctx context.Context, kind *[]*ldapConn, f func(*ldap.Conn) error) error {
 	for {
 		c, reused, err := s.take(ctx, kind)
@@ -134,7 +134,7 @@ func (s *ldapServer) with(ctx context.Context, kind *[]*ldapConn, f func(*ldap.C
 		}
 		c.Close()
 		if err == nil {
-			return nil // the answer was whole before ctx ended
+			return nil // the answer was complete before ctx ended
 		}
 		if reused && ctx.Err() == nil && !serverTrouble(err) {
 			continue
@@ -146,7 +146,7 @@ func (s *ldapServer) with(ctx context.Context, kind *[]*ldapConn, f func(*ldap.C
 	}
 }
 
-// serverTrouble says that the server answered, but that another may do better.
+// serverTrouble reports whether an error of the server is a reason to ask another one.
 func serverTrouble(err error) bool {
 	return ldap.IsErrorAnyOf(err, ldap.LDAPResultBusy, ldap.LDAPResultUnavailable, ldap.LDAPResultOperationsError, ldap.LDAPResultOther,
 		ldap.LDAPResultTimeLimitExceeded, ldap.LDAPResultProtocolError)
@@ -199,7 +199,7 @@ func (s *ldapServer) close() {
 	s.binds, s.searches = nil, nil
 }
 
-// dial connects, with TLS where it is to be.
+// dial connects, with TLS if the options ask for it.
 func (s *ldapServer) dial(ctx context.Context) (*ldapConn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, s.network, s.address)
 	if err != nil {
@@ -235,8 +235,8 @@ func (s *ldapServer) dial(ctx context.Context) (*ldapConn, error) {
 	return &ldapConn{l, c}, nil
 }
 
-// bindError is what the result of a user's bind means. All that the server says about this user is a refusal; the rest is
-// left for with to judge.
+// bindError returns the error for the result of a user's bind. A result about this user is ErrCredentials; other errors are
+// returned unchanged for with.
 func bindError(err error) error {
 	if ldap.IsErrorAnyOf(err, ldap.LDAPResultInvalidCredentials, ldap.LDAPResultNoSuchObject, ldap.LDAPResultInvalidDNSyntax,
 		ldap.LDAPResultInappropriateAuthentication, ldap.LDAPResultConstraintViolation, ldap.LDAPResultUnwillingToPerform,
@@ -246,17 +246,17 @@ func bindError(err error) error {
 	return err
 }
 
-// find looks for the user; nil where there is none. Several are nobody's password: the filter is wrong.
+// find searches for the entry of the user; nil if there is none. Several entries are an error, because the filter is wrong.
 func (s *ldapServer) find(c *ldap.Conn, values map[string]string) (*ldap.Entry, error) {
 	wanted := append([]string{"entryCSN", "modifyTimestamp"}, s.o.wanted()...)
 	found, err := s.search(c, s.o.Base, ldap.ScopeWholeSubtree, expand(s.o.Filter, values, ldap.EscapeFilter), wanted, 2)
 	switch {
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded) || len(found) > 1:
-		return nil, unavailable("ldap: the filter finds several entries for one login: make it unambiguous")
+		return nil, unavailable("ldap: the filter finds several entries for one login; make it unambiguous")
 	case err != nil || len(found) == 0:
 		return nil, err
 	case found[0].DN == "":
-		return nil, unavailable("ldap: the entry found has an empty DN, as whom anybody may bind")
+		return nil, unavailable("ldap: the entry has an empty DN, with which every bind succeeds")
 	}
 	return found[0], nil
 }
@@ -269,7 +269,7 @@ func (s *ldapServer) search(c *ldap.Conn, base string, scope int, filter string,
 	return r.Entries, nil
 }
 
-// wanted are the attributes of the user's entry that are read.
+// wanted returns the attributes of the user's entry that are read.
 func (o *LDAPOptions) wanted() (names []string) {
 	for _, name := range append([]string{o.LoginAttribute, o.Groups.Attribute}, o.Attributes...) {
 		if name != "" {
@@ -279,7 +279,7 @@ func (o *LDAPOptions) wanted() (names []string) {
 	return names
 }
 
-// identity is what user's entry says, and the groups found beside it.
+// identity returns the identity in user's entry, with the groups that are found elsewhere.
 func (s *ldapServer) identity(c *ldap.Conn, user *ldap.Entry, values map[string]string) (Identity, error) {
 	o, attributes := s.o, facts{}
 	id := Identity{Login: values["login"], Backend: ldapName}
@@ -308,7 +308,7 @@ func (s *ldapServer) identity(c *ldap.Conn, user *ldap.Entry, values map[string]
 	}
 	found, err := s.search(c, o.Groups.Base, ldap.ScopeWholeSubtree, expand(o.Groups.Filter, filter, ldap.EscapeFilter), []string{o.Groups.Name}, ldapEntries)
 	if err != nil {
-		// Never half of the groups: a rule may forbid by group as well as allow.
+		// Never return only some of the groups, because a rule may refuse a group as well as allow one.
 		return Identity{}, unavailable("ldap: groups of %s: %w", user.DN, err)
 	}
 	for _, e := range found {
@@ -319,7 +319,7 @@ func (s *ldapServer) identity(c *ldap.Conn, user *ldap.Entry, values map[string]
 	return id.inGroups(id.Groups)
 }
 
-// groupsOf makes names of the values of a group attribute.
+// groupsOf returns the names of groups in the values of a group attribute.
 func groupsOf(values []string, under string) (names []string) {
 	parent, err := ldap.ParseDN(under)
 	for _, v := range values {

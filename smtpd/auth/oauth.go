@@ -17,8 +17,8 @@ import (
 	"github.com/lestrrat-go/jwx/v3/jws"
 )
 
-// Algorithms of JWT signatures that can be allowed, and those that are if nothing else is said. All are asymmetric: a key set is
-// public, and what is public signs nothing (RFC 8725 §3.1).
+// Algorithms are the algorithms of JWT signatures that can be allowed, and defaultAlgorithms those that are by default. All are
+// asymmetric, because key sets are public and a public key must not be able to sign (RFC 8725 §3.1).
 var (
 	Algorithms        = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 	defaultAlgorithms = []string{"RS256", "PS256", "ES256", "EdDSA"}
@@ -28,40 +28,39 @@ var (
 type OAuthOptions struct {
 	// Keys is a file or URL with a JSON Web Key Set, for tokens that are JWTs.
 	Keys string
-	// Algorithms that are taken; RS256, PS256, ES256, EdDSA.
+	// Algorithms are the allowed ones; empty: RS256, PS256, ES256, EdDSA.
 	Algorithms []string
-	// Introspection is the URL of RFC 7662, for tokens that only the provider can read.
+	// Introspection is the introspection URL (RFC 7662), for tokens that only the provider can read.
 	Introspection          string
 	ClientID, ClientSecret string // for Introspection
 
 	Claims Claims
 	Hint   string         // URL for BearerHint.Discovery
 	Roots  *x509.CertPool // authorities of the provider's certificate; nil: the system's
-	// Timeout of one request; 5 s.
+	// Timeout of one request; 0: 5 s.
 	Timeout time.Duration
-	// Now is the clock; time.Now.
+	// Now is the clock; nil: time.Now.
 	Now func() time.Time
-	// Logger hears of reloads; none.
+	// Logger gets a record of each reload; nil: nothing is logged.
 	Logger *slog.Logger
 }
 
-// OAuth is a Backend for OAuth 2.0 bearer tokens. Nothing is remembered of them. Make one with OpenOAuth; it is safe for concurrent
-// use.
+// OAuth is a Backend for OAuth 2.0 bearer tokens. It remembers no tokens. Make one with OpenOAuth; it is safe for concurrent use.
 type OAuth struct {
 	options OAuthOptions
 	keys    *keySet // nil: introspection
 	fetch   *fetcher
-	slots   chan struct{} // introspections under way
+	slots   chan struct{} // bounds the introspections under way
 }
 
-// OpenOAuth checks the options, and reads a key set that is a file. A URL is not asked before the first login: a provider that is
-// down keeps nobody's server from starting.
+// OpenOAuth checks the options, and reads a key set that is a file. A key set at a URL is fetched at the first login, so that the
+// server starts while the provider is down.
 func OpenOAuth(o OAuthOptions) (*OAuth, error) {
 	if (o.Keys == "") == (o.Introspection == "") {
-		return nil, errors.New("OAuth needs a key set or an introspection URL, and not both")
+		return nil, errors.New("OAuth needs either a key set or an introspection URL")
 	}
 	if o.Keys != "" && (o.Claims.Issuer == "" || len(o.Claims.Audience) == 0) {
-		return nil, errors.New("OAuth by key set needs issuer and audience: a token for somebody else's service would do as well")
+		return nil, errors.New("OAuth with a key set needs issuer and audience; without them a token for another service would be accepted")
 	}
 	for _, u := range []string{o.Keys, o.Introspection} {
 		if remote(u) {
@@ -75,7 +74,7 @@ func OpenOAuth(o OAuthOptions) (*OAuth, error) {
 	}
 	for _, a := range o.Algorithms {
 		if !slices.Contains(Algorithms, a) {
-			return nil, fmt.Errorf("%q is no algorithm that is taken; one of %s", a, strings.Join(Algorithms, ", "))
+			return nil, fmt.Errorf("the algorithm %q is not supported; use one of %s", a, strings.Join(Algorithms, ", "))
 		}
 	}
 	if o.Now == nil {
@@ -97,7 +96,7 @@ func OpenOAuth(o OAuthOptions) (*OAuth, error) {
 // Name implements Backend.
 func (a *OAuth) Name() string { return "oauth" }
 
-// Password implements Backend: no password proves anything here.
+// Password implements Backend. It accepts no password.
 func (a *OAuth) Password(context.Context, string, string) (Identity, error) {
 	return Identity{}, ErrCredentials
 }
@@ -108,7 +107,7 @@ func (a *OAuth) Mechanisms() []string { return []string{OAuthBearer, XOAuth2} }
 // Hint implements Bearer.
 func (a *OAuth) Hint() BearerHint { return BearerHint{a.options.Claims.Scope, a.options.Hint} }
 
-// Paths of files that were read, for whoever watches them.
+// Paths returns the files that were read, so that the caller can watch them.
 func (a *OAuth) Paths() []string {
 	if a.keys != nil && a.keys.fetch == nil {
 		return []string{a.keys.source}
@@ -116,8 +115,8 @@ func (a *OAuth) Paths() []string {
 	return nil
 }
 
-// Reload reads a key set that is a file again; when anything is wrong with it, nothing changes. One that comes from a URL is
-// fetched at the next login.
+// Reload reads a key set that is a file again. If the file has a mistake, nothing changes, and the error says what it is. A key
+// set from a URL is fetched at the next login.
 func (a *OAuth) Reload() error {
 	if a.keys == nil {
 		return nil
@@ -132,7 +131,7 @@ func (a *OAuth) Reload() error {
 // Token implements Bearer.
 func (a *OAuth) Token(ctx context.Context, token string) (Identity, error) {
 	if !bearerToken(token) {
-		return Identity{}, reason("this is no bearer token")
+		return Identity{}, reason("this is not a bearer token")
 	}
 	if a.keys == nil {
 		return a.introspect(ctx, token)
@@ -148,27 +147,28 @@ func (a *OAuth) Token(ctx context.Context, token string) (Identity, error) {
 	return a.options.Claims.identity(set, a.Name(), a.options.Now(), true)
 }
 
-// bearerToken is b64token of RFC 6750 §2.1.
+// bearerToken reports whether s is a b64token of RFC 6750 §2.1.
 func bearerToken(s string) bool {
 	body := strings.TrimRight(s, "=")
 	return body != "" && strings.Trim(body, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/") == ""
 }
 
-// verify checks the signature of a JWT and returns its payload. What the library says of a token is not passed on: it quotes.
+// verify checks the signature of a JWT and returns its payload. It does not pass on the library's errors, because they quote the
+// token.
 func (a *OAuth) verify(ctx context.Context, token string) ([]byte, error) {
 	if strings.Count(token, ".") != 2 {
-		return nil, reason("the token is no signed JWT")
+		return nil, reason("the token is not a signed JWT")
 	}
 	msg, err := jws.Parse([]byte(token), jws.WithCompact())
 	if err != nil || len(msg.Signatures()) != 1 {
-		return nil, reason("the token is no signed JWT")
+		return nil, reason("the token is not a signed JWT")
 	}
 	head := msg.Signatures()[0].ProtectedHeaders()
 	alg, there := head.Algorithm()
 	if !there || !slices.Contains(a.options.Algorithms, alg.String()) {
-		return nil, reason("the token is signed by an algorithm that is not allowed")
+		return nil, reason("the token is signed with an algorithm that is not allowed")
 	}
-	if head.Has(jws.CriticalKey) { // RFC 7515 §4.1.11: none that we understand
+	if head.Has(jws.CriticalKey) { // none is supported, so all are refused (RFC 7515 §4.1.11)
 		return nil, reason("the token has critical extensions")
 	}
 	kid, _ := head.KeyID()
@@ -197,7 +197,7 @@ func (a *OAuth) introspect(ctx context.Context, token string) (Identity, error) 
 		return Identity{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	// RFC 6749 §2.3.1 encodes both before they are joined.
+	// RFC 6749 §2.3.1 encodes both before they are joined by a colon.
 	req.SetBasicAuth(url.QueryEscape(a.options.ClientID), url.QueryEscape(a.options.ClientSecret))
 	body, err := a.fetch.do(req)
 	if err != nil {
@@ -205,7 +205,7 @@ func (a *OAuth) introspect(ctx context.Context, token string) (Identity, error) 
 	}
 	set, err := parseClaims(body)
 	if err != nil {
-		return Identity{}, fmt.Errorf("%w: %s answers with what is no JSON object", ErrUnavailable, a.options.Introspection)
+		return Identity{}, fmt.Errorf("%w: %s does not answer with a JSON object", ErrUnavailable, a.options.Introspection)
 	}
 	switch active, ok := set["active"].(bool); {
 	case !ok:
@@ -216,7 +216,7 @@ func (a *OAuth) introspect(ctx context.Context, token string) (Identity, error) 
 	return a.options.Claims.identity(set, a.Name(), a.options.Now(), false)
 }
 
-// bearerFailure is what a client is told by OAUTHBEARER (RFC 7628 §3.2.2).
+// bearerFailure is what a client gets when OAUTHBEARER fails (RFC 7628 §3.2.2).
 type bearerFailure struct {
 	Status    string `json:"status"`
 	Schemes   string `json:"schemes,omitempty"`
@@ -224,7 +224,7 @@ type bearerFailure struct {
 	Discovery string `json:"openid-configuration,omitempty"`
 }
 
-// Failure is the JSON that a client is told whose token was refused with err, by OAUTHBEARER or by XOAUTH2.
+// Failure returns the JSON that a client gets when its token is refused with err, for OAUTHBEARER or XOAUTH2.
 func (h BearerHint) Failure(mechanism string, err error) []byte {
 	f := bearerFailure{Status: "invalid_token", Scope: h.Scope, Discovery: h.Discovery}
 	switch {
@@ -233,6 +233,6 @@ func (h BearerHint) Failure(mechanism string, err error) []byte {
 	case errors.Is(err, ErrScope):
 		f.Status = "insufficient_scope"
 	}
-	text, _ := json.Marshal(f) // strings always marshal
+	text, _ := json.Marshal(f) // strings can always be encoded
 	return text
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
-// maxPeople bounds a certificate map, in octets.
+// maxPeople bounds a certificate map, in bytes.
 const maxPeople = 64 << 20
 
 // person is one entry of a certificate map.
@@ -19,12 +19,12 @@ type person struct {
 	attributes map[string][]string
 }
 
-// identity shares groups and attributes with the table: callers only read them.
+// identity shares groups and attributes with the table, so callers must not change them.
 func (p *person) identity(backend string) Identity {
 	return Identity{Login: p.login, Backend: backend, Groups: p.groups, Attributes: p.attributes}
 }
 
-// readPeople reads
+// readPeople reads a certificate map, by fingerprint and name:
 //
 //	certificates:
 //	  "email:alice@example.com": alice
@@ -68,7 +68,7 @@ func readPerson(n yamldoc.Node) *person {
 			return
 		}
 		if p.login, ok = Login(text); !ok {
-			n.Fail("this login cannot be used", fmt.Sprintf("write 1 to %d octets without spaces or control characters", MaxLogin))
+			n.Fail("this login cannot be used", fmt.Sprintf("write 1 to %d bytes without spaces or control characters", MaxLogin))
 		}
 	}
 	if !n.IsMap() {
@@ -81,40 +81,40 @@ func readPerson(n yamldoc.Node) *person {
 		"attributes": func(n yamldoc.Node) { p.attributes = readAttributes(n) },
 	})
 	if p.login == "" && !hasKey(n, "login") {
-		n.Fail("has no login", "add login: and who the certificate is")
+		n.Fail("has no login", "add login: and the login of the certificate's owner")
 	}
 	return p
 }
 
-// checkPersonKey gives the canonical key of an entry, or says what is wrong with it.
+// checkPersonKey returns the canonical key of an entry, or what is wrong with it.
 func checkPersonKey(kind, value string) (key, problem string) {
 	switch kind {
 	case "sha256":
-		digits := strings.ToLower(strings.ReplaceAll(value, ":", "")) // as openssl x509 -fingerprint has it
+		digits := strings.ToLower(strings.ReplaceAll(value, ":", "")) // openssl x509 -fingerprint writes colons
 		if b, err := hex.DecodeString(digits); err != nil || len(b) != 32 {
-			return "", "this is no SHA-256 fingerprint"
+			return "", "this is not a SHA-256 fingerprint"
 		}
 		return "sha256:" + digits, ""
 	case "email":
 		if at := strings.LastIndexByte(value, '@'); at < 1 || at == len(value)-1 {
-			return "", "this is no mail address"
+			return "", "this is not a mail address"
 		}
 	case "dns":
 		if value == "" || strings.ContainsAny(value, "*/@ ") {
-			return "", "this is no host name"
+			return "", "this is not a host name"
 		}
 	case "uri":
 		if u, err := url.Parse(value); err != nil || u.Scheme == "" {
-			return "", "this is no URI"
+			return "", "this is not a URI"
 		}
 	default:
-		return "", "names no certificate"
+		return "", "does not name a certificate"
 	}
 	return personKey(kind, value), ""
 }
 
-// personKey compares as RFC 5280 §7 does: host names without regard to case, the local part of an address with it. URIs are
-// compared as they are.
+// personKey returns a key that is the same for names that RFC 5280 §7 considers equal: host names in lower case, the local part of
+// an address unchanged, URIs unchanged.
 func personKey(kind, name string) string {
 	switch kind {
 	case "dns":

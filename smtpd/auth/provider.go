@@ -20,10 +20,10 @@ import (
 	"github.com/postern-mail/postern/internal/tlsprofile"
 )
 
-// maxAnswer bounds what a provider may answer, in octets.
+// maxAnswer bounds a response of a provider, in bytes.
 const maxAnswer = 1 << 20
 
-// fetcher asks an OAuth provider over HTTPS. Redirects are not followed: they are how a request ends up elsewhere.
+// fetcher asks an OAuth provider over HTTPS. It does not follow redirects, which could lead to another host.
 type fetcher struct {
 	client *http.Client
 }
@@ -40,12 +40,12 @@ func newFetcher(timeout time.Duration, roots *x509.CertPool) *fetcher {
 	}}
 }
 
-// do wants 200 and returns the body.
+// do sends a request and returns the body of a response with status 200.
 func (f *fetcher) do(req *http.Request) ([]byte, error) {
 	req.Header.Set("Accept", "application/json")
 	resp, err := f.client.Do(req)
 	if err != nil {
-		var u *url.Error // its text has the URL, which is ours, and no body
+		var u *url.Error // its text has the configured URL, and no body
 		if errors.As(err, &u) && u.Timeout() {
 			return nil, fmt.Errorf("%w: %s does not answer in time", ErrUnavailable, req.URL.Redacted())
 		}
@@ -59,7 +59,7 @@ func (f *fetcher) do(req *http.Request) ([]byte, error) {
 	case resp.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("%w: %s answers %s", ErrUnavailable, req.URL.Redacted(), resp.Status)
 	case len(body) > maxAnswer:
-		return nil, fmt.Errorf("%w: %s answers more than %d octets", ErrUnavailable, req.URL.Redacted(), maxAnswer)
+		return nil, fmt.Errorf("%w: %s answers with more than %d bytes", ErrUnavailable, req.URL.Redacted(), maxAnswer)
 	}
 	return body, nil
 }
@@ -72,53 +72,53 @@ func (f *fetcher) get(ctx context.Context, url string) ([]byte, error) {
 	return f.do(req)
 }
 
-// CheckProviderURL says what is wrong with the URL of an OAuth provider: https, or http to this machine.
+// CheckProviderURL checks the URL of an OAuth provider. It must be https://, or http:// to this machine.
 func CheckProviderURL(text string) error {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Host == "" || u.Opaque != "" || u.Fragment != "":
-		return errors.New("this is no URL; write https://idp.example.com/path")
+		return errors.New("this is not a URL; write https://idp.example.com/path")
 	case u.User != nil:
-		return errors.New("a login stands in the URL; write client_id and client_secret_file instead")
+		return errors.New("the URL contains a login; write client_id and client_secret_file instead")
 	case u.Scheme == "https":
 		return nil
 	case u.Scheme != "http":
-		return fmt.Errorf("%s:// is not read; write https://", u.Scheme)
+		return fmt.Errorf("%s:// is not supported; write https://", u.Scheme)
 	}
 	if netaddr.IsLoopback(u.Hostname()) {
 		return nil
 	}
-	return errors.New("http:// is for this machine alone: whoever is on the way could make keys up; write https://")
+	return errors.New("http:// is for this machine only, because keys could be changed on the way; write https://")
 }
 
 // Life of a key set that came over the network.
 const (
-	keysFresh    = time.Hour        // then it is fetched again; a key that was taken out ends within this time
-	keysStale    = 24 * time.Hour   // while the provider is down, the old ones are good for this long
-	keysInterval = 30 * time.Second // between two fetches, whatever key ids clients come up with
+	keysFresh    = time.Hour        // after it, the set is fetched again; a removed key is accepted until then
+	keysStale    = 24 * time.Hour   // how long old keys are used while the provider is down
+	keysInterval = 30 * time.Second // least time between two fetches, whatever key ids clients send
 	maxKeys      = 256
 )
 
-// keySet holds a provider's public keys: a file's, or a URL's. It has no goroutine; a login for which there is no key fetches them
-// and others wait with it; a login that finds them old fetches them while others go on with the old ones.
+// keySet holds a provider's public keys, from a file or a URL. It has no goroutine. A login whose key is missing fetches the set,
+// and others that need it wait. A login that finds the set old fetches it, while others use the old one.
 type keySet struct {
 	source string
 	fetch  *fetcher // nil: source is a file
 	now    func() time.Time
 
-	fetching sync.Mutex // held over a fetch
+	fetching sync.Mutex // held during a fetch
 
 	mu     sync.Mutex
 	keys   jwk.Set
-	at     time.Time // of keys
+	at     time.Time // when keys were read
 	tried  time.Time
-	failed error // of the last fetch
+	failed error // why the last fetch failed; nil: it did not
 }
 
-// remote says that a source is no file.
+// remote reports whether a source is a URL and not a file.
 func remote(source string) bool { return strings.Contains(source, "://") }
 
-// reload reads the file again, or lets the next login fetch.
+// reload reads the file again, or makes the next login fetch the URL.
 func (k *keySet) reload() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -138,18 +138,18 @@ func (k *keySet) reload() error {
 	return nil
 }
 
-// parseKeys wants public keys only: what a client may know, it could sign with.
+// parseKeys reads a key set. It refuses private and symmetric keys: a client that knows the set could sign with them.
 func parseKeys(data []byte) (jwk.Set, error) {
 	set, err := jwk.Parse(data)
 	if err != nil {
-		return nil, errors.New("this is no JSON Web Key Set (RFC 7517)")
+		return nil, errors.New("this is not a JSON Web Key Set (RFC 7517)")
 	}
 	if n := set.Len(); n == 0 || n > maxKeys {
-		return nil, fmt.Errorf("a key set with %d keys; from 1 to %d are read", n, maxKeys)
+		return nil, fmt.Errorf("the key set has %d keys and must have 1 to %d", n, maxKeys)
 	}
 	for i := range set.Len() {
 		key, _ := set.Key(i)
-		// A key of a kind that is not known here is passed over (RFC 7517 §5): it fits no algorithm.
+		// A key of an unknown kind is skipped (RFC 7517 §5), because it fits no algorithm.
 		if private, _ := jwk.IsPrivateKey(key); private || key.KeyType() == jwa.OctetSeq() {
 			return nil, fmt.Errorf("key %d of the set is private or symmetric; give the provider's public keys", i+1)
 		}
@@ -157,7 +157,7 @@ func parseKeys(data []byte) (jwk.Set, error) {
 	return set, nil
 }
 
-// find gives the key of kid for alg. An unknown kid fetches the set again, but not more often than keysInterval.
+// find returns the key with the id kid for alg. For an unknown kid it fetches the set again, at most once in keysInterval.
 func (k *keySet) find(ctx context.Context, kid string, alg jwa.SignatureAlgorithm) (jwk.Key, error) {
 	key, age := k.lookup(kid, alg)
 	switch {
@@ -175,16 +175,16 @@ func (k *keySet) find(ctx context.Context, kid string, alg jwa.SignatureAlgorith
 	defer k.mu.Unlock()
 	switch {
 	case k.keys == nil || k.fetch != nil && age >= keysStale:
-		return nil, fmt.Errorf("%w: no keys: %w", ErrUnavailable, k.failed)
-	case key == nil && k.failed != nil: // it may be a new one
-		return nil, fmt.Errorf("%w: unknown key, and no newer keys: %w", ErrUnavailable, k.failed)
+		return nil, fmt.Errorf("%w: there are no keys: %w", ErrUnavailable, k.failed)
+	case key == nil && k.failed != nil: // it may be a new key
+		return nil, fmt.Errorf("%w: the key is unknown, and newer keys cannot be fetched: %w", ErrUnavailable, k.failed)
 	case key == nil:
 		return nil, reason("the token is signed by an unknown key")
 	}
 	return key, nil
 }
 
-// refresh fetches, unless it has just been done. fetching is held.
+// refresh fetches the set, unless that was done a moment ago. The caller holds fetching.
 func (k *keySet) refresh(ctx context.Context) {
 	k.mu.Lock()
 	now := k.now()
@@ -196,7 +196,7 @@ func (k *keySet) refresh(ctx context.Context) {
 	if recent {
 		return
 	}
-	// Others wait for this answer, too: it does not hang on whether this client stays.
+	// Other logins wait for this response, too, so it must not end with this client's connection.
 	data, err := k.fetch.get(context.WithoutCancel(ctx), k.source)
 	var set jwk.Set
 	if err == nil {
@@ -211,7 +211,7 @@ func (k *keySet) refresh(ctx context.Context) {
 	}
 }
 
-// lookup wants the kid, or without one the only key that alg can use, and says how old the set is.
+// lookup returns the key with the id kid or, if kid is empty, the only key that fits alg. age is the age of the set.
 func (k *keySet) lookup(kid string, alg jwa.SignatureAlgorithm) (found jwk.Key, age time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -225,14 +225,14 @@ func (k *keySet) lookup(kid string, alg jwa.SignatureAlgorithm) (found jwk.Key, 
 			continue
 		}
 		if found != nil {
-			return nil, age // two: which of them is not ours to guess
+			return nil, age // several keys fit, and nothing says which one it is
 		}
 		found = key
 	}
 	return found, age
 }
 
-// usable says whether a key is for signatures by alg.
+// usable reports whether a key is for signatures with alg.
 func usable(key jwk.Key, alg jwa.SignatureAlgorithm) bool {
 	if use, there := key.KeyUsage(); there && use != string(jwk.ForSignature) {
 		return false

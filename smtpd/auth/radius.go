@@ -22,32 +22,32 @@ import (
 	"layeh.com/radius/rfc2869"
 )
 
-// RADIUSOptions configure a RADIUS backend; zero fields but Servers and Secret mean the defaults.
+// RADIUSOptions configure a RADIUS backend. Zero fields but Servers and Secret mean the defaults.
 type RADIUSOptions struct {
-	// Servers as host:port, asked in order of preference.
+	// Servers are host:port, in order of preference.
 	Servers []string
-	// Secret that is shared with all of them.
+	// Secret is the shared secret of all servers.
 	Secret string
-	// NASIdentifier is who we say we are; "postern".
+	// NASIdentifier is the name that is sent to servers; "": postern.
 	NASIdentifier string
-	// Attributes of an Access-Accept that become facts: Filter-Id, Class and the other names below, a type's number, or
+	// Attributes are the attributes of an Access-Accept that become facts: one of radiusNames, the number of a type, or
 	// vendor.type for Vendor-Specific.
 	Attributes []string
-	// Groups is the one of them that names groups, comma-separated; none.
+	// Groups is the attribute with the groups, separated by commas; "": none.
 	Groups string
-	// Timeout of one try; 2 s.
+	// Timeout of one try; 0: 2 s.
 	Timeout time.Duration
-	// Tries at each server; 3.
+	// Tries at each server; 0: 3.
 	Tries int
-	// Conns is how many checks may be under way; 64.
+	// Conns is how many checks may run at a time; 0: 64.
 	Conns int
-	// Logger hears of servers that do not answer and of packets that are not right; none.
+	// Logger gets a record of servers that do not answer and of packets that are dropped; nil: nothing is logged.
 	Logger *slog.Logger
 }
 
-// RADIUS is a Backend that asks by PAP (RFC 2865). Message-Authenticator (RFC 2869 §5.14) stands first in every request, and an
-// answer without a right one is dropped, as is all that a listener on the way could have made (Blast-RADIUS, CVE-2024-3596). Make
-// one with NewRADIUS; it is safe for concurrent use. Each check has a socket of its own.
+// RADIUS is a Backend that asks RADIUS servers by PAP (RFC 2865). Message-Authenticator (RFC 2869 §5.14) is the first attribute of
+// every request, and an answer without a valid one is dropped, because an attacker on the network could have made it (Blast-RADIUS,
+// CVE-2024-3596). Make one with NewRADIUS; it is safe for concurrent use. Each check has a socket of its own.
 type RADIUS struct {
 	o      RADIUSOptions
 	secret []byte
@@ -56,20 +56,20 @@ type RADIUS struct {
 	first  atomic.Int32 // the server that answered last
 }
 
-// radiusKind is which attribute is meant.
+// radiusKind identifies an attribute.
 type radiusKind struct {
 	vendor uint32 // 0: none
 	kind   radius.Type
 }
 
-// radiusNames are the text attributes that servers use for what they know of a user.
+// radiusNames are the text attributes that servers use for facts about a user.
 var radiusNames = map[string]radius.Type{
 	"Filter-Id": rfc2865.FilterID_Type, "Class": rfc2865.Class_Type, "Reply-Message": rfc2865.ReplyMessage_Type,
 	"Callback-Id": rfc2865.CallbackID_Type, "Connect-Info": rfc2869.ConnectInfo_Type, "Configuration-Token": rfc2869.ConfigurationToken_Type,
 	"User-Name": rfc2865.UserName_Type,
 }
 
-// maxRADIUSPassword is what fits (RFC 2865 §5.2).
+// maxRADIUSPassword is the longest password that fits into a request (RFC 2865 §5.2).
 const maxRADIUSPassword = 128
 
 // NewRADIUS checks the options. It does not connect.
@@ -80,15 +80,15 @@ func NewRADIUS(o RADIUSOptions) (*RADIUS, error) {
 	}
 	r := &RADIUS{o: o, secret: []byte(o.Secret), kinds: map[string]radiusKind{}, slots: make(slots, o.Conns)}
 	if len(o.Servers) == 0 {
-		return nil, errors.New("radius: no server")
+		return nil, errors.New("radius: the servers are missing")
 	}
 	for _, s := range o.Servers {
 		if host, port, err := net.SplitHostPort(s); err != nil || host == "" || port == "" {
-			return nil, fmt.Errorf("radius: %q is no server: write host:1812", s)
+			return nil, fmt.Errorf("radius: %q is not a server; write host:1812", s)
 		}
 	}
 	if len(o.Secret) < 16 {
-		return nil, errors.New("radius: the secret is shorter than 16 octets, and so can be guessed from one packet: use openssl rand -hex 16")
+		return nil, errors.New("radius: the secret is shorter than 16 bytes and could be guessed from one packet; use openssl rand -hex 16")
 	}
 	for _, name := range append(slices.Clone(o.Attributes), o.Groups) {
 		if name == "" {
@@ -96,7 +96,7 @@ func NewRADIUS(o RADIUSOptions) (*RADIUS, error) {
 		}
 		kind, ok := parseRADIUSKind(name)
 		if !ok {
-			return nil, fmt.Errorf("radius: attribute %q is not known: write its number, or vendor.type", name)
+			return nil, fmt.Errorf("radius: attribute %q is not known; write its number, or vendor.type", name)
 		}
 		r.kinds[name] = kind
 	}
@@ -151,7 +151,7 @@ func (r *RADIUS) Password(ctx context.Context, login, password string) (Identity
 	return Identity{}, unavailable("radius: %w", failed)
 }
 
-// judge is what a server's answer means. Only an Access-Accept is a success.
+// judge returns the result of a server's answer. Only an Access-Accept is a success.
 func (r *RADIUS) judge(p *radius.Packet, login string) (Identity, error) {
 	switch p.Code {
 	case radius.CodeAccessAccept:
@@ -172,7 +172,7 @@ func (r *RADIUS) judge(p *radius.Packet, login string) (Identity, error) {
 	return Identity{}, unavailable("radius: the server answered %s", p.Code)
 }
 
-// collect adds the values of one attribute. What is no text becomes hexadecimal.
+// collect adds the values of one attribute. A value that is not text is added in hexadecimal.
 func (r *RADIUS) collect(p *radius.Packet, name string, each func(value string)) {
 	kind := r.kinds[name]
 	add := func(value []byte) {
@@ -204,7 +204,7 @@ func (r *RADIUS) collect(p *radius.Packet, name string, each func(value string))
 	}
 }
 
-// request is an Access-Request, with Message-Authenticator as its first attribute.
+// request returns an Access-Request with Message-Authenticator as its first attribute.
 func (r *RADIUS) request(ctx context.Context, login string, password []byte) (*radius.Packet, []byte, error) {
 	p := radius.New(radius.CodeAccessRequest, r.secret)
 	p.Add(rfc2869.MessageAuthenticator_Type, make([]byte, md5.Size))
@@ -225,11 +225,11 @@ func (r *RADIUS) request(ctx context.Context, login string, password []byte) (*r
 	}
 	mac := hmac.New(md5.New, r.secret)
 	mac.Write(wire)
-	mac.Sum(wire[22:22]) // over itself as zeroes; header 20, type and length 2
+	mac.Sum(wire[22:22]) // computed with zeros in its place; the header has 20 bytes, type and length have 2
 	return p, wire, nil
 }
 
-// ask sends the request to one server until there is an answer that is the server's.
+// ask sends the request to one server until a valid answer comes, or all tries have failed.
 func (r *RADIUS) ask(ctx context.Context, server, login string, password []byte) (*radius.Packet, error) {
 	request, wire, err := r.request(ctx, login, password)
 	if err != nil {
@@ -243,7 +243,7 @@ func (r *RADIUS) ask(ctx context.Context, server, login string, password []byte)
 	buffer := make([]byte, radius.MaxPacketLength+1)
 	var last error
 	for range r.o.Tries {
-		// A retransmission is the same packet, so that the server knows it as such (RFC 5080 §2.2.1).
+		// A retransmission is the same packet, so that the server recognises it (RFC 5080 §2.2.1).
 		answer, err := r.try(ctx, conn, wire, buffer, request)
 		if err == nil {
 			return answer, nil
@@ -252,7 +252,7 @@ func (r *RADIUS) ask(ctx context.Context, server, login string, password []byte)
 			break
 		}
 		if !errors.Is(err, context.DeadlineExceeded) {
-			select { // refused at once: nobody listens there now
+			select { // refused at once, because nothing listens there now
 			case <-time.After(r.o.Timeout / 10):
 			case <-ctx.Done():
 			}
@@ -261,7 +261,7 @@ func (r *RADIUS) ask(ctx context.Context, server, login string, password []byte)
 	return nil, last
 }
 
-// try sends once, and waits. A packet that is not right is not the server's word: it is dropped, and the wait goes on.
+// try sends the request once and waits for an answer. An invalid packet is dropped, because it may not be the server's.
 func (r *RADIUS) try(ctx context.Context, conn net.Conn, wire, buffer []byte, request *radius.Packet) (*radius.Packet, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.o.Timeout)
 	defer cancel()
@@ -291,7 +291,7 @@ func isTimeout(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
-// verify parses an answer and checks all that makes it one to this request.
+// verify parses a packet and checks that it is an answer to this request.
 func (r *RADIUS) verify(b, wire []byte, request *radius.Packet) (*radius.Packet, error) {
 	if len(b) > radius.MaxPacketLength {
 		return nil, errors.New("too long")
@@ -302,10 +302,10 @@ func (r *RADIUS) verify(b, wire []byte, request *radius.Packet) (*radius.Packet,
 	}
 	b = b[:int(b[2])<<8|int(b[3])]
 	if p.Identifier != request.Identifier {
-		return nil, errors.New("an answer to something else")
+		return nil, errors.New("it answers another request")
 	}
 	if !radius.IsAuthenticResponse(b, wire, r.secret) {
-		return nil, errors.New("its authenticator is wrong: another secret, or another sender")
+		return nil, errors.New("its authenticator is wrong; the secret or the sender is not the right one")
 	}
 	checked := slices.Clone(b)
 	copy(checked[4:20], request.Authenticator[:])
@@ -321,7 +321,7 @@ func (r *RADIUS) verify(b, wire []byte, request *radius.Packet) (*radius.Packet,
 		clear(checked[at+2 : at+2+md5.Size])
 	}
 	if said == nil {
-		return nil, errors.New("it has no Message-Authenticator: make the server send it (CVE-2024-3596)")
+		return nil, errors.New("it has no Message-Authenticator; configure the server to send it (CVE-2024-3596)")
 	}
 	mac := hmac.New(md5.New, r.secret)
 	mac.Write(checked)

@@ -296,7 +296,7 @@ func TestRADIUSTriesAgain(t *testing.T) {
 
 func TestRADIUSOptions(t *testing.T) {
 	for want, o := range map[string]RADIUSOptions{
-		"no server":             {Secret: radiusSecret},
+		"servers are missing":   {Secret: radiusSecret},
 		"shorter than 16":       {Servers: []string{"a:1812"}, Secret: "short"},
 		"write host:1812":       {Servers: []string{"a"}, Secret: radiusSecret},
 		`"Nonsense" is not`:     {Servers: []string{"a:1"}, Secret: radiusSecret, Attributes: []string{"Nonsense"}},

@@ -14,20 +14,19 @@ import (
 	"time"
 )
 
-// RecentLogins remembers for a short while who has logged in elsewhere, and from which address: what "POP before SMTP" goes by.
-// It authenticates nobody. It says that somebody at an address had a password a while ago; behind one address there may be a
-// household, a company or a carrier's customers, and whoever takes over an address takes over its fact. Policy decides what
-// that is worth.
+// RecentLogins remembers for a short while who has logged in elsewhere, and from which address, for "POP before SMTP". It
+// authenticates nobody. It only says that somebody at an address had a password a while ago: many people may share an address,
+// and an address may pass to others. Policies decide what that is worth.
 //
-// The zero value is ready. It is safe for concurrent use and bounded whatever comes.
+// The zero value is ready for use. It is safe for concurrent use, and its memory is bounded.
 type RecentLogins struct {
-	// Life of a login; 10 minutes.
+	// Life is how long a login is remembered; 0: 10 minutes.
 	Life time.Duration
-	// Entries at most; 65,536 (about 10 MB). A full table drops what is over, then any entry.
+	// Entries is how many logins are remembered; 0: 65,536 (about 10 MB). A full table drops expired entries first, then any.
 	Entries int
-	// Now is the clock; time.Now.
+	// Now is the clock; nil: time.Now.
 	Now func() time.Time
-	// Logger hears of what could not be read, by Serve; none.
+	// Logger gets a record of notices that Serve drops; nil: nothing is logged.
 	Logger *slog.Logger
 
 	mu   sync.Mutex
@@ -39,12 +38,12 @@ type recentLogin struct {
 	at    time.Time
 }
 
-// Add remembers that login was proved from addr. An IPv6 address counts alone: its /64 may hold other people.
+// Add remembers that login was proved from addr. An IPv6 address is remembered itself, because others may share its /64.
 func (r *RecentLogins) Add(addr netip.Addr, login string) error {
 	login, ok := Login(login)
 	addr = addr.Unmap().WithZone("")
 	if !ok || !addr.IsValid() || addr.IsUnspecified() {
-		return errors.New("this is no address and login")
+		return errors.New("this is not an address and a login")
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -59,7 +58,7 @@ func (r *RecentLogins) Add(addr netip.Addr, login string) error {
 	return nil
 }
 
-// Last is who logged in last from addr, and how long ago.
+// Last returns the login that was last proved from addr, and how long ago that was.
 func (r *RecentLogins) Last(addr netip.Addr) (login string, age time.Duration, ok bool) {
 	addr = addr.Unmap().WithZone("")
 	r.mu.Lock()
@@ -97,11 +96,11 @@ func (r *RecentLogins) now() time.Time {
 	return time.Now()
 }
 
-// maxNotice is how long a notice may be, in octets: an address, a space and a login.
+// maxNotice bounds a notice, in bytes: an address, a space and a login.
 const maxNotice = 64 + MaxLogin
 
-// ListenRecent opens the unix datagram socket at path, on which notices come. Whoever may write to it is believed: mode is for
-// the group of the server that tells, and nobody else. A socket that was left behind is replaced.
+// ListenRecent opens the unix datagram socket at path, which receives notices. Every process that may write to it is trusted, so
+// mode should let only the group of the reporting server write. A socket that a process left behind is replaced.
 func ListenRecent(path string, mode os.FileMode) (*net.UnixConn, error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
 		if c, err := net.Dial("unixgram", path); err == nil {
@@ -123,8 +122,8 @@ func ListenRecent(path string, mode os.FileMode) (*net.UnixConn, error) {
 	return c, nil
 }
 
-// Serve takes notices from c until ctx ends, and closes it: one datagram is one login, "address login", with or without a line
-// end. What is anything else is dropped, and counted in the log once a minute. The caller owns the goroutine it runs on.
+// Serve reads notices from c until ctx ends, and closes c. A notice is one datagram, "address login", with or without a line end.
+// Others are dropped, and their number is logged once a minute. The caller owns the goroutine that it runs on.
 func (r *RecentLogins) Serve(ctx context.Context, c *net.UnixConn) error {
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
@@ -146,7 +145,7 @@ func (r *RecentLogins) Serve(ctx context.Context, c *net.UnixConn) error {
 			continue
 		}
 		if dropped++; r.now().Sub(told) >= time.Minute {
-			log.Warn("notices of logins elsewhere are not right and were dropped", "count", dropped, "want", "address login")
+			log.Warn("invalid notices of logins elsewhere were dropped", "count", dropped, "want", "address login")
 			dropped, told = 0, r.now()
 		}
 	}

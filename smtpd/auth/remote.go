@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// slots bound how many checks of one backend are under way, and so its connections.
+// slots bound how many checks of a backend run at a time, and so its connections.
 type slots chan struct{}
 
 // take waits for a slot until ctx ends.
@@ -27,17 +27,17 @@ func (s slots) take(ctx context.Context) error {
 
 func (s slots) give() { <-s }
 
-// unavailable is an error that is nobody's wrong password.
+// unavailable returns an ErrUnavailable.
 func unavailable(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, fmt.Errorf(format, args...))
 }
 
-// factText says whether s, from a server that is not ours, may become a fact.
+// factText reports whether a text from a server may become a fact.
 func factText(s string) bool {
 	return s != "" && len(s) <= maxWord && utf8.ValidString(s) && strings.IndexFunc(s, unicode.IsControl) < 0
 }
 
-// facts are attributes from a server that is not ours, bounded. What is no text is left out.
+// facts are attributes from a server. Their number and size are bounded, and values that are not text are left out.
 type facts map[string][]string
 
 func (f facts) add(name, value string) {
@@ -62,21 +62,21 @@ func words(values []string) (out []string) {
 	return out
 }
 
-// inGroups gives id groups. Never a part of them: a rule may forbid by group as well as allow.
+// inGroups adds groups to id. Too many groups are an error and are not cut, because a rule may refuse a group as well as allow one.
 func (id Identity) inGroups(groups []string) (Identity, error) {
 	if len(groups) > maxGroups {
-		return Identity{}, unavailable("%s: %s is in more than %d groups, and all have to be looked at: have the server give fewer", id.Backend, id.Login, maxGroups)
+		return Identity{}, unavailable("%s: %s is in more than %d groups; make the server send fewer", id.Backend, id.Login, maxGroups)
 	}
 	id.Groups = groups
 	return id, nil
 }
 
-// isReset says that the other side had closed the connection before we wrote to it.
+// isReset reports whether err means that the server had closed the connection before the request was written.
 func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// until makes reads and writes end with ctx. The function that it returns ends that.
+// until makes reads and writes on c end with ctx, until the function that it returns is called.
 func until(ctx context.Context, c net.Conn) (release func()) {
 	deadline, _ := ctx.Deadline()
 	c.SetDeadline(deadline)

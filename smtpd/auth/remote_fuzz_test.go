@@ -182,7 +182,7 @@ func FuzzRADIUS(f *testing.F) {
 		}
 		p, err := r.verify(append(slices.Clone(b), padding...), wire, request)
 		if fits := len(b)+len(padding) <= radius.MaxPacketLength; fits && radiusAttributes(attributes) != (err == nil) || !fits && err == nil {
-			t.Fatalf("%q with %d octets behind it: %v", b, len(padding), err)
+			t.Fatalf("%q with %d bytes behind it: %v", b, len(padding), err)
 		}
 		changed := slices.Clone(b)
 		changed[int(bit/8)%len(b)] ^= 1 << (bit % 8)

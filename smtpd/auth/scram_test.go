@@ -40,7 +40,7 @@ func TestScramVerifier(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := HashScram(bytes.NewReader(nil), "pencil"); err == nil {
-		t.Error("a salt without random octets")
+		t.Error("a salt without random bytes")
 	}
 	salt, key := "W22ZaJ0SNY7soEsUEjb6gQ==", "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
 	for bad, why := range map[string]string{
@@ -55,8 +55,8 @@ func TestScramVerifier(t *testing.T) {
 		"SCRAM-SHA-256$04096:" + salt + "$" + key + ":" + key:         "plain number",
 		"SCRAM-SHA-256$4e3:" + salt + "$" + key + ":" + key:           "plain number",
 		"SCRAM-SHA-256$-1:" + salt + "$" + key + ":" + key:            "-1 iterations",
-		"SCRAM-SHA-256$4096:$" + key + ":" + key:                      "salt has 0 octets",
-		"SCRAM-SHA-256$4096:" + salt + "$" + key[:40] + ":" + key:     "StoredKey has 30 octets",
+		"SCRAM-SHA-256$4096:$" + key + ":" + key:                      "salt has 0 bytes",
+		"SCRAM-SHA-256$4096:" + salt + "$" + key[:40] + ":" + key:     "StoredKey has 30 bytes",
 		"SCRAM-SHA-256$4096:" + salt + "$" + key + ":" + key[:43]:     "ServerKey is not base64",
 		"SCRAM-SHA-256$4096:" + salt + "$" + key + ":" + key + "AAAA": "ServerKey is too long",
 		"SCRAM-SHA-256$4096:!$" + key + ":" + key:                     "salt is not base64",

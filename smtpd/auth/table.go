@@ -13,32 +13,32 @@ import (
 // Bounds of a users file.
 const (
 	maxUsersFile  = 256 << 20
-	maxGroups     = 1024 // of one login; also where they come from a server
+	maxGroups     = 1024 // of one login, also from a server
 	maxAttributes = 64
 	maxValues     = 64
 	maxWord       = 255
 )
 
-// table is one reading of a users file: immutable but for its cache of recent successes, which the next one takes over.
+// table is the content of a users file. It is immutable but for its cache, which the next table takes over.
 type table struct {
 	users    map[string]*user
 	decoy    hash       // of the most common kind
-	scram    *scramHash // an example of the most common kind of verifier; nil: nobody has one
-	allScram bool       // everybody has
+	scram    *scramHash // an example of the most common kind of verifier; nil: there is none
+	allScram bool       // every user has a verifier
 	cache    *cache
 }
 
-// user is one line of it.
+// user is one user of a users file.
 type user struct {
 	hash       hash
-	print      string // 16 octets that stand for the hash's text: they differ where it does
+	print      string // 16 bytes that identify the hash's text
 	groups     []string
 	attributes map[string][]string
 }
 
 // readTable reads and checks a users file. The error is yamldoc.Findings.
 func readTable(path string, maxMemory uint32) (*table, error) {
-	doc, err := yamldoc.ReadSecretFile(path, maxUsersFile) // a hash is worth guessing at
+	doc, err := yamldoc.ReadSecretFile(path, maxUsersFile) // findings must not quote hashes
 	if err != nil {
 		return nil, err
 	}
@@ -52,11 +52,11 @@ func buildTable(doc *yamldoc.Doc, maxMemory uint32) (*table, error) {
 		n.Each(func(name string, n yamldoc.Node) {
 			login, ok := Login(name)
 			if !ok {
-				n.Fail("this login cannot be used", fmt.Sprintf("write 1 to %d octets without spaces or control characters", MaxLogin))
+				n.Fail("this login cannot be used", fmt.Sprintf("write 1 to %d bytes without spaces or control characters", MaxLogin))
 				return
 			}
 			if other, twice := spelt[login]; twice {
-				n.Fail("is the same login as "+other, "keep one: the case of letters does not tell logins apart")
+				n.Fail("is the same login as "+other, "keep one; logins that differ only in case are the same")
 				return
 			}
 			spelt[login] = strings.TrimPrefix(n.Key(), "users.")
@@ -76,8 +76,8 @@ func buildTable(doc *yamldoc.Doc, maxMemory uint32) (*table, error) {
 	return t, nil
 }
 
-// readUser reads a hash alone, or a mapping with password, groups and attributes. A user with findings has a nil hash, but
-// then the whole file is refused.
+// readUser reads a single hash, or a mapping with password, groups and attributes. A user with findings may have a nil hash; the
+// whole file is refused then.
 func readUser(n yamldoc.Node, maxMemory uint32) *user {
 	u := &user{}
 	if !n.IsMap() {
@@ -90,7 +90,7 @@ func readUser(n yamldoc.Node, maxMemory uint32) *user {
 		"attributes": func(n yamldoc.Node) { u.attributes = readAttributes(n) },
 	})
 	if u.hash == nil && !hasKey(n, "password") {
-		n.Fail("has no password", "add password: and a hash as postern passwd prints it")
+		n.Fail("has no password", "add password: with a hash that postern passwd prints")
 	}
 	return u
 }
@@ -99,7 +99,7 @@ func readAttributes(n yamldoc.Node) map[string][]string {
 	attributes := map[string][]string{}
 	n.Each(func(name string, n yamldoc.Node) {
 		if len(attributes) == maxAttributes || len(name) > maxWord {
-			n.Fail("one attribute too many, or its name too long", fmt.Sprintf("at most %d of %d octets", maxAttributes, maxWord))
+			n.Fail("there are too many attributes, or a name is too long", fmt.Sprintf("write at most %d, with names of at most %d bytes", maxAttributes, maxWord))
 			return
 		}
 		attributes[name] = readWords(n, maxValues)
@@ -113,7 +113,7 @@ func hasKey(n yamldoc.Node, want string) (found bool) {
 }
 
 func readHash(n yamldoc.Node, maxMemory uint32) (h hash, fingerprint string) {
-	const mend = "write a hash as postern passwd prints it"
+	const mend = "write a hash that postern passwd prints"
 	if n.Empty() {
 		n.Fail("has no password hash", mend)
 		return nil, ""
@@ -135,7 +135,7 @@ func readWords(n yamldoc.Node, max int) []string {
 	var words []string
 	n.List(true, func(i int, n yamldoc.Node) {
 		if i == max {
-			n.Fail("one value too many", fmt.Sprintf("at most %d are read", max))
+			n.Fail("there are too many values", fmt.Sprintf("write at most %d", max))
 		}
 		if w, ok := n.Text(maxWord); ok && i < max {
 			words = append(words, w)
@@ -144,8 +144,8 @@ func readWords(n yamldoc.Node, max int) []string {
 	return words
 }
 
-// commonest is a hash of the kind that most users have, of those kinds that count: an unknown login then costs what most known
-// ones do. Where there is none it is what HashPassword makes.
+// commonest returns a hash of the most common kind among those that count, so that an unknown login costs as much as most known
+// ones. If there is none, it returns one of the kind that HashPassword makes.
 func (t *table) commonest(counts func(hash) bool) hash {
 	count, example := map[string]int{}, map[string]hash{}
 	for _, u := range t.users {

@@ -11,28 +11,28 @@ import (
 	"github.com/postern-mail/postern/internal/netaddr"
 )
 
-// Throttle counts failed logins by client address (IPv6: by /64) and by login, and says how long the next try must wait and
-// when to hang up. Counts halve with time. An address that has lately proved a login is never held up on that login, so
-// that nobody can lock a user out by guessing at the account.
+// Throttle counts failed logins by client address (IPv6: by /64) and by login. It says how long the next try must wait, and when
+// to close the connection. Counts halve with time. An address that has lately proved a login is never delayed for that login, so
+// that an attacker who guesses cannot lock the user out.
 //
-// The zero value is ready; nil never throttles. It is safe for concurrent use and bounded whatever comes.
+// The zero value is ready for use; nil never delays. It is safe for concurrent use, and its memory is bounded.
 type Throttle struct {
-	// HalfLife of a count; 5 minutes.
+	// HalfLife of a count; 0: 5 minutes.
 	HalfLife time.Duration
-	// Free is how many failures cost nothing; 2.
+	// Free is how many failures cause no delay; 0: 2.
 	Free int
-	// MaxDelay before a try; 8 s. It begins at a sixteenth of that and doubles with each failure.
+	// MaxDelay is the longest delay before a try; 0: 8 s. Delays begin at a sixteenth of it and double with each failure.
 	MaxDelay time.Duration
-	// Refuse is the count from which an address is refused without a check; 30. A login is never refused, only slowed.
+	// Refuse is the count from which an address is refused without a check; 0: 30. A login is never refused, only delayed.
 	Refuse int
-	// Waiting is how many tries from one address may be under way at once where more than Free have failed; 4. More are refused:
-	// guesses in parallel would wait in parallel, and their connections would be all there are.
+	// Waiting is how many tries from one address may be under way, after more than Free have failed; 0: 4. Further ones are
+	// refused, because guesses in parallel would wait in parallel and use up the connections.
 	Waiting int
-	// Entries at most in each of the tables; 65,536 (about 5 MB).
+	// Entries bounds each of the tables; 0: 65,536 (about 5 MB).
 	Entries int
-	// Exempt addresses are not counted: a webmail or a proxy behind which everybody comes. Their logins still are.
+	// Exempt addresses are not counted, such as a webmail server or a proxy that many users share. Logins from there are.
 	Exempt []netip.Prefix
-	// Now is the clock; time.Now.
+	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 
 	mu     sync.Mutex
@@ -43,7 +43,7 @@ type Throttle struct {
 	held   map[key]int // tries that wait, by address
 }
 
-// key is a keyed hash of an address, a login, or both: of one size however long a login is.
+// key is a keyed hash of an address, a login, or both. Its size is the same for every login.
 type key uint64
 
 type count struct {
@@ -51,10 +51,10 @@ type count struct {
 	at    time.Time
 }
 
-// proofLife is how long an address that has proved a login is trusted with it.
+// proofLife is how long an address that has proved a login is not delayed for it.
 const proofLife = 24 * time.Hour
 
-// Delay says how long to wait before a try of login from addr is checked.
+// Delay returns how long a try of login from addr must wait.
 func (t *Throttle) Delay(addr netip.Addr, login string) time.Duration {
 	if t == nil {
 		return 0
@@ -77,7 +77,7 @@ func (t *Throttle) Delay(addr netip.Addr, login string) time.Duration {
 	return min(longest, time.Duration(float64(longest)/16*math.Exp2(min(over-1, 8))))
 }
 
-// Refused says that so many tries from addr have failed that the connection is to be closed instead of checking another.
+// Refused reports whether so many tries from addr have failed that the connection must be closed without another check.
 func (t *Throttle) Refused(addr netip.Addr, login string) bool {
 	if t == nil {
 		return false
@@ -89,8 +89,8 @@ func (t *Throttle) Refused(addr netip.Addr, login string) bool {
 	return ok && t.score(k, now) >= float64(cmp.Or(t.Refuse, 30)) && !t.trusts(addr, login, now)
 }
 
-// Hold counts a try of login from addr among those under way, until release is called. Not ok: there are as many as may be. An
-// address that has proved the login is not counted, and one of which no more than Free have failed is not bounded.
+// Hold counts a try of login from addr as under way, until release is called. ok is false if there are too many already. Tries
+// from an address that has proved the login are not counted, and an address with no more than Free failures is not bounded.
 func (t *Throttle) Hold(addr netip.Addr, login string) (release func(), ok bool) {
 	if t == nil {
 		return func() {}, true
@@ -118,7 +118,7 @@ func (t *Throttle) Hold(addr netip.Addr, login string) (release func(), ok bool)
 	}, true
 }
 
-// Trusts says that addr has proved login within a day.
+// Trusts reports whether addr has proved login within a day.
 func (t *Throttle) Trusts(addr netip.Addr, login string) bool {
 	if t == nil {
 		return false
@@ -128,8 +128,7 @@ func (t *Throttle) Trusts(addr netip.Addr, login string) bool {
 	return t.trusts(addr, login, t.now())
 }
 
-// Failures are those that have been counted of late, for the address and for the login, rounded. An address that is exempt
-// has none.
+// Failures returns the present counts of failures for the address and for the login, rounded. An exempt address has none.
 func (t *Throttle) Failures(addr netip.Addr, login string) (ofAddr, ofLogin int) {
 	if t == nil {
 		return 0, 0
@@ -143,7 +142,7 @@ func (t *Throttle) Failures(addr netip.Addr, login string) (ofAddr, ofLogin int)
 	return ofAddr, int(math.Round(t.score(t.login(login), now)))
 }
 
-// Failed counts a failed try. ErrUnavailable is none.
+// Failed counts a failed try. ErrUnavailable is not a failed try.
 func (t *Throttle) Failed(addr netip.Addr, login string) {
 	if t == nil {
 		return
@@ -157,8 +156,8 @@ func (t *Throttle) Failed(addr netip.Addr, login string) {
 	}
 }
 
-// Succeeded remembers that addr has proved login. The address's own count stays: one account of one's own must not buy
-// guesses at others.
+// Succeeded remembers that addr has proved login. The count of the address stays, because a login with one's own account must not
+// allow more guesses at others.
 func (t *Throttle) Succeeded(addr netip.Addr, login string) {
 	if t == nil {
 		return
@@ -174,7 +173,7 @@ func (t *Throttle) Succeeded(addr netip.Addr, login string) {
 	}
 }
 
-// Proved says whether anybody has proved login within a day.
+// Proved reports whether any address has proved login within a day.
 func (t *Throttle) Proved(login string) bool {
 	if _, ok := Login(login); t == nil || !ok {
 		return false
@@ -200,7 +199,7 @@ func (t *Throttle) trusts(addr netip.Addr, login string, now time.Time) bool {
 	return ok && now.Sub(at) < proofLife
 }
 
-// score of k, decayed to now.
+// score returns the count of k at the time now.
 func (t *Throttle) score(k key, now time.Time) float64 {
 	c, ok := t.counts[k]
 	if !ok {
@@ -216,11 +215,11 @@ func (t *Throttle) add(k key, now time.Time) {
 	if _, there := t.counts[k]; !there && len(t.counts) >= 2*cmp.Or(t.Entries, 1<<16) {
 		t.makeRoom(now)
 	}
-	// Beyond any threshold a higher count only lasts longer; bounded, it is forgiven within hours.
+	// A count beyond all thresholds only lasts longer. The bound makes it decay within hours.
 	t.counts[k] = count{min(t.score(k, now)+1, 4*float64(cmp.Or(t.Refuse, 30))), now}
 }
 
-// makeRoom drops the lowest of a few counts: who floods the table with new names drives out the new names.
+// makeRoom drops the lowest of a few counts, so that a flood of new names drives out the new names.
 func (t *Throttle) makeRoom(now time.Time) {
 	const look = 32
 	var victim key
@@ -245,12 +244,12 @@ func (t *Throttle) login(login string) key {
 	if canonical, ok := Login(login); ok {
 		login = canonical
 	} else {
-		login = "" // all that are no logins count as one
+		login = "" // all invalid logins count as one
 	}
 	return t.hash("login\x00" + login)
 }
 
-// addr is false for an address that is not counted.
+// addr returns the key of an address, or false if the address is not counted.
 func (t *Throttle) addr(a netip.Addr) (key, bool) {
 	a = a.Unmap()
 	if !a.IsValid() {

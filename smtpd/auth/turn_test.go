@@ -10,7 +10,7 @@ import (
 // TestStrangersLetOthersGoFirst: a stranger's check begins when nobody with trust is inside, or after courtesy.
 func TestStrangersLetOthersGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var c calm
+		var c activity
 		begin := time.Now()
 		c.wait(context.Background(), courtesy) // nobody is inside
 		first, second := c.enter(), c.enter()

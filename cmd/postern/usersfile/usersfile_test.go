@@ -97,7 +97,7 @@ func TestNewFileAndLink(t *testing.T) {
 func TestLeftAlone(t *testing.T) {
 	for name, c := range map[string]struct{ text, login, want string }{
 		"flow":    {"users: {bob: '" + other + "'}\n", "alice", "paste"},
-		"broken":  {"users:\n  bob: secret\n", "alice", "users.yaml:2:8: users.bob: this is no password hash"},
+		"broken":  {"users:\n  bob: secret\n", "alice", "users.yaml:2:8: users.bob: this is not a password hash"},
 		"literal": {"users:\n  alice: |\n    " + other + "\n", "alice", "by hand"},
 		"ended":   {"users:\n  bob: " + other + "\n...\n", "alice", "paste"},
 	} {
