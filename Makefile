@@ -21,7 +21,7 @@ lint: ## gofmt, vet, staticcheck, and functions that nothing calls
 rego: ## the default bundle with stock OPA alone
 	$(GO) tool opa fmt --fail --list policies
 	$(GO) tool opa check --strict --schema policies/schemas/input.json policies
-	$(GO) tool opa test policies
+	$(GO) tool opa test --timeout 60s policies
 
 vuln: ## known vulnerabilities in what the program calls; ends with 4 where no database could be asked
 	.ci/vuln

@@ -12,8 +12,8 @@ import (
 	"github.com/postern-mail/postern/engine"
 )
 
-// TestChecked: `postern check` has nothing to say about the default bundle, nor about it with a recipe of the cookbook
-// beside it, tests included. Data that a recipe asks the operator for is not in the bundle.
+// TestChecked: `postern check` has no findings in the default bundle, alone and with each recipe of the cookbook, tests
+// included. Data that a recipe asks the operator for is not in the bundle.
 func TestChecked(t *testing.T) {
 	recipes := cookbook(t)
 	recipes["none"] = nil

@@ -11,7 +11,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/format"
 )
 
-// TestCookbook runs every recipe of docs/how-to/cookbook.md as a reader would: its files beside the rules of the default bundle.
+// TestCookbook runs every recipe of docs/how-to/cookbook.md as a reader would, with its files added to the default bundle.
 func TestCookbook(t *testing.T) {
 	recipes := cookbook(t)
 	if len(recipes) < 20 {
@@ -49,8 +49,8 @@ func TestCookbook(t *testing.T) {
 	}
 }
 
-// cookbook is the recipes by their title: file names in the bundle and texts. A file is a block of Rego whose first line
-// names it.
+// cookbook returns the files of each recipe, by the title of the recipe and then by name in the bundle. A file is a block of
+// Rego whose first line is its name.
 func cookbook(t *testing.T) map[string]map[string][]byte {
 	t.Helper()
 	doc, err := os.ReadFile("../docs/how-to/cookbook.md")

@@ -15,8 +15,8 @@ import (
 	"github.com/postern-mail/postern/policies"
 )
 
-// TestDocumentSchema holds schemas/documents/operator.json against documents that are right, among them the one that
-// docs/reference/default-policy.md shows, and against what people get wrong.
+// TestDocumentSchema: schemas/documents/operator.json accepts valid documents, among them the one in
+// docs/reference/default-policy.md, and refuses common mistakes.
 func TestDocumentSchema(t *testing.T) {
 	schema := documentSchema(t)
 	doc, err := os.ReadFile("../docs/reference/default-policy.md")
@@ -66,7 +66,7 @@ func TestDocumentSchema(t *testing.T) {
 	}
 }
 
-// TestSettingsAreDescribed: the rules, the schema and docs/reference/default-policy.md know the same settings.
+// TestSettingsAreDescribed: rules, schema and docs/reference/default-policy.md have the same settings.
 func TestSettingsAreDescribed(t *testing.T) {
 	properties := documentSchema(t)["properties"].(map[string]any)["settings"].(map[string]any)["properties"].(map[string]any)
 	var inSchema, inRego, inDocs []string
@@ -110,7 +110,7 @@ func documentSchema(t *testing.T) map[string]any {
 	return schema
 }
 
-// matches says whether a YAML document satisfies a schema, as OPA's own validator sees it.
+// matches reports whether OPA's validator finds that a YAML document satisfies a schema.
 func matches(t *testing.T, schema map[string]any, text string) bool {
 	t.Helper()
 	var document any

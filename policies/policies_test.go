@@ -23,7 +23,7 @@ import (
 	"github.com/postern-mail/postern/policies"
 )
 
-// TestRego runs the bundle's own tests on what is embedded, and holds their coverage.
+// TestRego runs the tests of the embedded bundle and checks their coverage.
 func TestRego(t *testing.T) {
 	tracer := cover.New()
 	modules := parse(t, embedded(t))
@@ -45,7 +45,7 @@ func TestRego(t *testing.T) {
 	}
 }
 
-// TestOperatorDataDoesNotBreakTests: a gate runs the bundle's tests with the operator's documents merged over its data.
+// TestOperatorDataDoesNotBreakTests: the tests pass with an operator's documents merged over the data, as they run before activation.
 func TestOperatorDataDoesNotBreakTests(t *testing.T) {
 	documents := map[string]any{
 		"senders":  map[string]any{"alice": []any{"bob@example.com", "@sub.example.org"}, "mallory": []any{"alice@example.com"}},
@@ -55,7 +55,7 @@ func TestOperatorDataDoesNotBreakTests(t *testing.T) {
 	run(t, parse(t, embedded(t)), documents, nil, "")
 }
 
-// TestWritten: formatted as OPA formats, strict, tests beside their files.
+// TestWritten: files are formatted by OPA, compile in strict mode, and have their tests in the same directory.
 func TestWritten(t *testing.T) {
 	files := embedded(t)
 	for name, text := range files {
@@ -75,8 +75,8 @@ func TestWritten(t *testing.T) {
 	}
 }
 
-// TestDescribed: packages are named after their directories, stage packages have no public rules but the decision sets, and
-// public rules say what they are for.
+// TestDescribed: packages are named after their directories, the only public rules of stage packages are decision sets, and
+// public rules have a description.
 func TestDescribed(t *testing.T) {
 	modules := parse(t, embedded(t))
 	described := map[string]bool{}
@@ -114,7 +114,7 @@ func TestDescribed(t *testing.T) {
 	}
 }
 
-// TestEmbedded: what is embedded is what is on disk, and stock OPA reads it as a bundle.
+// TestEmbedded: the embedded files are those on disk, and stock OPA reads them as a bundle.
 func TestEmbedded(t *testing.T) {
 	for _, root := range []string{".manifest", "data.yaml", "postern", "schemas"} {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -147,7 +147,7 @@ func TestEmbedded(t *testing.T) {
 	}
 }
 
-// embedded Rego files by their name in the bundle.
+// embedded returns the embedded Rego files by their name in the bundle.
 func embedded(t *testing.T) map[string][]byte {
 	t.Helper()
 	files := map[string][]byte{}
@@ -164,7 +164,7 @@ func embedded(t *testing.T) map[string][]byte {
 	return files
 }
 
-// inputSchema is the schema of input, for the compiler's type checks.
+// inputSchema returns the schema of input, for the compiler's type checks.
 func inputSchema(t *testing.T) *ast.SchemaSet {
 	t.Helper()
 	text, err := fs.ReadFile(policies.FS, "schemas/input.json")
@@ -193,12 +193,12 @@ func parse(t *testing.T, files map[string][]byte) map[string]*ast.Module {
 	return modules
 }
 
-// data of the bundle itself, without an operator's.
+// data returns the data of the bundle, without an operator's.
 func data() map[string]any {
 	return map[string]any{"senders": map[string]any{}, "groups": map[string]any{}, "settings": map[string]any{}}
 }
 
-// run runs the tests whose names match filter ("" all), with failing builtins as errors, and says how many there were.
+// run runs the tests whose names match filter ("": all), with failing builtins as errors, and returns their number.
 func run(t *testing.T, modules map[string]*ast.Module, documents map[string]any, tracer *cover.Cover, filter string) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

@@ -11,33 +11,33 @@ import data.postern.lib.settings
 
 # METADATA
 # title: Reasons to accept
-# description: The right under which the envelope sender is used. What no rule allows is refused.
+# description: The right by which the login may use the envelope sender. Without a right, MAIL is rejected.
 allow contains _right.why if input.auth.login
 
-# The null sender is for notifications; the header's originators are judged all the same.
+# The null sender is for notifications. The message stage still checks the originators in the header.
 allow contains "null sender" if {
 	input.envelope.from.null == true
 	input.auth.login
 	settings.null_sender
 }
 
-# What the server cannot know here is decided when the message is there.
+# If the login is not known yet, the message stage decides.
 allow contains "decided at the message" if {
-	"auth" in input.unknown # by the index: most transactions do not get any further here
+	"auth" in input.unknown # indexed, so most transactions skip this rule
 	not input.auth.login
 	senders.who == "unknown"
 }
 
 allow contains "not a submission" if {
-	data.settings.require_auth == false # what settings.require_auth says, by the index
+	data.settings.require_auth == false # the same as settings.require_auth, but indexed
 	not input.auth.login
 	senders.who == "nobody"
 	settings.require_auth == false
 }
 
 # METADATA
-# title: Reasons to refuse
-# description: Why the client may not submit with this envelope sender, and how to mend it.
+# title: Reasons to reject
+# description: Why the client may not submit with this envelope sender, and what to do about it.
 reject contains {
 	"rule": "mail.authentication-required",
 	"code": 530,
@@ -127,7 +127,7 @@ reject contains {
 	settings.allow_dotless_domains == false
 }
 
-# The right under which the envelope sender is used; undefined where there is none.
+# The right by which the login may use the envelope sender, undefined if there is none.
 _right := senders.right(input.envelope.from.key, input.envelope.from.domain)
 
 _without_right if {

@@ -2,8 +2,8 @@
 # scope: package
 # title: The message
 # description: |
-#   Whose message it is, and whether all readers would agree on that. Every originator in the header has to be the
-#   login's. The repairs are in repair.rego, the rules about Sender in sender.rego.
+#   Whose message it is, and whether every mail program reads that the same way. Every originator in the header must
+#   belong to the login. The repairs are in repair.rego, the rules about Sender in sender.rego.
 # custom:
 #   rfc: RFC 6409 sections 6.1 and 8, RFC 5322 section 3.6
 package postern.message
@@ -13,7 +13,7 @@ import data.postern.lib.settings
 
 # METADATA
 # title: Reasons to accept
-# description: The rights under which the authors are used. What no rule allows is refused.
+# description: The rights by which the login may use the authors' addresses. Without them, the message is rejected.
 allow contains why if {
 	input.auth.login
 	_envelope_yours
@@ -24,22 +24,22 @@ allow contains why if {
 }
 
 allow contains "made on the mail host" if {
-	"auth" in input.unknown # by the index: most transactions do not get any further here
+	"auth" in input.unknown # indexed, so most transactions skip this rule
 	not input.auth.login
 	senders.who == "unknown"
 	settings.allow_local
 }
 
 allow contains "not a submission" if {
-	data.settings.require_auth == false # what settings.require_auth says, by the index
+	data.settings.require_auth == false # the same as settings.require_auth, but indexed
 	not input.auth.login
 	senders.who == "nobody"
 	settings.require_auth == false
 }
 
 # METADATA
-# title: Reasons to refuse
-# description: What about the message is not the login's, or not clear, and how to mend it.
+# title: Reasons to reject
+# description: What does not belong to the login or is ambiguous, and what to do about it.
 reject contains {
 	"rule": "message.authentication-required",
 	"code": 530,
@@ -71,7 +71,7 @@ reject contains {
 } if {
 	some ambiguity in input.message.ambiguous
 	not settings.ambiguous_allow[ambiguity.kind]
-	not _blind[ambiguity.field] # it does not leave
+	not _blind[ambiguity.field] # the field is removed
 	_submission
 }
 
@@ -109,7 +109,7 @@ reject contains _refusal("message.resent-not-yours", resender, "a Resent field")
 	input.auth.login
 }
 
-# Mail that the rules of submission are for.
+# Whether the rules for submission apply.
 _submission if input.auth.login
 
 _submission if {
@@ -124,7 +124,7 @@ _authors_yours if {
 	_resenders_yours
 }
 
-# The rights under which the authors are used, one each.
+# The rights by which the login may use the authors' addresses, one for each author.
 _rights := [right |
 	some author in input.message.from
 	right := senders.right(author.key, author.domain)

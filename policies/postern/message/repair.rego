@@ -5,8 +5,8 @@ import data.postern.lib.settings
 # METADATA
 # title: Repairs
 # description: |
-#   What a submission server completes before a message leaves: Date, Message-ID, a destination field, domains; and what it
-#   takes out: Bcc.
+#   What is added to a message before it is relayed: Date, Message-ID, a destination field and missing domains. Bcc is
+#   removed.
 # custom:
 #   rfc: RFC 6409 sections 8.1 to 8.3 and 5.1, RFC 5322 sections 3.6.1 to 3.6.4
 edit contains {"op": "add_header", "name": "Date", "value": input.message.generated.date} if {
@@ -19,7 +19,7 @@ edit contains {"op": "add_header", "name": "Message-ID", "value": input.message.
 	_submission
 }
 
-# Bcc does not count as a destination: it does not leave.
+# Bcc does not count as a destination, because it is removed.
 edit contains {"op": "add_header", "name": "To", "value": "undisclosed-recipients:;"} if {
 	not input.message.header.to
 	not input.message.header.cc
@@ -66,10 +66,10 @@ edit contains {"op": "add_recipient", "address": concat("", [address, _at_domain
 
 _bare_recipients := {input.envelope.to[i].address | input.envelope.to[i].domain == ""}
 
-# Undefined where no domain is configured.
+# Undefined if no domain is configured.
 _at_domain := concat("", ["@", settings.domain]) if settings.domain != ""
 
 _blind := {"bcc", "resent-bcc"}
 
-# Fields that another edit removes or replaces as a whole.
+# Fields that another edit removes or replaces.
 _gone := _blind | {"sender" | _sender_replaced}

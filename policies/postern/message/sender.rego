@@ -3,17 +3,17 @@ package postern.message
 import data.postern.lib.senders
 import data.postern.lib.settings
 
-# Sender says who really sent a message that somebody else wrote (RFC 5322 section 3.6.2, RFC 6409 section 8.1):
+# Sender names who sent a message that another person wrote (RFC 5322 section 3.6.2, RFC 6409 section 8.1):
 #
-#   the authors are          without Sender         with a Sender that is the login's    with anybody else's
-#   the login's, one         left                   left                                 replaced
-#   the login's, several     ambiguous              left                                 replaced
-#   on behalf of             added                  left                                 replaced
+#   the authors are          without Sender         Sender belongs to the login          Sender is another user's
+#   the login's, one         unchanged              unchanged                            replaced
+#   the login's, several     ambiguous              unchanged                            replaced
+#   on behalf of             added                  unchanged                            replaced
 #
-# settings.sender "refuse" refuses instead of replacing; "leave" does, and adds nothing either. A Sender that is not the
-# login's never leaves.
+# With settings.sender "refuse", the message is rejected instead of Sender replaced; "leave" is the same, and adds no
+# Sender. A Sender that does not belong to the login is never relayed.
 
-# One edit adds where there is none, replaces, and removes what a second reader might find.
+# One edit adds a missing Sender, replaces one, and removes further Sender fields.
 edit contains {"op": "replace_header", "name": "Sender", "value": senders.primary} if _sender_replaced
 
 reject contains {
@@ -44,7 +44,7 @@ reject contains {
 	not senders.primary
 }
 
-# Whether the login may use an address as its own.
+# Whether the login may send as an address.
 _signs(mailbox) if senders.right(mailbox.key, mailbox.domain).as == "send-as"
 
 _sender_foreign if {

@@ -3,7 +3,7 @@ package postern.message_test
 import data.postern.fixture_test as fixture
 import data.postern.message
 
-# What becomes of Sender: the edits of that field, and why the message is refused.
+# The edits of Sender, and the rules that reject the message.
 _sender(authors, sender, mode) := {"edit": edit, "reject": _decide_with(request, settings).reject} if {
 	request := fixture.written(authors, sender)
 	settings := {"domain": "example.com", "sender": mode}

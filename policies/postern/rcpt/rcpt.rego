@@ -2,8 +2,8 @@
 # scope: package
 # title: RCPT TO
 # description: |
-#   To how many, and to what kind of address. Mail of which the server cannot say who sends it is not refused here: a
-#   local program's mail would be lost.
+#   How many recipients, and which kinds of addresses. If the server cannot tell who sends the mail, nothing is rejected
+#   here, because mail of a local program would be lost.
 # custom:
 #   rfc: RFC 6409 section 5.1
 package postern.rcpt
@@ -11,8 +11,8 @@ package postern.rcpt
 import data.postern.lib.settings
 
 # METADATA
-# title: Reasons to refuse for now
-# description: Those recipients that one message has no room for; the client sends to them with another.
+# title: Reasons to defer
+# description: Recipients above the limit of one message. The client sends to them in another message.
 # custom:
 #   rfc: RFC 5321 section 4.5.3.1.10
 defer contains {
@@ -26,8 +26,8 @@ defer contains {
 }
 
 # METADATA
-# title: Reasons to refuse
-# description: Why this is no address to send to, and how to mend it.
+# title: Reasons to reject
+# description: Why mail cannot be sent to this address, and what to do about it.
 reject contains {
 	"rule": "rcpt.without-domain",
 	"code": 553,

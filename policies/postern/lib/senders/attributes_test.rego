@@ -45,7 +45,7 @@ test_attributes_why if {
 	why == "address from the directory"
 }
 
-# An entry of the operator's about the same address outranks the directory's.
+# An entry in data.senders outranks one of the directory for the same address.
 test_operator_outranks_attributes if {
 	delegated := {"ldap": ["press@example.net"]}
 	why := senders.right("press@example.net", "example.net").why with input as _session

@@ -2,8 +2,8 @@
 # scope: package
 # title: Rights to send
 # description: |
-#   Who sends, and as whom they may. Everything is a positive statement about one login: what is unknown, malformed or
-#   expired grants nothing. Only the login's own entries are read, whatever the number of users.
+#   Who sends, and which addresses the login may use. Rules only ever grant: an unknown, malformed or expired entry
+#   grants nothing. Only the entries of this login are read, so the number of users does not matter.
 # custom:
 #   rfc: RFC 6409 section 6.1
 package postern.lib.senders
@@ -12,14 +12,14 @@ import data.postern.lib.settings
 
 # METADATA
 # title: Login
-# description: The login that was proved; undefined where none was.
+# description: The authenticated login, undefined if there is none.
 login := input.auth.login
 
 # METADATA
 # title: Who sends
 # description: |
-#   "user" has authenticated; "unknown" is a session of which the server cannot tell (mail made on its own host);
-#   "nobody" has not authenticated.
+#   "user" if the client has authenticated; "unknown" if the server cannot tell, as for mail from its own host; "nobody"
+#   if the client has not authenticated.
 default who := "nobody"
 
 who := "user" if {
@@ -31,8 +31,8 @@ who := "user" if {
 # METADATA
 # title: Grants
 # description: |
-#   What the login may send as: lower-case address, or "@domain", to {as, why}. Where entries disagree about an address, the
-#   login's own outrank its groups', and among each send-as outranks on-behalf.
+#   What the login may send as: maps a lower-case address, or "@domain", to {as, why}. If entries disagree about an
+#   address, those of the login outrank those of its groups, and within each, send-as outranks on-behalf.
 grants := object.union_n([
 	_group_grants,
 	_delegated(_lasting_of(_own), "on-behalf", "on behalf of"),
@@ -45,26 +45,26 @@ grants := object.union_n([
 # METADATA
 # title: Right to an address
 # description: |
-#   The grant {as, why} under which the login may use an address, given as a mailbox's key and domain; undefined where there
-#   is none. The most specific counts: the address itself, then the address without its subaddress, then its domain.
+#   The grant {as, why} by which the login may use an address, given as the key and the domain of a mailbox. Undefined if
+#   there is none. The most specific counts: the address, then the address without its subaddress, then its domain.
 right(key, domain) := {"as": "send-as", "why": "own address"} if {
 	domain != ""
-	key in _own # nearly always it is this one, as it is written, which spares all that follows
+	key in _own # true for nearly all mail, and then the other rules are skipped
 } else := _plain_own[key] if {
 	domain != ""
 } else := [grant | some rung in _ladder(key, domain); grant := grants[rung]][0]
 
 # METADATA
-# title: Right that has ended
-# description: Whether the login had a right to an address until some time that is past.
+# title: Expired right
+# description: Whether the login had a right to an address that has expired.
 ended(key, domain) if {
 	some rung in _ladder(key, domain)
 	_ended[rung]
 }
 
 # METADATA
-# title: Judged address
-# description: Whether an address has a domain, be it the configured one, so that it can be judged at all.
+# title: Address with a domain
+# description: Whether an address has a domain, its own or the configured one, so that rights to it can be checked.
 judged(_, domain) if domain != ""
 
 judged(key, "") if {
@@ -75,8 +75,8 @@ judged(key, "") if {
 # METADATA
 # title: Primary address
 # description: |
-#   The login's own address, for Sender; its first plain one, or the first of its attributes, or the login where that is one;
-#   undefined otherwise.
+#   The address of the login for Sender: the first plain address of its entries, else the first of its attributes, else the
+#   login if that is an address; undefined otherwise.
 # custom:
 #   rfc: RFC 5322 section 3.6.2
 primary := [address |
@@ -87,11 +87,11 @@ primary := [address |
 
 _is_plain(address) if regex.match(`^[^\x00-\x20()<>\[\]:;@\\,"\x7f]+@[^\x00-\x20()<>:;@\\,"\x7f]+$`, address)
 
-# Addresses that the login's attributes give it, in the order of the setting. A directory gives no wildcards: "@domain" in an
-# attribute is no address.
+# Addresses from the attributes of the login, in the order of the setting. An attribute cannot hold a wildcard, because
+# "@domain" is not an address.
 _attributed := [address |
 	some name in settings.sender_attributes
-	some address in input.auth.attributes[name] # postern:ignore fact-unknown-at-door -- data.senders names addresses, too
+	some address in input.auth.attributes[name] # postern:ignore fact-unknown-at-door -- data.senders names addresses as well
 	_is_plain(address)
 ]
 
@@ -102,7 +102,7 @@ _own := entries if {
 	is_array(entries)
 }
 
-# The entries of all groups that the login is in: those its own entries name and those its authentication vouched for.
+# The entries of all groups of the login: those that its entries name and those from its authentication.
 _shared := [entry |
 	some name in _groups
 	is_array(data.groups[name])
@@ -113,7 +113,7 @@ _groups := {trim_prefix(entry, "group:") |
 	some entry in _own
 	is_string(entry)
 	startswith(entry, "group:")
-} | {name | some name in input.auth.groups} # postern:ignore fact-unknown-at-door -- data.senders names groups, too
+} | {name | some name in input.auth.groups} # postern:ignore fact-unknown-at-door -- data.senders names groups as well
 
 default _group_grants := {}
 
@@ -137,7 +137,7 @@ _delegated(entries, kind, why) := {lower(entry.address): {"as": kind, "why": why
 	object.get(entry, "as", "send-as") == kind
 }
 
-# Delegations among entries that are well-formed and have not ended.
+# Well-formed delegations that have not expired.
 _lasting_of(entries) := [entry |
 	some entry in entries
 	is_object(entry)
@@ -155,7 +155,7 @@ _ended := {lower(entry.address) |
 
 _lasting(entry) if not "until" in object.keys(entry)
 
-# A date alone lasts to the end of that day, UTC.
+# A date without a time lasts until the end of that day in UTC.
 _lasting(entry) if {
 	is_string(entry.until)
 	count(entry.until) == 10
@@ -163,8 +163,8 @@ _lasting(entry) if {
 	substring(time.format(input.now), 0, 10) <= entry.until
 }
 
-# RFC 3339. Times are compared as text in the offset that the operator wrote, because parsing one that does not exist is an
-# error that would stop the login's other mail too.
+# RFC 3339. Times are compared as text, in the offset that the operator wrote. Parsing a time that does not exist would be
+# an error, and that would stop all mail of the login.
 _lasting(entry) if {
 	is_string(entry.until)
 	count(entry.until) > 10
@@ -176,7 +176,7 @@ _lasting(entry) if {
 	substring(now, 0, 19) < substring(entry.until, 0, 19)
 }
 
-# Nanoseconds that a checked RFC 3339 time's offset is ahead of UTC.
+# The offset from UTC, in nanoseconds, of a valid RFC 3339 time.
 _offset(until) := 0 if endswith(until, "Z")
 
 _offset(until) := ((sign * ((hours * 60) + minutes)) * 60) * 1000000000 if {
@@ -187,7 +187,7 @@ _offset(until) := ((sign * ((hours * 60) + minutes)) * 60) * 1000000000 if {
 	minutes := to_number(substring(zone, 4, 2))
 }
 
-# The keys of grants that would cover an address, most specific first. Its domain may be the configured one.
+# The keys of grants that can cover an address, most specific first. The domain may be the configured one.
 _ladder(key, domain) := _rungs(key, domain) if domain != ""
 
 _ladder(key, "") := _rungs(concat("@", [key, settings.domain]), settings.domain) if judged(key, "")

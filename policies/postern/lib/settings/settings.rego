@@ -2,13 +2,13 @@
 # scope: package
 # title: Settings
 # description: |
-#   The operator's settings with a default for each. A value of the wrong type is as good as none, and where that would
-#   loosen anything, it tightens.
+#   The operator's settings, each with a default. A value of the wrong type counts as the default, or as the stricter
+#   value if the default is less strict.
 package postern.lib.settings
 
 # METADATA
-# title: Domain of the unqualified
-# description: Completes addresses without a domain, in the envelope and in the header. "" refuses them.
+# title: Default domain
+# description: Completes addresses without a domain, in the envelope and in the header. With "" they are rejected.
 # custom:
 #   rfc: RFC 6409 section 5.1
 default domain := ""
@@ -17,7 +17,7 @@ domain := lower(trim_prefix(data.settings.domain, "@")) if is_string(data.settin
 
 # METADATA
 # title: Authentication required
-# description: false lets mail of clients that have not authenticated pass untouched, for a filter that also sees inbound mail.
+# description: false accepts mail of unauthenticated clients unchanged, for a filter that also sees inbound mail.
 # custom:
 #   rfc: RFC 6409 section 4.3
 default require_auth := true
@@ -26,7 +26,7 @@ require_auth := false if data.settings.require_auth == false
 
 # METADATA
 # title: Local mail allowed
-# description: true accepts, and repairs, mail of which the server cannot say who sent it, such as mail made on its own host.
+# description: true accepts and repairs mail whose sender the server cannot know, such as mail made on its own host.
 default allow_local := false
 
 allow_local if data.settings.allow_local == true
@@ -42,7 +42,7 @@ null_sender := false if data.settings.null_sender == false
 
 # METADATA
 # title: Subaddress separator
-# description: What separates alice from news in alice+news@example.com; "" turns subaddresses off.
+# description: The character between alice and news in alice+news@example.com; "" turns subaddresses off.
 # custom:
 #   rfc: RFC 5233
 default subaddress_separator := "+"
@@ -56,7 +56,7 @@ subaddress_separator := "" if {
 
 # METADATA
 # title: Recipient limit
-# description: How many recipients one message may have.
+# description: The largest number of recipients of one message.
 # custom:
 #   rfc: RFC 5321 section 4.5.3.1.8
 default max_recipients := 100
@@ -68,7 +68,7 @@ max_recipients := data.settings.max_recipients if {
 
 # METADATA
 # title: Address literals allowed
-# description: Whether addresses such as alice@[192.0.2.1] pass.
+# description: Whether addresses such as alice@[192.0.2.1] are accepted.
 # custom:
 #   rfc: RFC 5321 section 4.1.3
 default allow_address_literals := false
@@ -77,7 +77,7 @@ allow_address_literals if data.settings.allow_address_literals == true
 
 # METADATA
 # title: Dotless domains allowed
-# description: Whether domains without a dot, such as alice@localhost, pass. settings.domain itself always does.
+# description: Whether domains without a dot, as in alice@localhost, are accepted. settings.domain always is.
 # custom:
 #   rfc: RFC 5321 section 2.3.5
 default allow_dotless_domains := false
@@ -87,8 +87,8 @@ allow_dotless_domains if data.settings.allow_dotless_domains == true
 # METADATA
 # title: Treatment of Sender
 # description: |
-#   "fix" adds or replaces Sender where it must name the login; "refuse" adds it, but refuses one that names somebody else;
-#   "leave" adds nothing and refuses one that names somebody else.
+#   "fix" adds or replaces Sender if it must name the login; "refuse" adds it, but rejects one that names another user;
+#   "leave" adds nothing and rejects one that names another user.
 # custom:
 #   rfc: RFC 6409 section 8.1
 default sender := "fix"
@@ -98,8 +98,8 @@ sender := data.settings.sender if data.settings.sender in {"refuse", "leave"}
 # METADATA
 # title: Attributes that hold sender addresses
 # description: |
-#   Names of attributes, as the backend that authenticated gave them, whose values are the login's own addresses. Only those
-#   that users cannot change themselves belong here.
+#   Names of attributes from the authentication backend whose values are addresses of the login. List only attributes that
+#   users cannot change themselves.
 # custom:
 #   rfc: RFC 6409 section 6.1
 default sender_attributes := []
@@ -113,7 +113,7 @@ sender_attributes := [name |
 
 # METADATA
 # title: Ambiguities allowed
-# description: Kinds of ambiguous headers that pass all the same. The operator's list takes the place of the default one.
+# description: Kinds of ambiguous headers that are accepted. The operator's list replaces the default one.
 default ambiguous_allow := {"address-in-display-name"}
 
 ambiguous_allow := {kind | some kind in data.settings.ambiguous_allow} if is_array(data.settings.ambiguous_allow)
