@@ -177,20 +177,20 @@ func TestActivationErrors(t *testing.T) {
 		want   string
 	}{
 		"none": {"submission: {listen: 'systemd:submission'}\n", func(*passed) {},
-			"systemd:submission: systemd has passed no sockets: start this by its socket unit (systemctl start postern.socket), or write an address instead"},
+			"systemd:submission: systemd has passed no sockets; start the socket unit (systemctl start postern.socket), or write an address instead"},
 		"another name": {"submission: {listen: 'systemd:submission'}\n", func(p *passed) { p.add(t, "submit", "tcp", "127.0.0.1:0") },
-			`systemd:submission: systemd has passed no socket of that name, but "submit": write FileDescriptorName=submission in the socket unit, and Sockets= in the service unit`},
+			`systemd:submission: systemd has passed no socket of that name, but "submit"; write FileDescriptorName=submission in the socket unit, and Sockets= in the service unit`},
 		"one too many": {"submission: {listen: '127.0.0.1:0'}\n", func(p *passed) { p.add(t, "milter", "tcp", "127.0.0.1:0") },
-			`systemd has passed the socket "milter", which nothing in the configuration uses: clients there would wait for ever; write systemd:milter where it belongs, or take it out of the socket unit`},
+			`systemd has passed the socket "milter", which the configuration does not use, so its clients would wait for ever; write systemd:milter where it belongs, or remove it from the socket unit`},
 		"datagrams": {"submission: {listen: 'systemd:submission'}\n", func(p *passed) { p.add(t, "submission", "udp", "127.0.0.1:0") },
-			"submission systemd:submission: systemd:submission: descriptor 3 is a datagram or packet socket: write ListenStream= in its unit, not ListenDatagram="},
+			"submission systemd:submission: systemd:submission: descriptor 3 is a datagram or packet socket; write ListenStream= in its unit, not ListenDatagram="},
 		"a file": {"submission: {listen: 'systemd:submission'}\n", func(p *passed) {
 			f, err := os.Open("/dev/null")
 			if err != nil {
 				t.Fatal(err)
 			}
 			p.names, p.files = append(p.names, "submission"), append(p.files, f)
-		}, "descriptor 3 is no socket: the unit must be a socket unit with ListenStream="},
+		}, "descriptor 3 is not a socket; the unit must be a socket unit with ListenStream="},
 		"a connection": {"submission: {listen: 'systemd:submission'}\n", func(p *passed) {
 			pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 			if err != nil {
@@ -198,11 +198,11 @@ func TestActivationErrors(t *testing.T) {
 			}
 			p.names, p.files = append(p.names, "submission"), append(p.files, os.NewFile(uintptr(pair[0]), "a"))
 			syscall.Close(pair[1])
-		}, "descriptor 3 is one client's connection, not a socket that takes them: write Accept=no in its unit"},
+		}, "descriptor 3 is the connection of one client, not a listening socket; write Accept=no in its unit"},
 		"unix for submission": {"submission: {listen: 'systemd:submission'}\n", func(p *passed) { p.add(t, "submission", "unix", filepath.Join(shortDir(t), "s")) },
-			"is of network unix, and only tcp will do here"},
+			"is of network unix, but must be of tcp"},
 		"open admin": {"submission: {listen: '127.0.0.1:0'}\n\nadmin: {listen: 'systemd:admin'}\n", func(p *passed) { p.add(t, "admin", "tcp", "0.0.0.0:0") },
-			"which other machines reach, and nobody is asked there who they are; write ListenStream=127.0.0.1:8880, or add public: true"},
+			"which other machines can reach, and the admin server asks nobody for a password; write ListenStream=127.0.0.1:8880, or add public: true"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, p := newSite(t, "maildir:outbox", tt.config), &passed{}
