@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/internal/message"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
@@ -203,4 +204,29 @@ func TestThrottleAcrossConnections(t *testing.T) {
 	}
 	s.talk(secure + "C: AUTH PLAIN {bob:secret}\nS: 421 4.7.0 Too many authentication failures\nEOF")
 	s.talk(secure + "C: AUTH PLAIN {alice:secret}\nS: 235 2.7.0" + quit)
+}
+
+// TestAnswersAreCleared: an answer of the client, which may be a password, is cleared after use, also after a panic.
+func TestAnswersAreCleared(t *testing.T) {
+	t.Parallel()
+	for _, m := range []mechanism{keeping{}, keeping{panics: true}} {
+		answer := []byte("secret")
+		func() {
+			defer func() { _ = recover() }()
+			answerWith(m, answer)
+		}()
+		if string(answer) != "\x00\x00\x00\x00\x00\x00" {
+			t.Errorf("%+v: the answer is %q", m, answer)
+		}
+	}
+}
+
+// keeping is a mechanism.
+type keeping struct{ panics bool }
+
+func (k keeping) next([]byte) ([]byte, message.Reply) {
+	if k.panics {
+		panic("test")
+	}
+	return nil, replyFailure()
 }

@@ -337,8 +337,9 @@ func TestSlowReader(t *testing.T) {
 	}
 	s.talk(hello + quit)
 	s.stop()
-	if n := gather(t, r)["postern_submission_limit_hits_total write"]; n != 1 {
-		t.Errorf("write was met %v times", n)
+	got := gather(t, r)
+	if write, idle := got["postern_submission_limit_hits_total write"], got["postern_submission_limit_hits_total idle"]; write != 1 || idle != 0 {
+		t.Errorf("write was hit %v times, idle %v times", write, idle)
 	}
 }
 
