@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/postern-mail/postern/smtpd"
 )
@@ -42,6 +44,45 @@ func TestDocumented(t *testing.T) {
 			t.Errorf("%s documents %s, which no reader knows", page, k)
 		}
 	}
+}
+
+// TestLimitsDocumented: the page has the bounds and the default that each limit of the submission server declares.
+func TestLimitsDocumented(t *testing.T) {
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range new(smtpd.Limits).Declared() {
+		row := fmt.Sprintf("| `submission.limits.%s` | number, %s to %s | %s | restart |", d.Name, commas(d.Least), commas(d.Most), commas(d.Default))
+		if d.Octets {
+			row = fmt.Sprintf("| `submission.limits.%s` | size, %s to %s | %s | restart |", d.Name, size(d.Least), size(d.Most), size(d.Default))
+		} else if _, ok := d.Value.(*time.Duration); ok {
+			row = fmt.Sprintf("| `submission.limits.%s` | time, %s to %s | `%s` | restart |", d.Name, span(d.Least), span(d.Most), span(d.Default))
+		}
+		if !strings.Contains(string(text), row+"\n") {
+			t.Errorf("%s lacks the row\n%s", page, row)
+		}
+	}
+}
+
+func commas(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func size(n int64) string {
+	units := []string{"", " KiB", " MiB", " GiB", " TiB"}
+	for n%1024 == 0 {
+		n, units = n/1024, units[1:]
+	}
+	return strconv.FormatInt(n, 10) + units[0]
+}
+
+func span(n int64) string {
+	return regexp.MustCompile("([a-z])0[ms].*").ReplaceAllString(time.Duration(n).String(), "$1")
 }
 
 // TestExamples loads every yaml block of the page, and of those about backends. What they refer to does not exist here; their keys and values must be right.
