@@ -26,7 +26,7 @@ func Open(o Options, targets ...string) (Hop, error) {
 	}
 	hops := make([]Hop, 0, len(targets))
 	for _, target := range targets {
-		h, err := open(target, o)
+		h, err := hopFor(target, o)
 		if err != nil {
 			return nil, fmt.Errorf("next hop %q: %w", shown(target), err)
 		}
@@ -68,7 +68,8 @@ func (o Options) check() error {
 
 const schemes = "want smtp://host:port, smtps://host:port, lmtp://host:port, lmtp+unix:///path or maildir:path"
 
-func open(target string, o Options) (Hop, error) {
+// hopFor makes the Hop for one target.
+func hopFor(target string, o Options) (Hop, error) {
 	scheme, rest, _ := strings.Cut(target, ":")
 	if scheme == "maildir" {
 		path := rest

@@ -125,6 +125,18 @@ func (r serverReply) reply() message.Reply {
 	return m
 }
 
+// without replaces lines that repeat what was sent, because the reply is logged.
+func (r serverReply) without(sent []string) serverReply {
+	clean := slices.Clone(r.lines)
+	for i, line := range clean {
+		if slices.ContainsFunc(sent, func(s string) bool { return len(s) > 1 && strings.Contains(line, s) }) {
+			clean[i] = "(it repeated what it was sent)"
+		}
+	}
+	r.lines = clean
+	return r
+}
+
 // splitStatus takes the enhanced status code (RFC 3463 §2) off the lines, if it has the reply's class and is the same in all.
 func splitStatus(class int, lines []string) (string, []string) {
 	status := ""
