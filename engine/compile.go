@@ -220,8 +220,8 @@ func asFindings(err error) []contract.Finding {
 	return []contract.Finding{{Severity: contract.Fault, Code: contract.CodePolicy, Message: err.Error()}}
 }
 
-// smoke asks every stage about a plain transaction. A policy that errs or is too slow even there is refused. The first
-// evaluation after a compile is slower than those that follow, so a time-out gets two more tries.
+// smoke decides a plain transaction at every stage. The error is a *contract.CompileError if a stage fails or takes too long. The first
+// evaluation after a compile is slower than later ones, so a time-out is tried twice more.
 func (p *Policy) smoke(ctx context.Context) error {
 	var found contract.CompileError
 	for _, s := range contract.Stages() {
@@ -254,7 +254,7 @@ func (p *Policy) smoke(ctx context.Context) error {
 	return nil
 }
 
-// blame is the place of an evaluation's error, or else the stage's package.
+// blame returns the location of an evaluation error, or else of the stage's package.
 func (p *Policy) blame(s Stage, err error) *ast.Location {
 	var e *topdown.Error
 	if errors.As(err, &e) && e.Location != nil && e.Location.File != "" {
@@ -268,7 +268,7 @@ func (p *Policy) blame(s Stage, err error) *ast.Location {
 	return nil
 }
 
-// smokeTransaction is a plain submission of Alice to Bob.
+// smokeTransaction returns a plain submission of Alice to Bob.
 func smokeTransaction(s Stage) (*Transaction, error) {
 	header, err := message.ParseHeader([]byte("From: Alice <alice@example.com>\r\nTo: bob@example.net\r\nSubject: smoke\r\n"+
 		"Date: Thu, 01 Jan 2026 00:00:00 +0000\r\nMessage-ID: <smoke@example.com>\r\n\r\n"), message.Limits{})

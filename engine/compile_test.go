@@ -36,7 +36,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"set of other stage", mail + "reject contains \"x\"\nquarantine contains \"x\"", "quarantine has no meaning at stage mail", "postern.message"},
 		{"empty stage", mail + `_x := 1`, "defines no decision set", "reject"},
 		{"no stage", "package example\nx := 1", "the bundle defines no stage", "postern.mail"},
-		{"misspelt stage", "package postern.messages\nreject contains \"x\"", "postern.messages is no stage", "did you mean package postern.message?"},
+		{"misspelt stage", "package postern.messages\nreject contains \"x\"", "postern.messages is not a stage", "did you mean package postern.message?"},
 		{"misspelt key", mail + `reject contains {"rule": "r", "mesage": "no"}`, `no key "mesage"`, "did you mean message?"},
 		{"no rule name", mail + `reject contains {"message": "no"}`, `needs the key "rule"`, "rule"},
 		{"misspelt op", "package postern.message\nedit contains {\"op\": \"add_heder\", \"name\": \"A\", \"value\": \"b\"}", `no operation "add_heder"`, "did you mean add_header?"},

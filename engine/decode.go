@@ -192,7 +192,7 @@ func decodeReason(set string, term *ast.Term, obj ast.Object) (r Reason, fail *E
 	return r, nil
 }
 
-// str is a string value of an element, bounded.
+// str returns the string value of a key, at most limit bytes long.
 func str(set string, key ast.String, term, v *ast.Term, limit int) (string, *EvalError) {
 	s, ok := v.Value.(ast.String)
 	if !ok {
@@ -204,7 +204,7 @@ func str(set string, key ast.String, term, v *ast.Term, limit int) (string, *Eva
 	return string(s), nil
 }
 
-// number is an integer value of an element.
+// number returns the integer value of a key.
 func number(set string, key ast.String, term, v *ast.Term) (int, *EvalError) {
 	n, ok := v.Value.(ast.Number)
 	if !ok {
@@ -217,12 +217,12 @@ func number(set string, key ast.String, term, v *ast.Term) (int, *EvalError) {
 	return i, nil
 }
 
-// brief is an element for an error message: JSON, cut.
+// brief returns an element as JSON, cut, for an error message.
 func brief(term *ast.Term) string {
 	return contract.Cut(string(appendBrief(nil, term.Value, 120)), 120)
 }
 
-// clean makes text fit for one log line: what is not printable becomes "?". lines keeps line ends as \n.
+// clean replaces characters that are not printable by "?". If lines is true, line ends are kept, as \n.
 func clean(s string, lines bool) string {
 	if lines {
 		s = strings.ReplaceAll(s, "\r\n", "\n")

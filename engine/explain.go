@@ -16,61 +16,61 @@ import (
 	"github.com/postern-mail/postern/engine/data"
 )
 
-// Bounds of an explanation.
+// Limits of an explanation.
 const (
-	maxText    = 240 // octets of a statement or a value
+	maxText    = 240 // bytes of a statement or a value
 	maxTrails  = 500 // rules in an explanation
-	maxBecause = 5   // helpers below one another
+	maxBecause = 5   // helper rules that explain one another
 )
 
-// Explanation says how the rules of a stage came to their decision. It is made by evaluating once more with a tracer and
-// without the rule index, on demand: the live path does not pay for it.
+// Explanation says how the rules of a stage came to their decision. Explain makes it by evaluating once more, with a tracer and
+// without the rule index.
 type Explanation struct {
 	Stage    string  `json:"stage"`
 	Revision string  `json:"revision"`
-	Fired    []Trail `json:"fired"`           // rules that added something, in the order of precedence and place
-	Near     []Trail `json:"near"`            // rules that did not fire, those that came closest first
-	Cut      bool    `json:"cut,omitempty"`   // there was more than is kept
-	Error    string  `json:"error,omitempty"` // evaluation ended with it; what is above is what was seen before
+	Fired    []Trail `json:"fired"`           // rules that added an element, in the order of precedence and location
+	Near     []Trail `json:"near"`            // rules that added nothing, those that came closest first
+	Cut      bool    `json:"cut,omitempty"`   // a limit was reached, so that something is left out
+	Error    string  `json:"error,omitempty"` // the evaluation failed; the rest is what was seen before
 
-	Decision Decision `json:"-"` // what the live path decides on the same input
+	Decision Decision `json:"-"` // what Decide decides on the same input
 }
 
-// Trail is how far one body of a decision set's rule came.
+// Trail says how far one rule of a decision set came.
 type Trail struct {
 	Set      string   `json:"set"`
-	Rule     string   `json:"rule"` // its name as far as it is known without evaluating, else its head
+	Rule     string   `json:"rule"` // its name if the source has it, else its head
 	File     string   `json:"file"`
 	Line     int      `json:"line"`
-	Elements []string `json:"elements,omitempty"` // JSON of what a rule that fired added
-	Passed   int      `json:"passed"`             // statements that held before the one that did not
-	Of       int      `json:"of"`                 // statements in all, the head among them where it computes something
+	Elements []string `json:"elements,omitempty"` // JSON of the elements that the rule added
+	Passed   int      `json:"passed"`             // statements that were true before the first one that was not
+	Of       int      `json:"of"`                 // number of statements, including a head that computes something
 	Stopped  *Stop    `json:"stopped,omitempty"`
 }
 
-// Stop is the statement that did not hold, and why.
+// Stop is the statement that was not true, and why.
 type Stop struct {
 	File   string  `json:"file"`
 	Line   int     `json:"line"`
 	Column int     `json:"column"`
 	Text   string  `json:"text"`
 	Values []Named `json:"values"`
-	// Because is the statement of a helper rule on which this one stands: the furthest it failed at, or, below a not, the
-	// helper's head, which held.
+	// Because is the statement of a helper rule that explains this one: the last one that was not true or, if this statement is
+	// negated, the head of the helper, which was true.
 	Because *Stop `json:"because,omitempty"`
-	// Held: this helper rule was true.
+	// Held says that this helper rule was true.
 	Held bool `json:"held,omitempty"`
 }
 
-// Named is a variable or reference of a statement and what it was.
+// Named is a variable or reference of a statement with its value.
 type Named struct {
 	Name      string `json:"name"`
 	Value     string `json:"value,omitempty"` // JSON, shortened
 	Undefined bool   `json:"undefined,omitempty"`
 }
 
-// Explain evaluates a question of the past once more and says why. The bundle must define the stage. A policy that does not
-// end is given up at ctx's deadline.
+// Explain decides l once more and says why. The error says that the bundle does not define the stage, or that l has no input. An
+// evaluation that does not end is cancelled when ctx is done.
 func (p *Policy) Explain(ctx context.Context, l *Logged) (*Explanation, error) {
 	st := p.stageOf(l.Stage)
 	if st == nil {
@@ -89,7 +89,7 @@ func (p *Policy) Explain(ctx context.Context, l *Logged) (*Explanation, error) {
 	return out, nil
 }
 
-// explainer is one explanation under way.
+// explainer makes one explanation.
 type explainer struct {
 	p      *Policy
 	ctx    context.Context
@@ -98,8 +98,8 @@ type explainer struct {
 	tracer *tracer
 }
 
-// ask runs a query without the rule index, so that every rule has its chance to fail. A failing builtin is undefined here
-// rather than an error: a rule that the index keeps away from it on the live path must not end the explanation.
+// ask runs a query. With a tracer it does not use the rule index, so that every rule is tried. A failing builtin is undefined, not an
+// error: without the index, rules run that Decide would never reach.
 func (x *explainer) ask(query ast.Body, qc ast.QueryCompiler, t topdown.QueryTracer, each func(topdown.QueryResult)) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -122,7 +122,7 @@ func (x *explainer) ask(query ast.Body, qc ast.QueryCompiler, t topdown.QueryTra
 	})
 }
 
-// trails fills in what the tracer saw of the decision sets' rules.
+// trails adds what the tracer saw of the rules of the decision sets.
 func (x *explainer) trails(s Stage, out *Explanation) {
 	var near []seen
 	for _, set := range x.st.sets { // in the order of precedence
@@ -132,7 +132,7 @@ func (x *explainer) trails(s Stage, out *Explanation) {
 		for _, r := range rules {
 			a := furthest(x.tracer.attempts[r], nil)
 			switch {
-			case a == nil: // evaluation ended before
+			case a == nil: // the evaluation ended before it
 			case !a.fired:
 				near = append(near, seen{trail(set, a), a})
 			case len(out.Fired) < maxTrails:
@@ -148,19 +148,20 @@ func (x *explainer) trails(s Stage, out *Explanation) {
 	if len(near) > maxTrails {
 		near, out.Cut = near[:maxTrails], true
 	}
-	for _, n := range near { // values are looked up only for what is kept
+	for _, n := range near { // only for these are values looked up
 		n.Stopped = x.stop(n.attempt, maxBecause)
 		out.Near = append(out.Near, n.Trail)
 	}
 }
 
-// seen is a trail with the attempt it is of.
+// seen is a trail with its attempt.
 type seen struct {
 	Trail
 	attempt *attempt
 }
 
-// furthest attempt: one that fired, else the one that failed last in its body. caller limits to what that attempt asked.
+// furthest returns an attempt that fired, or else the one that failed last in its body. If caller is not nil, only the attempts that
+// it called count.
 func furthest(list []*attempt, caller *attempt) *attempt {
 	var best *attempt
 	for _, a := range list {
@@ -174,7 +175,7 @@ func furthest(list []*attempt, caller *attempt) *attempt {
 	return best
 }
 
-// trail of an attempt, but for where it stopped.
+// trail returns the Trail of an attempt without Stopped.
 func trail(set string, a *attempt) Trail {
 	t := Trail{Set: set, Rule: ruleName(set, a.rule)}
 	t.File, t.Line, _ = place(a.rule.Location)
@@ -195,7 +196,7 @@ func trail(set string, a *attempt) Trail {
 	return t
 }
 
-// stop says where an attempt failed; nil where the evaluation ended in the middle of it.
+// stop says where an attempt failed; nil if the evaluation ended in the middle of it.
 func (x *explainer) stop(a *attempt, depth int) *Stop {
 	if a.stop < 0 {
 		return nil
@@ -213,7 +214,7 @@ func (x *explainer) stop(a *attempt, depth int) *Stop {
 	return s
 }
 
-// because follows a statement into the helper rule that it stands on.
+// because explains a statement by the helper rule that it calls.
 func (x *explainer) because(a *attempt, expr *ast.Expr, depth int) *Stop {
 	var ref ast.Ref
 	caller := (*attempt)(nil)
@@ -229,7 +230,7 @@ func (x *explainer) because(a *attempt, expr *ast.Expr, depth int) *Stop {
 				}
 			}
 		} else {
-			caller = a // a function's attempts are only those with the arguments from here
+			caller = a // only the attempts with the arguments of this call count
 		}
 	}
 	if ref == nil || !ref.HasPrefix(ast.DefaultRootRef) {
@@ -248,7 +249,7 @@ func (x *explainer) because(a *attempt, expr *ast.Expr, depth int) *Stop {
 	case best == nil || best == a:
 		return nil
 	case best.fired != expr.Negated:
-		return nil // it held, and something else about the statement did not
+		return nil // something else in the statement was not true
 	case best.fired:
 		s := &Stop{Held: true, Values: []Named{}, Text: oneLine(string(best.rule.Location.Text), maxText)}
 		s.File, s.Line, s.Column = place(best.rule.Location)
@@ -257,10 +258,10 @@ func (x *explainer) because(a *attempt, expr *ast.Expr, depth int) *Stop {
 	return x.stop(best, depth)
 }
 
-// closer: fewer expressions were left.
+// closer reports whether a had fewer expressions left than b.
 func closer(a, b *attempt) bool { return len(a.rule.Body)-a.stop < len(b.rule.Body)-b.stop }
 
-// named words one variable. A reference into rules or data is looked up later, by values.
+// named returns a variable with its value. A reference is looked up.
 func (x *explainer) named(b bound) Named {
 	n := Named{Name: b.name}
 	switch {
@@ -278,7 +279,7 @@ func (x *explainer) named(b bound) Named {
 	return n
 }
 
-// look evaluates a ground reference; nil: undefined.
+// look evaluates a ground reference; nil if it is undefined.
 func (x *explainer) look(ref ast.Ref) (v ast.Value) {
 	if ref.HasPrefix(ast.InputRootRef) {
 		found, err := x.input.Value.Find(ref[1:])
@@ -291,7 +292,7 @@ func (x *explainer) look(ref ast.Ref) (v ast.Value) {
 	qc := x.p.compiler.QueryCompiler()
 	body, err := qc.Compile(ast.NewBody(ast.Equality.Expr(ast.NewTerm(name), ast.NewTerm(ref))))
 	if err != nil {
-		return nil // a function, for one
+		return nil // such as a function
 	}
 	err = x.ask(body, qc, nil, func(r topdown.QueryResult) {
 		if t := r[name]; t != nil {
@@ -304,7 +305,7 @@ func (x *explainer) look(ref ast.Ref) (v ast.Value) {
 	return v
 }
 
-// ruleName is the name that a rule gives to what it adds, as far as its head says it.
+// ruleName returns the name that a rule gives to its element if its head has it, or else the head itself.
 func ruleName(set string, r *ast.Rule) string {
 	text := func(obj ast.Object, key string) string {
 		if t := obj.Get(ast.StringTerm(key)); t != nil {
@@ -332,7 +333,7 @@ func ruleName(set string, r *ast.Rule) string {
 	return oneLine(strings.TrimPrefix(head, set+" contains "), 80)
 }
 
-// place of a location for people and programs.
+// place returns the parts of a location.
 func place(l *ast.Location) (file string, line, column int) {
 	if l == nil {
 		return "", 0, 0
@@ -346,7 +347,7 @@ func comparePlaces(a, b *ast.Location) int {
 	return cmp.Or(strings.Compare(fa, fb), cmp.Compare(la, lb), cmp.Compare(ca, cb))
 }
 
-// oneLine is source on one line, at most limit octets and fit for a terminal.
+// oneLine returns source on one line, printable and at most limit bytes long.
 func oneLine(s string, limit int) string {
 	if len(s) > 4*limit {
 		s = s[:4*limit]
@@ -354,7 +355,7 @@ func oneLine(s string, limit int) string {
 	return shortenTo(strings.Join(strings.Fields(s), " "), limit)
 }
 
-// shorten JSON for people: AppendString has escaped control characters, and clean does the rest.
+// shorten returns JSON cut to maxText and printable.
 func shorten(json []byte) string { return shortenTo(string(json), maxText) }
 
 func shortenTo(s string, limit int) string {

@@ -14,10 +14,10 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// maxBody bounds input.message.body.text, in octets.
+// maxBody limits input.message.body.text, in bytes.
 const maxBody = 1 << 20
 
-// Parts that need more than themselves: the address fields parsed, the header at all.
+// Groups of parts: those for which the address fields are parsed, those that need a header, those of one object.
 const (
 	partsParsed = contract.PartMessageFrom | contract.PartMessageSender | contract.PartMessageReplyTo | contract.PartMessageTo |
 		contract.PartMessageCc | contract.PartMessageBcc | contract.PartMessageResent | contract.PartMessageUnqualified | contract.PartMessageAmbiguous
@@ -26,14 +26,13 @@ const (
 	partsMessage  = partsHeader | contract.PartMessageSize | contract.PartMessageGenerated | contract.PartMessageBody
 )
 
-// builder makes the input of one decision directly as OPA values, only the parts that the policy reads. Terms come from
-// blocks, because there are hundreds of them.
+// builder makes the input of one decision directly as OPA values. It allocates terms in blocks, because there are hundreds of them.
 type builder struct {
 	k      *keys
 	terms  []ast.Term
-	octets int       // of all strings
+	octets int       // length of all strings
 	fields *fieldSet // of message.header; nil: all
-	block  int       // terms a block; 0: 128
+	block  int       // number of terms in a block; 0: 128
 }
 
 // pair is an entry of an object.
@@ -48,7 +47,7 @@ func (b *builder) term(v ast.Value) *ast.Term {
 	return &b.terms[len(b.terms)-1]
 }
 
-// str is a string fact. What is not UTF-8 becomes U+FFFD: the log, a replay and the policy see the same.
+// str makes a string. Bytes that are not UTF-8 become U+FFFD, so that the log and a replay have the same string as the policy.
 func (b *builder) str(s string) *ast.Term {
 	if s == "" {
 		return b.k.empty
@@ -60,10 +59,10 @@ func (b *builder) str(s string) *ast.Term {
 	return b.term(ast.String(s))
 }
 
-// num is an integer fact.
+// num makes an integer.
 func (b *builder) num(n int64) *ast.Term { return b.term(ast.Number(strconv.FormatInt(n, 10))) }
 
-// bool is a truth.
+// bool makes a boolean.
 func (b *builder) bool(v bool) *ast.Term {
 	if v {
 		return b.k.yes
@@ -71,7 +70,7 @@ func (b *builder) bool(v bool) *ast.Term {
 	return b.k.no
 }
 
-// strs is a list of strings.
+// strs makes a list of strings.
 func (b *builder) strs(list []string) *ast.Term {
 	if len(list) == 0 {
 		return b.k.list
@@ -83,7 +82,7 @@ func (b *builder) strs(list []string) *ast.Term {
 	return b.term(ast.NewArray(out...))
 }
 
-// lists is an object of lists of strings.
+// lists makes an object of lists of strings.
 func (b *builder) lists(m map[string][]string) *ast.Term {
 	if len(m) == 0 {
 		return b.k.object
@@ -95,7 +94,7 @@ func (b *builder) lists(m map[string][]string) *ast.Term {
 	return b.object(pairs)
 }
 
-// known appends a string fact unless it is empty, which is unknown.
+// known appends a string to the pairs of an object unless it is empty: a fact that is not known is absent.
 func (b *builder) known(pairs []pair, key *ast.Term, s string) []pair {
 	if s == "" {
 		return pairs
@@ -103,10 +102,10 @@ func (b *builder) known(pairs []pair, key *ast.Term, s string) []pair {
 	return append(pairs, pair{key, b.str(s)})
 }
 
-// object of pairs.
+// object makes an object of pairs.
 func (b *builder) object(pairs []pair) *ast.Term { return b.term(ast.NewObject(pairs...)) }
 
-// build makes the whole input. An error comes from reading the body.
+// build makes the parts of the input in read, and what every input has. The error is that of reading the body.
 func (b *builder) build(t *Transaction, read contract.Parts) (ast.Value, error) {
 	k := b.k
 	pairs := make([]pair, 0, 12)
@@ -180,7 +179,7 @@ func (b *builder) path(pairs []pair, m *message.Mailbox, p message.Params) []pai
 	return append(b.address(pairs, m), pair{b.k.parameters, params})
 }
 
-// address appends the facts of any address. The null path's are all empty.
+// address appends the facts of any address. Those of the null sender are all empty.
 func (b *builder) address(pairs []pair, m *message.Mailbox) []pair {
 	if m.Local == "" && m.Domain == "" {
 		e := b.k.empty
@@ -265,7 +264,7 @@ func (b *builder) header(pairs []pair, h *message.Header, read contract.Parts) [
 	return pairs
 }
 
-// all appends message.headers and message.header with all fields, whose strings they share.
+// all appends message.headers and message.header with all fields. The two share their strings.
 func (b *builder) all(pairs []pair, h *message.Header, read contract.Parts) []pair {
 	n := h.Len()
 	terms := make([]struct{ key, value *ast.Term }, n)
@@ -302,7 +301,7 @@ func (b *builder) all(pairs []pair, h *message.Header, read contract.Parts) []pa
 	return append(pairs, pair{b.k.header, b.object(header)})
 }
 
-// mailboxes of an address field.
+// mailboxes makes the list of an address field's mailboxes.
 func (b *builder) mailboxes(list []message.Mailbox) *ast.Term {
 	if len(list) == 0 {
 		return b.k.list
@@ -315,7 +314,7 @@ func (b *builder) mailboxes(list []message.Mailbox) *ast.Term {
 	return b.term(ast.NewArray(out...))
 }
 
-// some makes message.header of the fields in b.fields.
+// some makes message.header with the fields in b.fields only.
 func (b *builder) some(h *message.Header) *ast.Term {
 	found := make([][]*ast.Term, len(b.fields.keys))
 	for i := range h.Len() {
@@ -333,7 +332,7 @@ func (b *builder) some(h *message.Header) *ast.Term {
 	return b.object(header)
 }
 
-// keys are the terms that every input shares: the names of the facts and constants, made once a Policy and never changed.
+// keys are the terms that all inputs of a Policy share: the names of the facts, and constants.
 type keys struct {
 	factKeys
 	three, yes, no, empty, list, object *ast.Term

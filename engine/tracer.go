@@ -7,7 +7,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// Bounds of one trace. Beyond them nothing more is remembered, and the explanation says so.
+// Limits of one trace. A trace that reaches the first one is not complete, and the explanation says so.
 const (
 	maxQueries  = 1 << 18 // queries the evaluator opened: rule bodies, negations, comprehensions
 	maxAttempts = 16      // remembered of one rule
@@ -17,25 +17,25 @@ const (
 // attempt is one evaluation of a rule's body.
 type attempt struct {
 	rule     *ast.Rule
-	caller   *attempt // whose body asked; nil: the query
+	caller   *attempt // in whose body the rule was called; nil: in the query
 	fired    bool
 	elements []*ast.Term // that a decision set's rule added
-	stop     int         // index of the furthest expression that failed; -1: none has
-	bound    []bound     // what its statement's variables and references were then
+	stop     int         // index of the last expression that failed; -1: none
+	bound    []bound     // variables and references of its statement at that time
 }
 
-// bound is a variable or reference of an expression at the moment it failed.
+// bound is a variable or reference of an expression when it failed.
 type bound struct {
 	name  string
-	value ast.Value // nil: to be looked up under ref
-	ref   ast.Ref   // into data or input, ground; nil where value is
+	value ast.Value // nil: it is looked up later by ref
+	ref   ast.Ref   // into data or input, ground; nil if value is set
 }
 
-// tracer is a topdown.QueryTracer that keeps, of everything that happens, how far each rule came. One evaluation uses it.
+// tracer is a topdown.QueryTracer that records how far each rule came in one evaluation.
 type tracer struct {
-	names    map[ast.Var]ast.Var // rewritten variable to what the author called it
-	queries  map[uint64]*attempt // query id to the attempt whose body it is, or is part of
-	own      map[uint64]bool     // the query is the attempt's body itself
+	names    map[ast.Var]ast.Var // rewritten variable to its name in the source
+	queries  map[uint64]*attempt // query id to the attempt that it belongs to
+	own      map[uint64]bool     // the query is the whole body of its attempt
 	attempts map[*ast.Rule][]*attempt
 	full     bool
 }
@@ -44,11 +44,13 @@ func newTracer(names map[ast.Var]ast.Var) *tracer {
 	return &tracer{names: names, queries: map[uint64]*attempt{}, own: map[uint64]bool{}, attempts: map[*ast.Rule][]*attempt{}}
 }
 
-// Enabled and Config are for topdown. What is needed of variables is read when it is needed.
-func (*tracer) Enabled() bool               { return true }
+// Enabled returns true.
+func (*tracer) Enabled() bool { return true }
+
+// Config asks topdown for no extra work: TraceEvent reads the variables that it needs.
 func (*tracer) Config() topdown.TraceConfig { return topdown.TraceConfig{} }
 
-// TraceEvent is told what the evaluator does.
+// TraceEvent records what the evaluator does.
 func (t *tracer) TraceEvent(e topdown.Event) {
 	switch e.Op {
 	case topdown.EnterOp:
@@ -72,7 +74,7 @@ func (t *tracer) TraceEvent(e topdown.Event) {
 	}
 }
 
-// enter remembers whose body a query is.
+// enter records to which attempt a query belongs.
 func (t *tracer) enter(e *topdown.Event) {
 	if t.full = t.full || len(t.queries) >= maxQueries; t.full {
 		return
@@ -92,7 +94,7 @@ func (t *tracer) enter(e *topdown.Event) {
 	}
 }
 
-// bind reads the variables and references of the statement that expr is of, up to expr.
+// bind returns the variables and references of the statement that expr is part of, up to expr.
 func (t *tracer) bind(e *topdown.Event, body ast.Body, expr *ast.Expr) []bound {
 	statement := statementOf(body, expr)
 	var out []bound
@@ -126,7 +128,7 @@ func (t *tracer) bind(e *topdown.Event, body ast.Body, expr *ast.Expr) []bound {
 	return out
 }
 
-// walk finds the references and variables in x, outside closures: what is in those is not bound here.
+// walk adds the references and variables in x. It skips closures, whose variables are not bound here.
 func (t *tracer) walk(e *topdown.Event, x any, add func(bound, bool)) {
 	ast.NewGenericVisitor(func(n any) bool {
 		switch n := n.(type) {
@@ -151,7 +153,7 @@ func (t *tracer) walk(e *topdown.Event, x any, add func(bound, bool)) {
 	}).Walk(x)
 }
 
-// reference reads input.x, data.x or v.x. One that is still open, such as input.to[_], is none.
+// reference returns a reference to input, data or a variable; false if an element of it has no value yet, as in input.to[_].
 func (t *tracer) reference(e *topdown.Event, ref ast.Ref) (bound, bool) {
 	shown, ground := make(ast.Ref, len(ref)), make(ast.Ref, len(ref))
 	for i, term := range ref {
@@ -187,9 +189,9 @@ func (t *tracer) reference(e *topdown.Event, ref ast.Ref) (bound, bool) {
 	return b, true
 }
 
-// name that the author gave to a variable; "" for one of the compiler's and for roots.
+// name returns the name of a variable in the source; "" for a variable of the compiler, data and input.
 func (t *tracer) name(v ast.Var) string {
-	for range 8 { // rewritten more than once, in closures
+	for range 8 { // in closures they are rewritten more than once
 		next, ok := t.names[v]
 		if !ok {
 			break
@@ -204,13 +206,13 @@ func (t *tracer) name(v ast.Var) string {
 
 func isVar(v ast.Value) bool { _, ok := v.(ast.Var); return ok }
 
-// within says whether one place lies inside another.
+// within reports whether one location lies inside another.
 func within(inner, outer *ast.Location) bool {
 	return inner != nil && outer != nil && inner.Offset >= outer.Offset && inner.Offset+len(inner.Text) <= outer.Offset+len(outer.Text)
 }
 
-// statementOf is the place of the line of source that expr was made of: the compiler takes nested calls and references out of
-// a statement into expressions of their own, which keep their places.
+// statementOf returns the location of the statement that expr is part of. The compiler moves nested calls and references out of a
+// statement into expressions of their own, which keep their locations.
 func statementOf(body ast.Body, expr *ast.Expr) *ast.Location {
 	out := expr.Location
 	for _, x := range body {
@@ -221,7 +223,8 @@ func statementOf(body ast.Body, expr *ast.Expr) *ast.Location {
 	return out
 }
 
-// statements of a body in the order in which they are evaluated to their ends, each with the index of its last expression.
+// statements returns the statements of a body in the order in which their evaluation ends, each with the index of its last
+// expression.
 func statements(body ast.Body) (places []*ast.Location, last []int) {
 	at := map[*ast.Location]int{}
 	for i, x := range body {

@@ -6,16 +6,16 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// Denied are the builtins that a policy may not call, each with what to tell its author. A decision must depend on
-// input and data alone, so that it can be replayed from the log, and must end.
+// Denied returns the builtins that a policy may not call, each with the reason for its author. A decision must end, and must depend on
+// input and data alone, so that it can be replayed from the log.
 func Denied() map[string]string {
 	const (
 		network    = "a decision must not wait for the network; bring the fact in as data"
 		random     = "a decision must be the same when it is replayed; use input.id or input.message.generated"
 		unbounded  = "it can take unbounded time or memory for a small argument"
-		secrets    = "a policy has no business with private keys"
+		secrets    = "a policy does not need private keys"
 		fetches    = "it can fetch schemas over the network and cannot be bounded"
-		inspection = "it says something about the process, not about the transaction"
+		inspection = "its result is about the process, not about the transaction"
 	)
 	return map[string]string{
 		"http.send":                                              network,

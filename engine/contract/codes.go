@@ -9,13 +9,13 @@ import (
 type Rule struct {
 	Code     string
 	Severity Severity
-	// Ignorable says that a comment can silence it for a line: it is about what a rule means, which its author may know
-	// better. What the compiler or the contract refuses cannot be silenced, because it would fail later.
+	// Ignorable says that a comment can silence the finding for a line. It is then about what a rule means, which its author may know
+	// better. A finding about what the compiler or the contract refuses cannot be silenced, because the policy would fail later.
 	Ignorable bool
 	About     string
 }
 
-// Codes of our own findings. Those of OPA's compiler begin with rego_.
+// Codes of the findings that are not from OPA's compiler, whose codes begin with rego_.
 const (
 	CodeLoad           = "load"
 	CodePolicy         = "policy"
@@ -47,48 +47,48 @@ const (
 	CodeUnusedIgnore   = "unused-ignore"
 )
 
-// Rules are all kinds of findings, sorted by code.
+// Rules returns all kinds of findings, sorted by code.
 func Rules() []Rule {
 	rules := []Rule{
-		{"rego_parse_error", Fault, false, "The file is no Rego."},
-		{"rego_compile_error", Fault, false, "OPA's compiler refuses the rule, or its strict mode does."},
+		{"rego_parse_error", Fault, false, "The file is not valid Rego."},
+		{"rego_compile_error", Fault, false, "OPA's compiler or its strict mode refuses the rule."},
 		{"rego_type_error", Fault, false, "A name that does not exist, or values that do not fit together."},
 		{"rego_unsafe_var_error", Fault, false, "A variable that nothing gives a value."},
 		{"rego_recursion_error", Fault, false, "A rule that depends on itself."},
 		{CodeLoad, Fault, false, "A file of the bundle cannot be read."},
 		{CodePolicy, Fault, false, "OPA cannot prepare the decision."},
-		{CodeSmoke, Fault, false, "A stage fails on a plain message."},
+		{CodeSmoke, Fault, false, "A stage fails for a plain message."},
 		{CodeUnknownBuiltin, Fault, false, "policy.allow_builtins names a builtin that OPA does not have."},
-		{CodeNoStage, Fault, false, "The bundle has no package that would be asked."},
+		{CodeNoStage, Fault, false, "The bundle defines no stage."},
 		{CodeEmptyStage, Fault, false, "A stage's package has no decision set."},
-		{CodeUnknownStage, Fault, false, "A package that looks like a stage and is none."},
-		{CodeUnknownSet, Fault, false, "A rule of a stage that is no decision set."},
+		{CodeUnknownStage, Fault, false, "A package that looks like a stage and is not one."},
+		{CodeUnknownSet, Fault, false, "A rule of a stage that is not a decision set."},
 		{CodeOtherStage, Fault, false, "A decision set that this stage does not have."},
 		{CodeNotASet, Fault, false, "A decision set that is not written with contains."},
 		{CodeElementType, Fault, false, "An element, or a value in it, of the wrong type."},
-		{CodeUnknownKey, Fault, false, "An element with a key that means nothing."},
+		{CodeUnknownKey, Fault, false, "An element with an unknown key."},
 		{CodeMissingKey, Fault, false, "An element without a key that it needs."},
 		{CodeUnknownOp, Fault, false, "An edit with an operation that does not exist."},
-		{CodeBadValue, Fault, false, "A code, status, header name, value or address that cannot be."},
+		{CodeBadValue, Fault, false, "An invalid code, status, header name, value or address."},
 		{CodeMissingRule, Fault, false, "A reference to a rule or package that does not exist."},
-		{CodeReachesOut, Fault, false, "A test that would reach out of the process: to the network or into its environment."},
+		{CodeReachesOut, Fault, false, "A test that would use the network or read the environment of the process."},
 		{CodeMissingData, Warning, true, "A reference to data that is in no document."},
-		{CodeTable, Warning, true, "A table of data that is read whole, and may grow too large for that."},
+		{CodeTable, Warning, true, "A table of data that is read whole, and could grow too large for that."},
 		{CodeLargeTable, Fault, false, "A table of data that is read whole, and is too large for that."},
 		{CodeUnknownFact, Fault, false, "A fact that does not exist, set by with or read from a variable."},
 		{CodeStageFact, Warning, true, "A fact that is never known at the stage that reads it."},
-		{CodeNegatedCall, Fault, true, "not over a call with a reference in it: it fails open."},
-		{CodeNeedsFact, Warning, true, "A refusal that can only fire where a fact is present."},
-		{CodeNeverEmpty, Warning, true, `A fact compared with "": it would be absent.`},
+		{CodeNegatedCall, Fault, true, "not over a call with a reference in it, which fails open."},
+		{CodeNeedsFact, Warning, true, "A refusal that can fire only if a fact is present."},
+		{CodeNeverEmpty, Warning, true, `A fact compared with "", although it would be absent.`},
 		{CodeDoorFact, Warning, true, "A fact that a front end in use cannot know."},
-		{CodeBadIgnore, Fault, false, "A postern:ignore comment that cannot be followed."},
-		{CodeUnusedIgnore, Warning, false, "A postern:ignore comment with nothing to silence."},
+		{CodeBadIgnore, Fault, false, "A postern:ignore comment that is wrong."},
+		{CodeUnusedIgnore, Warning, false, "A postern:ignore comment that silences nothing."},
 	}
 	slices.SortFunc(rules, func(a, b Rule) int { return strings.Compare(a.Code, b.Code) })
 	return rules
 }
 
-// RuleOf a code; a code that OPA may add is a Fault that cannot be ignored.
+// RuleOf returns the rule of a code. A code that is not known, such as one that a later OPA adds, is a Fault that cannot be ignored.
 func RuleOf(code string) (Rule, bool) {
 	for _, r := range Rules() {
 		if r.Code == code {

@@ -9,29 +9,29 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// Severity tells a finding that stops a bundle from one that is only worth a look.
+// Severity says whether a finding stops a bundle.
 type Severity string
 
 // The severities.
 const (
 	Fault   Severity = "error"   // the bundle is refused
-	Warning Severity = "warning" // the bundle is taken, but hardly does what its author meant
+	Warning Severity = "warning" // the bundle works, but probably not as its author meant
 )
 
-// Finding is one thing that is wrong with a bundle, and where.
+// Finding is one thing that is wrong with a bundle, with its place.
 type Finding struct {
 	Severity Severity `json:"severity"`
 	Code     string   `json:"code"`           // stable, greppable, one of Rules: "rego_type_error", "unknown-set", "negated-call"
 	File     string   `json:"file,omitempty"` // as the bundle names it
-	Line     int      `json:"line,omitempty"` // from 1; 0: the finding is about no one line
+	Line     int      `json:"line,omitempty"` // from 1; 0: the finding is not about one line
 	Column   int      `json:"column,omitempty"`
-	Text     string   `json:"text,omitempty"` // the source line as it stands, at most 200 octets
+	Text     string   `json:"text,omitempty"` // the source line, at most 200 bytes
 	Message  string   `json:"message"`
 	Hint     string   `json:"hint,omitempty"` // how to mend it
 }
 
-// String is the finding as a compiler would print it: file:line:column: message [code], then the source line with a mark
-// under the column, and the hint.
+// String returns the finding as a compiler prints it: file:line:column: message [code], then the source line with a mark under the
+// column, then the hint.
 func (f Finding) String() string {
 	var b strings.Builder
 	if f.File != "" {
@@ -60,7 +60,8 @@ func (f Finding) String() string {
 	return b.String()
 }
 
-// markPad is the white space that puts a mark under a column of a line; tabs stay tabs, so that it is so on any terminal.
+// markPad returns the white space that puts a mark under a column of a line. Tabs stay tabs, so that it fits on any terminal. false:
+// the line has no such column.
 func markPad(line string, column int) (string, bool) {
 	runes := []rune(line)
 	if column < 1 || column > len(runes)+1 {
@@ -74,12 +75,12 @@ func markPad(line string, column int) (string, bool) {
 	return string(runes[:column-1]), true
 }
 
-// CompileError is every reason why a bundle cannot become a Policy, in the order of files and lines.
+// CompileError holds every reason why a bundle cannot become a policy, in the order of files and lines.
 type CompileError struct {
 	Findings []Finding `json:"findings"` // Faults only, at least one
 }
 
-// Error lists all findings, several lines each.
+// Error returns all findings as text, with several lines each.
 func (e *CompileError) Error() string {
 	var b strings.Builder
 	for i, f := range e.Findings {
@@ -91,7 +92,7 @@ func (e *CompileError) Error() string {
 	return b.String()
 }
 
-// Faults picks what stops the bundle; nil where nothing does.
+// Faults returns the Faults among findings as a *CompileError, or nil if there are none.
 func Faults(all []Finding) error {
 	var e CompileError
 	for _, f := range all {
@@ -105,13 +106,13 @@ func Faults(all []Finding) error {
 	return &e
 }
 
-// Sort orders by place and drops what is said twice.
+// Sort sorts findings by place and removes duplicates.
 func Sort(all []Finding) []Finding {
 	slices.SortStableFunc(all, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
 			cmp.Compare(a.Code, b.Code), cmp.Compare(a.Message, b.Message))
 	})
-	typed := map[[3]any]bool{} // places where OPA's type checker has spoken
+	typed := map[[3]any]bool{} // places about which OPA's type checker has a finding
 	for _, f := range all {
 		if f.Code == ast.TypeErr {
 			typed[[3]any{f.File, f.Line, f.Column}] = true

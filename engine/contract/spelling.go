@@ -7,10 +7,10 @@ import (
 	"unicode/utf8"
 )
 
-// Suggest is a hint for a misspelt name, or "".
+// Suggest returns a hint for a misspelt name, or "".
 func Suggest(have string, names []string) string { return SuggestIn(have, "", names) }
 
-// SuggestIn is Suggest with what stands before the name.
+// SuggestIn is Suggest with a prefix for the name in the hint.
 func SuggestIn(have, prefix string, names []string) string {
 	if near := Nearest(have, names); near != "" {
 		return fmt.Sprintf("did you mean %s%s?", prefix, near)
@@ -18,7 +18,7 @@ func SuggestIn(have, prefix string, names []string) string {
 	return ""
 }
 
-// OneOf is a hint: the name that was meant, or else all there are, where they are few.
+// OneOf returns a hint that names the name that was meant, or else all names if there are at most 30.
 func OneOf(have, prefix string, names []string) string {
 	if hint := SuggestIn(have, prefix, names); hint != "" || len(names) == 0 || len(names) > 30 {
 		return hint
@@ -26,7 +26,7 @@ func OneOf(have, prefix string, names []string) string {
 	return "there are: " + strings.Join(slices.Sorted(slices.Values(names)), ", ")
 }
 
-// Nearest is the name most like have, if one is near enough to be meant: at most a third of its letters differ.
+// Nearest returns the name that is most like have, or "" if more than a third of its letters differ.
 func Nearest(have string, names []string) string {
 	best, at := "", max(len(have)/3, 1)+1
 	sorted := slices.Sorted(slices.Values(names))
@@ -38,8 +38,8 @@ func Nearest(have string, names []string) string {
 	return best
 }
 
-// distance between two names: letters added, left out, changed, or swapped with their neighbour (optimal string
-// alignment). Names longer than 64 octets are never near.
+// distance returns how many letters of a name were added, left out, changed or swapped with their neighbour (optimal string
+// alignment). A name longer than 64 bytes is far from any other.
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return 64
@@ -65,7 +65,7 @@ func distance(a, b string) int {
 	return last[len(b)]
 }
 
-// Cut shortens s to at most n octets without cutting a character in two.
+// Cut shortens s to at most n bytes without cutting a character in two.
 func Cut(s string, n int) string {
 	if len(s) <= n {
 		return s

@@ -122,7 +122,7 @@ func (s *sources) lintModules(doors []door) []contract.Finding {
 			refusals[stage].collect(sc, r)
 			fs, set := sc.lintRule(r)
 			out = append(out, fs...)
-			defined[stage] = defined[stage] || set || len(fs) > 0 // a misspelt set has been said
+			defined[stage] = defined[stage] || set || len(fs) > 0 // there is a finding about a misspelt set
 		}
 		if ok {
 			present[stage] = m.Package

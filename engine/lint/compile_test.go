@@ -33,8 +33,8 @@ const (
 	plainRule   = "note contains \"p\" if input.auth.login == \"p\"\n"
 )
 
-// TestJoined: modules are joined where nothing can be told apart by it, and only there.
-func TestJoined(t *testing.T) {
+// TestMergedModules: modules are joined where nothing can be told apart by it, and only there.
+func TestMergedModules(t *testing.T) {
 	for name, c := range map[string]struct {
 		bodies []string
 		want   string // the files that the compiler gets
@@ -54,7 +54,7 @@ func TestJoined(t *testing.T) {
 			if len(found) > 0 {
 				t.Fatal(found)
 			}
-			modules, _ := s.joined()
+			modules, _ := s.mergedModules()
 			var names []string
 			rules := 0
 			for name, m := range modules {
@@ -74,12 +74,12 @@ func TestJoined(t *testing.T) {
 	}
 }
 
-// TestJoinedAnnotations: annotations of rules come along, and those of a package keep its file apart.
-func TestJoinedAnnotations(t *testing.T) {
+// TestMergedModulesAnnotations: annotations of rules come along, and those of a package keep its file apart.
+func TestMergedModulesAnnotations(t *testing.T) {
 	ofRule := "# METADATA\n# title: %s\n" + plainRule
 	b := mailFiles(t, fmt.Sprintf(ofRule, "first"), fmt.Sprintf(ofRule, "second"))
 	s, _ := parse(b, contract.Capabilities(nil))
-	modules, ok := s.joined()
+	modules, ok := s.mergedModules()
 	if !ok || len(modules["a.rego"].Annotations) != 2 {
 		t.Errorf("joined: %v, with %v", ok, modules["a.rego"].Annotations)
 	}
@@ -90,14 +90,14 @@ func TestJoinedAnnotations(t *testing.T) {
 	}
 	b.Modules[1].Raw, b.Modules[1].Parsed = []byte(raw), m
 	s, _ = parse(b, contract.Capabilities(nil))
-	if modules, ok := s.joined(); ok || len(modules) != 2 {
+	if modules, ok := s.mergedModules(); ok || len(modules) != 2 {
 		t.Errorf("a file with the package's annotations was joined: %v", modules)
 	}
 }
 
-// TestJoinedFindings: what is wrong in one of many files that are alike is said of its file, line and column, the same as of
+// TestMergedModulesFindings: what is wrong in one of many files that are alike is said of its file, line and column, the same as of
 // the file alone.
-func TestJoinedFindings(t *testing.T) {
+func TestMergedModulesFindings(t *testing.T) {
 	for name, bad := range map[string]string{
 		"type":            "note contains \"x\" if count(1) == 1\n",
 		"unsafe":          "note contains y if input.auth.login == \"x\"\n",

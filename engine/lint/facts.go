@@ -13,23 +13,23 @@ import (
 //
 //	reject contains "TLS 1.3 only" if input.tls.version != "1.3"
 //
-// lets mail in the clear pass. lintNeeds warns of it, unless the stage or one before it says what happens without the
-// fact: by `allow`, or by a refusal that negates the fact or a helper rule that reads it. A rule that picks out a value
-// (`"interns" in input.auth.groups`, `input.auth.login == "bot"`) means those that have it, and is left alone.
+// lets mail without TLS pass. lintNeeds warns of it, unless the stage or an earlier one says what happens without the fact: by `allow`,
+// or by a refusal that negates the fact or a helper rule that reads it. There is no warning for a rule that looks for a value
+// (`"interns" in input.auth.groups`, `input.auth.login == "bot"`), because it is meant only for those that have the value.
 
-// use of an optional fact in the body or head of a rule.
+// use is a use of an optional fact in the body or head of a rule.
 type use struct {
-	node   string // dotted path of what may be absent: "auth", "tls", "client.name"
-	ref    string // as it is written
+	node   string // dotted path of the fact that may be absent: "auth", "tls", "client.name"
+	ref    string // as in the source
 	loc    *ast.Location
-	picked bool // compared with a value for equality, so that its absence is an answer
+	picked bool // the rule looks for one of its values, so that it may be absent
 }
 
-// stageRefusals are the refusing rules of a stage, and what it does about absent facts.
+// stageRefusals holds the refusing rules of a stage, and what the stage does about absent facts.
 type stageRefusals struct {
 	allow   bool
 	rules   []refusal
-	negated map[string]bool // optional facts whose absence a refusal is about
+	negated map[string]bool // optional facts without which a rule refuses
 }
 
 type refusal struct {
@@ -37,13 +37,13 @@ type refusal struct {
 	rule  *ast.Rule
 }
 
-// collect sorts a rule of a stage package into what its stage does.
+// collect adds a rule of the stage's package.
 func (st *stageRefusals) collect(sc *scope, r *ast.Rule) {
 	switch headName(r.Head) {
 	case "allow":
 		st.allow = true
 	case "reject", "defer":
-		inner := *sc // the locals are this rule's
+		inner := *sc // a copy, with the variables of this rule
 		st.rules = append(st.rules, refusal{&inner, r})
 		if st.negated == nil {
 			st.negated = map[string]bool{}
@@ -59,7 +59,7 @@ func (st *stageRefusals) collect(sc *scope, r *ast.Rule) {
 	}
 }
 
-// reads are the optional facts that a term or the helper rules that it names refer to, negated or not.
+// reads returns the optional facts that a term refers to, or the helper rules that it names.
 func (sc *scope) reads(t *ast.Term) (uses []use) {
 	if rules, _, _ := sc.rulesOf(t); rules != nil {
 		for _, r := range rules {
@@ -77,7 +77,7 @@ func (sc *scope) reads(t *ast.Term) (uses []use) {
 	return sc.optional(t, true)
 }
 
-// lintNeeds looks at all stages together.
+// lintNeeds checks the refusals of all stages.
 func (s *sources) lintNeeds(stages map[contract.Stage]*stageRefusals) (out []contract.Finding) {
 	handled := map[string]bool{}
 	for _, stage := range contract.Stages() {
@@ -87,7 +87,7 @@ func (s *sources) lintNeeds(stages map[contract.Stage]*stageRefusals) (out []con
 		}
 		if st.allow {
 			if stage > contract.StageConnect {
-				return out // what comes later has passed it
+				return out // later stages see only what it allowed
 			}
 			continue
 		}
@@ -113,20 +113,20 @@ func (r refusal) lintNeeds(handled map[string]bool) (out []contract.Finding) {
 		if picked[u.node] || handled[u.node] {
 			continue
 		}
-		picked[u.node] = true // say it once
+		picked[u.node] = true // one finding a fact
 		loc := u.loc
 		if loc == nil {
 			loc = r.rule.Loc()
 		}
 		out = append(out, r.scope.src.at(contract.CodeNeedsFact, loc, "say what happens without it: a refusal `if not input."+u.node+"`, or `allow`; "+
 			"or, where it may pass, why: `# postern:ignore "+contract.CodeNeedsFact+" -- reason`",
-			"%s can only fire where input.%s is known: without it, this rule lets the message pass", headName(r.rule.Head), u.node))
+			"%s can fire only if input.%s is known: without it, this rule lets the message pass", headName(r.rule.Head), u.node))
 	}
 	return out
 }
 
-// needed are the optional facts without which a rule cannot hold: in its own expressions, in those of the helper rules
-// that it names, and in what it says.
+// needed returns the optional facts without which a rule cannot fire: those in its expressions, in the helper rules that it names, and
+// in its head.
 func (sc *scope) needed(r *ast.Rule, seen map[*ast.Rule]bool) (out []use) {
 	if seen[r] {
 		return nil
@@ -145,7 +145,7 @@ func (sc *scope) needed(r *ast.Rule, seen map[*ast.Rule]bool) (out []use) {
 	return out
 }
 
-// neededBy one expression.
+// neededBy is needed for one expression.
 func (sc *scope) neededBy(e *ast.Expr, seen map[*ast.Rule]bool) (out []use) {
 	switch terms := e.Terms.(type) {
 	case *ast.SomeDecl:
@@ -176,7 +176,7 @@ func (sc *scope) neededBy(e *ast.Expr, seen map[*ast.Rule]bool) (out []use) {
 	return out
 }
 
-// neededByAll are the uses that every one of the rules of a name has.
+// neededByAll returns the uses that all rules of one name have in common.
 func (sc *scope) neededByAll(rules []*ast.Rule, seen map[*ast.Rule]bool) (out []use) {
 	if sc.src.certainHelper(rules) {
 		return nil
@@ -197,18 +197,18 @@ func (sc *scope) neededByAll(rules []*ast.Rule, seen map[*ast.Rule]bool) (out []
 		})
 	}
 	for i := range out {
-		out[i].loc = nil // the place is the rule that refuses
+		out[i].loc = nil // the finding is about the rule that refuses
 	}
 	return out
 }
 
-// certainHelper says whether a helper holds whatever the input is, so that nothing in it is needed.
+// certainHelper reports whether a helper has a value for every input, so that it needs no fact.
 func (s *sources) certainHelper(rules []*ast.Rule) bool {
 	return slices.ContainsFunc(rules, func(r *ast.Rule) bool { return r.Default || r.Head.RuleKind() == ast.MultiValue })
 }
 
-// picks says whether an expression picks out values, so that the absence of a fact in it is an answer. Comparisons
-// other than for equality do not, nor does an assignment, nor counting to none.
+// picks reports whether an expression looks for certain values of a fact, so that the rule is meant only for transactions that have
+// the fact. Comparisons other than for equality do not, nor do assignments and comparisons with 0, false, "" and [].
 func (sc *scope) picks(e *ast.Expr) bool {
 	if e.IsAssignment() {
 		return false
@@ -234,7 +234,7 @@ func (sc *scope) picks(e *ast.Expr) bool {
 	return true
 }
 
-// within are the uses in a term outside of comprehensions and template strings, which are never undefined.
+// within returns the uses in a term, except in comprehensions and template strings, which are never undefined.
 func (sc *scope) within(t *ast.Term, picked bool) (out []use) {
 	ast.NewGenericVisitor(func(x any) bool {
 		term, ok := x.(*ast.Term)
@@ -251,7 +251,7 @@ func (sc *scope) within(t *ast.Term, picked bool) (out []use) {
 	return out
 }
 
-// optional are the parts of one reference, or of the fact that a variable holds, that a transaction may lack.
+// optional returns the facts on the path of a reference or variable that a transaction may lack.
 func (sc *scope) optional(t *ast.Term, picked bool) (out []use) {
 	rest, o, ok := sc.resolve(t)
 	if !ok || o.fact == nil {
@@ -259,7 +259,7 @@ func (sc *scope) optional(t *ast.Term, picked bool) (out []use) {
 	}
 	path := slices.Concat(o.path, contract.ConstantPath(rest))
 	if len(o.path) > 0 && len(rest) > 0 && o.fact != sc.src.facts.Follow(o.path) {
-		path = o.path // below an element of a list
+		path = o.path // a field of an element of a list
 	}
 	for _, node := range optionalNodes(sc.src.facts, path) {
 		out = append(out, use{node: node, ref: t.String(), loc: t.Loc(), picked: picked})
@@ -267,8 +267,8 @@ func (sc *scope) optional(t *ast.Term, picked bool) (out []use) {
 	return out
 }
 
-// optionalNodes are the objects on a path, and the facts of the session beside them, that may be absent. Facts within an
-// optional object count as that; the server's are configured, and the message's size and body are there where they are read.
+// optionalNodes returns the paths of the objects and facts on a path that may be absent. A fact within an optional object counts as that
+// object. Facts of the server are configured, and those of the message are known where they are read.
 func optionalNodes(f *contract.Fact, path []string) (nodes []string) {
 	certain := true
 	for i, key := range path {
@@ -283,8 +283,8 @@ func optionalNodes(f *contract.Fact, path []string) (nodes []string) {
 	return nodes
 }
 
-// lintLocals finds misspelt facts of variables that hold a part of input. OPA's type checker sees most of them, but not
-// those under every.
+// lintLocals finds misspelt facts of variables that hold a part of input. OPA's type checker finds most of them, but not those under
+// `every`.
 func (sc *scope) lintLocals(r *ast.Rule) (out []contract.Finding) {
 	ast.WalkTerms(r, func(t *ast.Term) bool {
 		ref, ok := t.Value.(ast.Ref)
@@ -312,7 +312,7 @@ func (sc *scope) lintLocals(r *ast.Rule) (out []contract.Finding) {
 	return out
 }
 
-// lintEmpty finds comparisons of a fact with "": what is not known is absent, never empty.
+// lintEmpty finds comparisons of a fact with "". A fact that is not known is absent, never empty.
 func (sc *scope) lintEmpty(r *ast.Rule) (out []contract.Finding) {
 	ast.WalkExprs(r, func(e *ast.Expr) bool {
 		if !e.IsCall() || len(e.Operands()) != 2 {
@@ -329,7 +329,7 @@ func (sc *scope) lintEmpty(r *ast.Rule) (out []contract.Finding) {
 			}
 			if f := sc.origin(t).fact; f != nil && f.Kind == contract.Text && !f.Always && f.Name != "" {
 				out = append(out, sc.src.at(contract.CodeNeverEmpty, t.Loc(), "test for absence with `not "+t.String()+"`, for presence with `"+t.String()+"`",
-					"%s is never \"\": where it is not known, it is absent", t))
+					"%s is never \"\": if it is not known, it is absent", t))
 			}
 		}
 		return false
@@ -352,8 +352,7 @@ func doorsOf(names []string) []door {
 	return doors
 }
 
-// lintDoors warns of facts that a front end in use never knows, unless the rule is for another one only, or looks into
-// input.unknown.
+// lintDoors warns of facts that a front end in use never knows, unless the rule is for another front end only, or reads input.unknown.
 func (sc *scope) lintDoors(r *ast.Rule, doors []door) (out []contract.Finding) {
 	if len(doors) == 0 {
 		return nil
@@ -404,7 +403,7 @@ func (d *door) neverKnown(path []string) string {
 	return ""
 }
 
-// inputPath is the constant path of a reference into input; nil where it is none.
+// inputPath returns the path of a reference into input up to its first computed element; nil for any other term.
 func (sc *scope) inputPath(t *ast.Term) []string {
 	if _, ok := t.Value.(ast.Ref); !ok {
 		if v, ok := t.Value.(ast.Var); !ok || len(sc.roots[v]) < 2 {
@@ -418,7 +417,7 @@ func (sc *scope) inputPath(t *ast.Term) []string {
 	return slices.Concat(o.path, contract.ConstantPath(rest))
 }
 
-// lintWith checks what `with` puts into input: the path, and the keys of what is written out.
+// lintWith checks what `with` puts into input: the path, and the keys of object literals.
 func (sc *scope) lintWith(r *ast.Rule) (out []contract.Finding) {
 	ast.NewGenericVisitor(func(x any) bool {
 		w, ok := x.(*ast.With)
@@ -448,7 +447,7 @@ func (sc *scope) lintWith(r *ast.Rule) (out []contract.Finding) {
 	return out
 }
 
-// lintFacts checks a value that is written out against the fact that it stands for.
+// lintFacts checks a literal against the fact that it takes the place of.
 func (sc *scope) lintFacts(t *ast.Term, at string, f *contract.Fact) (out []contract.Finding) {
 	switch v := t.Value.(type) {
 	case ast.Object:
@@ -475,7 +474,7 @@ func (sc *scope) lintFacts(t *ast.Term, at string, f *contract.Fact) (out []cont
 	return out
 }
 
-// noFact words a fact that does not exist.
+// noFact returns the finding for a fact that does not exist.
 func (sc *scope) noFact(loc *ast.Location, at, key string, f *contract.Fact) contract.Finding {
-	return sc.src.at(contract.CodeUnknownFact, loc, contract.OneOf(key, at+".", f.FieldNames()), "%s has no %q: `with` sets what no message has", at, key)
+	return sc.src.at(contract.CodeUnknownFact, loc, contract.OneOf(key, at+".", f.FieldNames()), "%s has no %q: `with` sets a fact that does not exist", at, key)
 }

@@ -10,13 +10,13 @@ import (
 	"github.com/postern-mail/postern/engine/contract"
 )
 
-// ignoreMark begins a comment that silences findings of one line: of the line it ends, or where it stands alone, of the next
-// line that holds more than a comment.
+// ignoreMark begins a comment that silences findings about one line: its own line or, if there is nothing else on that, the next line
+// that is not a comment.
 //
 //	# postern:ignore needs-fact -- unauthenticated mail does not come this way
 const ignoreMark = "postern:ignore"
 
-// ignore is one such comment.
+// ignore is a comment that begins with ignoreMark.
 type ignore struct {
 	loc   *ast.Location
 	line  int // whose findings it silences
@@ -24,7 +24,7 @@ type ignore struct {
 	used  map[string]bool
 }
 
-// ignores reads the comments of all modules; what is wrong with them comes as findings.
+// ignores returns the comments of all modules, and findings about those that are wrong.
 func (s *sources) ignores() (byFile map[string][]*ignore, out []contract.Finding) {
 	byFile = map[string][]*ignore{}
 	for _, name := range s.names {
@@ -41,17 +41,17 @@ func (s *sources) ignores() (byFile map[string][]*ignore, out []contract.Finding
 					out = append(out, s.at(contract.CodeBadIgnore, c.Location, contract.OneOf(code, "", ignorable()), "there is no finding %q to ignore", code))
 				case !rule.Ignorable:
 					out = append(out, s.at(contract.CodeBadIgnore, c.Location, "mend it; only "+strings.Join(ignorable(), ", ")+" can be ignored",
-						"%s cannot be ignored: it would fail later", code))
+						"%s cannot be ignored: the policy would fail later", code))
 				default:
 					ig.codes = append(ig.codes, code)
 				}
 			}
 			switch {
 			case strings.TrimSpace(list) == "":
-				out = append(out, s.at(contract.CodeBadIgnore, c.Location, "write: # postern:ignore CODE -- reason", "it does not say what to ignore"))
+				out = append(out, s.at(contract.CodeBadIgnore, c.Location, "write: # postern:ignore CODE -- reason", "the comment does not say what to ignore"))
 			case strings.TrimSpace(reason) == "":
 				out = append(out, s.at(contract.CodeBadIgnore, c.Location, "write: # postern:ignore "+strings.TrimSpace(list)+" -- reason",
-					"it does not say why"))
+					"the comment does not say why"))
 			case len(ig.codes) > 0:
 				byFile[name] = append(byFile[name], ig)
 			}
@@ -60,7 +60,7 @@ func (s *sources) ignores() (byFile map[string][]*ignore, out []contract.Finding
 	return byFile, out
 }
 
-// ignorable are the codes that can be ignored.
+// ignorable returns the codes that can be ignored.
 func ignorable() []string {
 	var codes []string
 	for _, r := range contract.Rules() {
@@ -71,7 +71,7 @@ func ignorable() []string {
 	return codes
 }
 
-// governed is the line that a comment is about.
+// governed returns the line that a comment is about.
 func (s *sources) governed(file string, loc *ast.Location) int {
 	if !alone(s.line(file, loc.Row)) {
 		return loc.Row
@@ -85,11 +85,11 @@ func (s *sources) governed(file string, loc *ast.Location) int {
 	return loc.Row
 }
 
-// alone says that there is nothing on a line but a comment.
+// alone reports whether there is nothing on a line but a comment.
 func alone(line string) bool { return strings.HasPrefix(strings.TrimSpace(line), "#") }
 
-// silence takes out what comments ignore. complete says that lint has seen all there is, so that a comment without use
-// is one; facts by door are seen only for the doors in use, so that those count as used always.
+// silence removes the findings that comments ignore. If complete is true, all checks were made, and a comment that ignores nothing is a
+// finding itself. Comments about fact-unknown-at-door are excepted, because that is checked only for the front ends in use.
 func (s *sources) silence(findings []contract.Finding, complete bool) []contract.Finding {
 	byFile, out := s.ignores()
 	for _, f := range findings {

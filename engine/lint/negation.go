@@ -6,15 +6,15 @@ import (
 	"github.com/postern-mail/postern/engine/contract"
 )
 
-// A `not` over a call whose arguments refer to input or data fails open: the compiler takes the reference out of the
-// negation, so where the fact is absent the whole expression is undefined instead of true, and the rule does not fire.
+// A `not` over a call whose arguments refer to input or data fails open. The compiler moves the reference out of the negation, so
+// that, if the fact is absent, the whole expression is undefined instead of true, and the rule does not fire.
 //
 //	reject contains "not yours" if not input.envelope.from.key in data.senders[input.auth.login]
 //
-// rejects nothing from a login without an entry. The same goes for a reference within another's brackets, for calls within
-// calls, for array, object and set literals, and for the values of `with`. It does not go for what stands alone on
-// either side of == or =, for comprehensions, which are never undefined, and for template strings. A test holds this
-// against OPA's own evaluation. lintNegations finds them in rules as they were written.
+// rejects nothing from a login without an entry. The same is true of a reference within the brackets of another one, of calls within
+// calls, of array, object and set literals, and of the values of `with`. It is not true of a term that is alone on one side of == or
+// =, of comprehensions, which are never undefined, or of template strings. A test compares this with OPA's own evaluation.
+// lintNegations finds such negations in rules as they were written.
 func (sc *scope) lintNegations(r *ast.Rule) (out []contract.Finding) {
 	ast.WalkExprs(r, func(e *ast.Expr) bool {
 		if !e.Negated {
@@ -30,7 +30,7 @@ func (sc *scope) lintNegations(r *ast.Rule) (out []contract.Finding) {
 	return out
 }
 
-// negated is the first term of a negated expression that the compiler takes out of it and that may be undefined.
+// negated returns the first term of a negated expression that the compiler moves out of it and that may be undefined, or nil.
 func (sc *scope) negated(e *ast.Expr) *ast.Term {
 	var found *ast.Term
 	look := func(t *ast.Term, f func(*ast.Term) *ast.Term) {
@@ -56,7 +56,8 @@ func (sc *scope) negated(e *ast.Expr) *ast.Term {
 	return found
 }
 
-// operand of an expression that is evaluated where it stands: of a reference only what is in its brackets is taken out.
+// operand is hoisted for a term that the compiler leaves in its expression: it moves out only what is in the brackets of a
+// reference.
 func (sc *scope) operand(t *ast.Term) *ast.Term {
 	ref, ok := t.Value.(ast.Ref)
 	if !ok {
@@ -80,7 +81,7 @@ func (sc *scope) brackets(ref ast.Ref) *ast.Term {
 	return nil
 }
 
-// hoisted is the first term within one that is taken out of its expression, and that may be undefined.
+// hoisted returns the first term within t that the compiler moves out of the expression and that may be undefined, or nil.
 func (sc *scope) hoisted(t *ast.Term) (found *ast.Term) {
 	var visit func(x any) bool
 	visit = func(x any) bool {
@@ -120,8 +121,8 @@ func (sc *scope) hoisted(t *ast.Term) (found *ast.Term) {
 	return found
 }
 
-// certain says whether a variable or reference always has a value, once the variables in it have. Of what cannot be
-// told it says yes: lint speaks where it is sure.
+// certain reports whether a variable or reference always has a value if the variables in it have one. The answer is yes if it cannot be
+// told, because a finding must be right.
 func (sc *scope) certain(t *ast.Term) bool {
 	if rules, _, rest := sc.rulesOf(t); rules != nil {
 		return sc.always(rules) && (len(rest) == 0 || writtenOut(rules, rest))
@@ -131,7 +132,7 @@ func (sc *scope) certain(t *ast.Term) bool {
 	case !ok:
 		return true
 	case o.data:
-		// The variable itself has a value; the document, or what is below, may not be there.
+		// A variable has a value. The document, or a value in it, may be missing.
 		_, local := sc.locals[headVar(t)]
 		return local && len(rest) == 0
 	}
@@ -139,13 +140,13 @@ func (sc *scope) certain(t *ast.Term) bool {
 	if len(path) < len(rest) {
 		return false
 	}
-	if _, local := sc.locals[headVar(t)]; local { // it has a value; the question is what is below
+	if _, local := sc.locals[headVar(t)]; local { // a variable has a value; what is below may be missing
 		return len(path) == 0 || o.fact.CertainBelow(path, sc.stage, sc.inStage)
 	}
 	return o.fact.Certain(path, sc.stage, sc.inStage)
 }
 
-// writtenOut says whether all values of a rule are objects in which the path is written out.
+// writtenOut reports whether all values of rules are object literals that have the path.
 func writtenOut(rules []*ast.Rule, path ast.Ref) bool {
 	for _, r := range rules {
 		t := r.Head.Value
@@ -162,8 +163,7 @@ func writtenOut(rules []*ast.Rule, path ast.Ref) bool {
 	return true
 }
 
-// always says whether rules of one name have a value whatever the input is: a set, one with a default, one without
-// conditions.
+// always reports whether rules of one name have a value for every input: a set, a rule with a default, or one without conditions.
 func (sc *scope) always(rules []*ast.Rule) bool {
 	for _, r := range rules {
 		if r.Default || r.Head.RuleKind() == ast.MultiValue || len(r.Head.Ref()) > 1 || sc.unconditional(r) {
@@ -173,7 +173,7 @@ func (sc *scope) always(rules []*ast.Rule) bool {
 	return false
 }
 
-// unconditional says whether a rule has no conditions and a value that is always there.
+// unconditional reports whether a rule has no conditions and a value that is never undefined.
 func (sc *scope) unconditional(r *ast.Rule) bool {
 	if memo := sc.src.total[r]; memo.known {
 		return memo.value

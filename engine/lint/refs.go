@@ -12,9 +12,8 @@ import (
 	"github.com/postern-mail/postern/engine/data"
 )
 
-// lintCompiled checks what can only be seen after imports are resolved: references to what does not exist, and facts
-// that a stage never has. OPA's compiler finds neither, because data could still appear at run time; our bundles are
-// whole.
+// lintCompiled checks what can be seen only after imports are resolved: references to what does not exist, and facts that a stage never
+// has. OPA's compiler finds neither, because data may appear at run time; here the bundle is complete.
 func (s *sources) lintCompiled(c *ast.Compiler, store *data.Store) (out []contract.Finding) {
 	for _, name := range slices.Sorted(maps.Keys(c.Modules)) {
 		for _, r := range c.Modules[name].Rules {
@@ -24,7 +23,7 @@ func (s *sources) lintCompiled(c *ast.Compiler, store *data.Store) (out []contra
 	return append(out, s.lintStageFacts(c)...)
 }
 
-// lintData checks all references of a rule into data, and keeps the findings that are wanted.
+// lintData checks all references of a rule to data, and keeps the findings for which wanted is true.
 func (s *sources) lintData(c *ast.Compiler, store *data.Store, r *ast.Rule, wanted func(contract.Finding) bool) (out []contract.Finding) {
 	ast.WalkRefs(r, func(ref ast.Ref) bool {
 		if !ref.HasPrefix(ast.DefaultRootRef) {
@@ -40,7 +39,7 @@ func (s *sources) lintData(c *ast.Compiler, store *data.Store, r *ast.Rule, want
 	return out
 }
 
-// lintDataRef follows a reference through rules and data as far as it is constant.
+// lintDataRef follows a reference through rules and data, up to its first computed element.
 func (s *sources) lintDataRef(c *ast.Compiler, store *data.Store, ref ast.Ref) []contract.Finding {
 	path := contract.ConstantPath(ref[1:])
 	if len(path) == 0 {
@@ -53,7 +52,7 @@ func (s *sources) lintDataRef(c *ast.Compiler, store *data.Store, ref ast.Ref) [
 			next = node.Child(ast.String(key))
 		}
 		if next != nil && len(next.Values) > 0 {
-			return nil // a rule: what it holds is for the type checker
+			return nil // a rule, whose value the type checker knows
 		}
 		if next == nil {
 			return s.missing(c, store, node, ref, path, i)
@@ -63,13 +62,13 @@ func (s *sources) lintDataRef(c *ast.Compiler, store *data.Store, ref ast.Ref) [
 	return nil // a whole package
 }
 
-// missing words a reference whose element i is no rule and no package; data may still have it.
+// missing returns the finding for a reference whose element i is neither a rule nor a package, unless data has it.
 func (s *sources) missing(c *ast.Compiler, store *data.Store, node *ast.TreeNode, ref ast.Ref, path []string, i int) []contract.Finding {
 	for store.Has(path[:i+1]) {
 		if i++; i == len(path) {
 			return nil
 		}
-		node = nil // the rules have ended here, the data may go on
+		node = nil // below data there are no rules
 	}
 	var names []string
 	if node != nil {
@@ -85,17 +84,17 @@ func (s *sources) missing(c *ast.Compiler, store *data.Store, node *ast.TreeNode
 		prefix += "." + strings.Join(path[:i], ".")
 	}
 	hint := contract.SuggestIn(path[i], prefix+".", names)
-	packages := node != nil && i > 0 // the part before it is all rules and packages
+	packages := node != nil && i > 0 // the path before element i is a package
 	if path[0] == "postern" && len(path) > 1 || packages && (hint != "" || !store.Has(path[:i])) {
 		return []contract.Finding{s.at(contract.CodeMissingRule, ref[0].Loc(), cmp.Or(hint, contract.OneOf(path[i], prefix+".", names)), "%s.%s does not exist: the expression would always be undefined", prefix, path[i])}
 	}
 	if i > 0 {
-		return nil // below a data document anything may come and go
+		return nil // the content of a data document may change
 	}
 	return []contract.Finding{s.at(contract.CodeMissingData, ref[0].Loc(), hint, "data.%s is in no data document of the bundle", path[0])}
 }
 
-// lintStageFacts warns of facts that are never there at the stage whose package reads them.
+// lintStageFacts warns of facts that the stage whose package reads them never has.
 func (s *sources) lintStageFacts(c *ast.Compiler) (out []contract.Finding) {
 	facts := s.facts
 	for _, name := range slices.Sorted(maps.Keys(c.Modules)) {

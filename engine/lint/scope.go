@@ -8,17 +8,17 @@ import (
 	"github.com/postern-mail/postern/engine/contract"
 )
 
-// scope knows what names in one rule of one module stand for, before the compiler has resolved them.
+// scope resolves the names in one rule of one module, which the compiler has not resolved yet.
 type scope struct {
 	src     *sources
 	pkg     string              // of the module, as a reference
-	roots   map[ast.Var]ast.Ref // input, data, and what is imported from them
+	roots   map[ast.Var]ast.Ref // input, data and the imports from them
 	locals  map[ast.Var]origin  // variables of the rule
 	stage   contract.Stage      // of the module's package
 	inStage bool                // the package is a stage's
 }
 
-// moduleScope makes the scope of a module, without locals.
+// moduleScope returns the scope of a module, without variables.
 func (s *sources) moduleScope(m *ast.Module) *scope {
 	sc := &scope{src: s, pkg: m.Package.Path.String(), roots: map[ast.Var]ast.Ref{}}
 	sc.stage, sc.inStage = contract.StageOf(m.Package)
@@ -32,7 +32,7 @@ func (s *sources) moduleScope(m *ast.Module) *scope {
 	return sc
 }
 
-// enter makes the scope that of a rule.
+// enter sets the variables of the scope to those of a rule.
 func (sc *scope) enter(r *ast.Rule) {
 	sc.locals = map[ast.Var]origin{}
 	given := sc.src.params[r]
@@ -62,7 +62,7 @@ func (sc *scope) enter(r *ast.Rule) {
 	}).Walk(r)
 }
 
-// declare binds the variables of `some`.
+// declare binds the variables of a `some`.
 func (sc *scope) declare(d *ast.SomeDecl) {
 	for _, symbol := range d.Symbols {
 		call, ok := symbol.Value.(ast.Call)
@@ -77,7 +77,7 @@ func (sc *scope) declare(d *ast.SomeDecl) {
 	}
 }
 
-// bind gives a variable an origin; in a pattern, all variables of it are of unknown origin. The first binding counts.
+// bind gives a variable its origin. The variables of a pattern get no fact. The first binding of a variable counts.
 func (sc *scope) bind(t *ast.Term, o origin) {
 	if v, ok := t.Value.(ast.Var); ok {
 		if _, there := sc.locals[v]; !there {
@@ -95,7 +95,7 @@ func (sc *scope) bind(t *ast.Term, o origin) {
 	})
 }
 
-// element of a collection.
+// element returns the origin of an element of a collection.
 func (o origin) element() origin {
 	if o.fact == nil || o.fact.Item == nil {
 		return origin{data: o.data}
@@ -103,7 +103,7 @@ func (o origin) element() origin {
 	return origin{path: o.path, fact: o.fact.Item}
 }
 
-// origin of a term: that of the fact or data it refers to.
+// origin returns the origin of a term: the fact or data that it refers to.
 func (sc *scope) origin(t *ast.Term) origin {
 	ref, o, ok := sc.resolve(t)
 	if !ok || o.fact == nil {
@@ -127,8 +127,8 @@ func (sc *scope) origin(t *ast.Term) origin {
 	return origin{path: path, fact: f}
 }
 
-// resolve says what the head of a variable or reference stands for, and which elements remain after it. ok is false
-// where it is neither, or nothing that we know.
+// resolve returns the origin of the head of a variable or reference, and the elements behind it. ok is false if the term is neither, or
+// if its origin is not known.
 func (sc *scope) resolve(t *ast.Term) (rest ast.Ref, o origin, ok bool) {
 	var head ast.Var
 	switch v := t.Value.(type) {
@@ -158,7 +158,7 @@ func (sc *scope) resolve(t *ast.Term) (rest ast.Ref, o origin, ok bool) {
 	return rest, origin{data: true}, true
 }
 
-// rulesOf finds the rules that a term names, in this package or by their whole path, and the elements behind them.
+// rulesOf returns the rules that a term names, by a name of this package or by the whole path, and the elements behind the name.
 func (sc *scope) rulesOf(t *ast.Term) (rules []*ast.Rule, pkg string, rest ast.Ref) {
 	switch v := t.Value.(type) {
 	case ast.Var:
@@ -203,8 +203,7 @@ func headVar(t *ast.Term) ast.Var {
 	return v
 }
 
-// learnParams finds what the calls of each function give it: an argument that is the same part of the input in all of
-// them has that as its origin.
+// learnParams finds the origins of the arguments of functions. An argument has a fact as its origin if every call passes the same fact.
 func (s *sources) learnParams() {
 	for _, name := range s.names {
 		m := s.modules[name]
@@ -226,7 +225,7 @@ func (s *sources) learnParams() {
 	}
 }
 
-// learn from one call.
+// learn adds the arguments of one call.
 func (sc *scope) learn(call []*ast.Term) {
 	rules, _, rest := sc.rulesOf(call[0])
 	if len(rest) > 0 {

@@ -13,8 +13,8 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// lintElement checks what a rule puts into its set, as far as it is written out: an element of the wrong shape would be
-// the failure verdict later, and only for the messages that the rule is about.
+// lintElement checks the elements that a rule puts into its set, as far as the source says them. A wrong element would be the failure
+// verdict later, and only for the messages on which the rule fires.
 func (sc *scope) lintElement(set string, r *ast.Rule) (out []contract.Finding) {
 	if r.Head.Key == nil || set == "note" {
 		return nil
@@ -28,14 +28,14 @@ func (sc *scope) lintElement(set string, r *ast.Rule) (out []contract.Finding) {
 			case "reject", "defer":
 				out = append(out, sc.lintReason(set, t, v)...)
 			default:
-				out = append(out, sc.src.at(contract.CodeElementType, t.Loc(), "write only why, such as \"known network\"",
+				out = append(out, sc.src.at(contract.CodeElementType, t.Loc(), "write only the reason, such as \"known network\"",
 					"an element of %s is a string, not an object", set))
 			}
 		case ast.String:
 			if set == "edit" {
 				out = append(out, sc.wrongType(set, t))
 			} else if n := len(v); n > contract.MaxRule || strings.TrimSpace(string(v)) == "" {
-				out = append(out, sc.src.at(contract.CodeBadValue, t.Loc(), "say why, in 1 to 256 octets", "an element of %s has %d octets", set, n))
+				out = append(out, sc.src.at(contract.CodeBadValue, t.Loc(), "write the reason, in 1 to 256 octets", "an element of %s has %d octets", set, n))
 			}
 		default:
 			if literal(t) {
@@ -57,7 +57,7 @@ func (sc *scope) wrongType(set string, t *ast.Term) contract.Finding {
 	return sc.src.at(contract.CodeElementType, t.Loc(), hint, "an element of %s is %s, not %s", set, want, article(t))
 }
 
-// article names the type of a value with its article.
+// article returns the type of a value with its article.
 func article(t *ast.Term) string {
 	name := ast.ValueName(t.Value)
 	if strings.ContainsRune("aeiou", rune(name[0])) {
@@ -66,7 +66,7 @@ func article(t *ast.Term) string {
 	return "a " + name
 }
 
-// literal says whether the type of a term can be seen. Strings and objects are dealt with apart.
+// literal reports whether a term is a value whose type can be seen, strings and objects excepted.
 func literal(t *ast.Term) bool {
 	switch t.Value.(type) {
 	case ast.Number, ast.Boolean, ast.Null, *ast.Array, ast.Set, *ast.ArrayComprehension, *ast.SetComprehension, *ast.ObjectComprehension:
@@ -75,8 +75,8 @@ func literal(t *ast.Term) bool {
 	return false
 }
 
-// elements are the terms that a rule can put into its set: what is written in the head, assigned to the head's variable,
-// or returned by the helper rule or function that stands there. One step is followed each.
+// elements returns the terms that a rule can put into its set: the one in the head, the one that is assigned to the variable in the
+// head, or those that the helper rule or function in the head returns. It follows one such step of each kind.
 func (sc *scope) elements(r *ast.Rule, t *ast.Term) []*ast.Term {
 	if v, ok := t.Value.(ast.Var); ok {
 		if assigned := assignedTo(r, v); assigned != nil {
@@ -109,7 +109,7 @@ func (sc *scope) elements(r *ast.Rule, t *ast.Term) []*ast.Term {
 	return out
 }
 
-// assignedTo is the term that the body of a rule gives to a variable.
+// assignedTo returns the term that the body of a rule assigns to a variable, or nil.
 func assignedTo(r *ast.Rule, v ast.Var) *ast.Term {
 	for _, expr := range r.Body {
 		if expr.Negated || len(expr.Operands()) != 2 || !expr.IsAssignment() && !expr.IsEquality() {
@@ -122,7 +122,7 @@ func assignedTo(r *ast.Rule, v ast.Var) *ast.Term {
 	return nil
 }
 
-// headObject is the object literal that a rule puts into its set: in the head, or assigned to the head's variable.
+// headObject returns the object literal that a rule puts into its set, from the head or assigned to the variable in the head.
 func headObject(r *ast.Rule) (ast.Object, bool) {
 	if r.Head.Key == nil {
 		return nil, false
@@ -137,7 +137,7 @@ func headObject(r *ast.Rule) (ast.Object, bool) {
 	return obj, ok
 }
 
-// constantKey is the string under a key of an object literal, if it is one.
+// constantKey returns the string under a key of an object literal; false if there is none.
 func constantKey(obj ast.Object, key string) (string, bool) {
 	if t := obj.Get(ast.StringTerm(key)); t != nil {
 		s, ok := t.Value.(ast.String)
@@ -146,9 +146,9 @@ func constantKey(obj ast.Object, key string) (string, bool) {
 	return "", false
 }
 
-// lintKeys checks the keys of an element, and the types of their values. known maps each key to whether it is required.
+// lintKeys checks the keys of an element and the types of their values. known has all keys; those that are required map to true.
 func (sc *scope) lintKeys(what string, t *ast.Term, obj ast.Object, known map[string]bool) (out []contract.Finding) {
-	open := false // a key that is computed may be any
+	open := false // a computed key may be any key
 	have := map[string]bool{}
 	obj.Foreach(func(k, v *ast.Term) {
 		key, ok := k.Value.(ast.String)
@@ -208,7 +208,7 @@ func (sc *scope) lintReason(set string, t *ast.Term, obj ast.Object) []contract.
 	return out
 }
 
-// lintEdit checks {op, ...}: each value that is written out, by making the edit with stand-ins for the others.
+// lintEdit checks {op, ...}. It checks each value in the source by making an edit of it, with placeholders for the other values.
 func (sc *scope) lintEdit(t *ast.Term, obj ast.Object) []contract.Finding {
 	op, constant := constantKey(obj, "op")
 	if !constant {
@@ -257,7 +257,7 @@ func (sc *scope) lintEdit(t *ast.Term, obj ast.Object) []contract.Finding {
 	return out
 }
 
-// lintPackage finds packages that look like a misspelt stage.
+// lintPackage finds packages whose name looks like a misspelt stage.
 func (s *sources) lintPackage(pkg *ast.Package, stage contract.Stage) []contract.Finding {
 	path := contract.ConstantPath(pkg.Path[1:])
 	if stage != 0 || len(path) != 2 {
@@ -275,10 +275,10 @@ func (s *sources) lintPackage(pkg *ast.Package, stage contract.Stage) []contract
 		return nil
 	}
 	return []contract.Finding{s.at(contract.CodeUnknownStage, pkg.Location, "did you mean package postern."+near+"?",
-		"package %s.%s is no stage and would never be asked", path[0], path[1])}
+		"package %s.%s is not a stage and would never be evaluated", path[0], path[1])}
 }
 
-// lintRule checks one rule of a stage package; set says whether it is one of the decision sets.
+// lintRule checks one rule of a stage package. set is true if the rule defines a decision set.
 func (sc *scope) lintRule(r *ast.Rule) (out []contract.Finding, set bool) {
 	s, stage := sc.src, sc.stage
 	name := headName(r.Head)
@@ -288,7 +288,7 @@ func (sc *scope) lintRule(r *ast.Rule) (out []contract.Finding, set bool) {
 	switch {
 	case isSet && !partialSet(r.Head):
 		return []contract.Finding{s.at(contract.CodeNotASet, r.Loc(), fmt.Sprintf("write: %s contains ... if { ... }", name),
-			"%s must be a partial set, so that files and teams add up", name)}, true
+			"%s must be a partial set, so that rules in several files can add to it", name)}, true
 	case isSet:
 		return sc.lintElement(name, r), true
 	case strings.HasPrefix(name, "_") || function:
@@ -301,14 +301,14 @@ func (sc *scope) lintRule(r *ast.Rule) (out []contract.Finding, set bool) {
 	near := contract.Nearest(name, known)
 	switch {
 	case strings.HasPrefix(name, "test_"):
-		hint = "tests belong into a file whose name ends in _test.rego"
+		hint = "put tests into a file whose name ends in _test.rego"
 	case near != "":
 		hint = "did you mean " + near + "? A helper is named with a leading _ or lives in package postern.lib.*"
 	}
-	return []contract.Finding{s.at(contract.CodeUnknownSet, r.Loc(), hint, "package postern.%s has no set %s: the rule would never be asked", stage, name)}, false
+	return []contract.Finding{s.at(contract.CodeUnknownSet, r.Loc(), hint, "package postern.%s has no set %s: the rule would never be evaluated", stage, name)}, false
 }
 
-// headName is the first name of a rule: reject of "reject contains x", a of "a.b := c".
+// headName returns the first name of a rule: reject of "reject contains x", a of "a.b := c".
 func headName(h *ast.Head) string {
 	if ref := h.Ref(); len(ref) > 0 {
 		if v, ok := ref[0].Value.(ast.Var); ok {
@@ -318,12 +318,12 @@ func headName(h *ast.Head) string {
 	return string(h.Name)
 }
 
-// partialSet is `name contains element`.
+// partialSet reports whether a head is `name contains element`.
 func partialSet(h *ast.Head) bool {
 	return h.RuleKind() == ast.MultiValue && len(h.Ref()) == 1 && len(h.Args) == 0
 }
 
-// editOps are the operations that the edit rules can produce; all of them where a rule does not say it literally.
+// editOps returns the operations that the edit rules can produce; all of them if a rule computes its operation.
 func (s *sources) editOps() []string {
 	used := map[string]bool{}
 	for _, name := range s.names {

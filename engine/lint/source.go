@@ -10,25 +10,25 @@ import (
 	"github.com/postern-mail/postern/engine/contract"
 )
 
-// sources are the modules of a bundle as they were written, before the compiler rewrites them.
+// sources holds the modules of a bundle as they were written, before the compiler rewrites them.
 type sources struct {
 	modules map[string]*ast.Module
 	raw     map[string][]byte
 	names   []string // of modules, sorted
 	hash    string   // of names and contents
 
-	lines map[string][][]byte               // of the files that a finding was about
-	rules map[string]map[string][]*ast.Rule // by package, as a reference, and name
+	lines map[string][][]byte               // of the files that have a finding
+	rules map[string]map[string][]*ast.Rule // by package, as a reference, and by name
 	facts *contract.Fact
-	// params are the origins of the arguments of functions, by rule, where all calls agree.
+	// params are the origins of the arguments of functions, by rule. They are known where all calls agree.
 	params map[*ast.Rule][]origin
-	total  map[*ast.Rule]truth // whether a rule always has a value, as far as lint has asked
+	total  map[*ast.Rule]truth // whether a rule always has a value; filled in on demand
 }
 
 // isTest says whether a module holds tests, by the name of its file.
 func isTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
 
-// index finds rules by package and name.
+// index fills in rules.
 func (s *sources) index() {
 	s.rules = map[string]map[string][]*ast.Rule{}
 	for _, name := range s.names {
@@ -44,7 +44,7 @@ func (s *sources) index() {
 	}
 }
 
-// at makes a finding about a place.
+// at makes a finding about a location.
 func (s *sources) at(code string, loc *ast.Location, hint, format string, args ...any) contract.Finding {
 	rule, _ := contract.RuleOf(code)
 	f := contract.Finding{Severity: rule.Severity, Code: code, Hint: hint, Message: fmt.Sprintf(format, args...)}
@@ -55,7 +55,7 @@ func (s *sources) at(code string, loc *ast.Location, hint, format string, args .
 	return f
 }
 
-// quote puts the source line into findings that have none.
+// quote puts the source line into findings that have a line number and no text.
 func (s *sources) quote(findings []contract.Finding) []contract.Finding {
 	for i := range findings {
 		if f := &findings[i]; f.Text == "" && f.Line > 0 {
@@ -65,7 +65,7 @@ func (s *sources) quote(findings []contract.Finding) []contract.Finding {
 	return findings
 }
 
-// line n of a file, without white space at its end and at most 200 octets; "" where it is not known.
+// line returns line n of a file without white space at its end, at most 200 bytes long; "" if it is not known.
 func (s *sources) line(file string, n int) string {
 	lines, ok := s.lines[file]
 	if !ok {
@@ -81,12 +81,12 @@ func (s *sources) line(file string, n int) string {
 	return strings.TrimRight(contract.Cut(strings.ToValidUTF8(string(lines[n-1]), "\uFFFD"), 200), " \t\r")
 }
 
-// truth is a memo of one.
+// truth is a boolean that is perhaps not known yet.
 type truth struct{ known, value bool }
 
-// origin is where a variable's value comes from.
+// origin says where the value of a variable comes from.
 type origin struct {
 	path []string       // of the fact in input, for messages
-	fact *contract.Fact // nil: none, or it cannot be told
-	data bool           // a data document: anything may be missing in it
+	fact *contract.Fact // nil: no fact, or not known
+	data bool           // a data document, in which anything may be missing
 }

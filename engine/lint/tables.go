@@ -13,34 +13,34 @@ import (
 	"github.com/postern-mail/postern/internal/table"
 )
 
-// TableReads are the places where rules go through an object of data or do something else with all of it, and the objects
-// that they use as tables: that they look up by a key which is computed, or go through.
+// TableReads holds the places where rules iterate over an object of data or use the whole of it, and the objects that rules use as
+// tables: those that they look up by a computed key, or iterate over.
 type TableReads struct {
 	whole  []wholeRead
-	tables map[string]bool // by path, joined
+	tables map[string]bool // by joinPath of the path
 }
 
 // wholeRead is one such place.
 type wholeRead struct {
 	path  []pathKey
-	below bool             // it reads what lies below, too, and not the keys alone
+	below bool             // it reads the values, not only the keys
 	place contract.Finding // without code and message
 }
 
-// pathKey is an element of a path; any: it is computed.
+// pathKey is an element of a path. any is true if it is computed.
 type pathKey struct {
 	name string
 	any  bool
 }
 
-// tableWalk looks for them in compiled rules.
+// tableWalk looks for whole reads in compiled rules.
 type tableWalk struct {
 	src *sources
 	c   *ast.Compiler
 	TableReads
 }
 
-// known are the variables that have a value where a body has come to, and what those that stand for a part of data stand for.
+// known holds the variables that have a value at some expression of a body, and for those that hold a part of data, which part.
 type known struct {
 	bound map[ast.Var]bool
 	data  map[ast.Var]wholeRead
@@ -48,7 +48,7 @@ type known struct {
 
 func (k known) clone() known { return known{maps.Clone(k.bound), maps.Clone(k.data)} }
 
-// TableReads looks at all rules, in the order in which evaluation goes through their bodies.
+// tableReads checks all rules. It follows the order in which a body is evaluated.
 func (s *sources) tableReads(c *ast.Compiler) TableReads {
 	r := &tableWalk{src: s, c: c, TableReads: TableReads{tables: map[string]bool{}}}
 	for _, name := range slices.Sorted(maps.Keys(c.Modules)) {
@@ -70,7 +70,7 @@ func (s *sources) tableReads(c *ast.Compiler) TableReads {
 	return r.TableReads
 }
 
-// bind gives a value to the variables of an expression or term, but for those of closures in it.
+// bind marks the variables of an expression or term as known, except those of closures in it.
 func (k known) bind(x any) {
 	v := ast.NewVarVisitor().WithParams(ast.VarVisitorParams{SkipClosures: true})
 	v.Walk(x)
@@ -94,7 +94,7 @@ func (r *tableWalk) expr(e *ast.Expr, k known) {
 	}
 	switch terms := e.Terms.(type) {
 	case *ast.Term:
-		if !r.given(terms, k, nil) { // whether it is there is no whole read
+		if !r.given(terms, k, nil) { // a test for existence reads nothing
 			r.term(terms, k)
 		}
 	case *ast.Every:
@@ -113,7 +113,7 @@ func (r *tableWalk) expr(e *ast.Expr, k known) {
 	}
 }
 
-// given deals with a reference into data that gives a variable its value, or with one that stands alone; false: it is none.
+// given handles a reference to data that stands alone or is assigned to a variable. It returns false for any other term.
 func (r *tableWalk) given(t *ast.Term, k known, variable *ast.Term) bool {
 	ref, ok := t.Value.(ast.Ref)
 	if !ok {
@@ -133,7 +133,7 @@ func (r *tableWalk) given(t *ast.Term, k known, variable *ast.Term) bool {
 	return true
 }
 
-// call looks at the arguments. object.get and what counts entries or tells types do not go through their first.
+// call checks the arguments of a call. object.get, count and the type tests do not read the whole of their first argument.
 func (r *tableWalk) call(terms []*ast.Term, k known) {
 	args := terms[1:]
 	switch name := terms[0].String(); name {
@@ -147,7 +147,7 @@ func (r *tableWalk) call(terms []*ast.Term, k known) {
 			break
 		}
 		if args = args[1:]; name == ast.ObjectGet.Name && !constant(args[0]) {
-			r.tables[join(w.path)] = true
+			r.tables[joinPath(w.path)] = true
 		}
 	}
 	for _, t := range args {
@@ -157,7 +157,7 @@ func (r *tableWalk) call(terms []*ast.Term, k known) {
 
 func constant(t *ast.Term) bool { return ast.IsScalar(t.Value) }
 
-// term looks at all references in one, whose values go somewhere: they are read whole.
+// term records the whole reads in a term whose value is used.
 func (r *tableWalk) term(t *ast.Term, k known) {
 	closure := func(body ast.Body, head ...*ast.Term) bool {
 		inner := k.clone()
@@ -195,8 +195,8 @@ func (r *tableWalk) term(t *ast.Term, k known) {
 	}).Walk(t)
 }
 
-// ref follows a reference into data and notes what it goes through. What it leads to is read whole only if its value goes
-// somewhere; false where that is no part of a document, but a rule's.
+// ref follows a reference to data and records the objects that it iterates over. leads is the part of data that it refers to, which is
+// read whole if its value is used; ok is false if a rule defines it.
 func (r *tableWalk) ref(ref ast.Ref, k known) (leads wholeRead, ok bool) {
 	for _, t := range ref[1:] {
 		if _, v := t.Value.(ast.Var); !v {
@@ -216,7 +216,7 @@ func (r *tableWalk) ref(ref ast.Ref, k known) (leads wholeRead, ok bool) {
 			leads.path = append(leads.path, pathKey{name: string(s)})
 			continue
 		}
-		r.tables[join(leads.path)] = true
+		r.tables[joinPath(leads.path)] = true
 		if v, ok := t.Value.(ast.Var); ok && !k.bound[v] {
 			through := leads
 			through.path, through.below = slices.Clone(leads.path), false
@@ -229,7 +229,7 @@ func (r *tableWalk) ref(ref ast.Ref, k known) (leads wholeRead, ok bool) {
 	return leads, !r.virtual(leads.path)
 }
 
-// virtual says whether the way to a path leads over a rule.
+// virtual reports whether a rule defines a path or part of it.
 func (r *tableWalk) virtual(path []pathKey) bool {
 	node := r.c.RuleTree.Child(ast.DefaultRootDocument.Value)
 	for _, key := range path {
@@ -243,8 +243,8 @@ func (r *tableWalk) virtual(path []pathKey) bool {
 	return false
 }
 
-// findings for some data: faults where what is packed is read whole, and warnings where that may be, or where an object that
-// is a table will be packed once it has grown.
+// Findings returns the findings for a document: Faults where a packed object is read whole, and warnings where one may be read whole,
+// or where an object that is used as a table is read whole and will be packed when it has grown.
 func (r *TableReads) Findings(store *data.Store) (out []contract.Finding) {
 	for _, w := range r.whole {
 		f, exact := w.place, !slices.ContainsFunc(w.path, func(k pathKey) bool { return k.any })
@@ -254,14 +254,14 @@ func (r *TableReads) Findings(store *data.Store) (out []contract.Finding) {
 			f.Severity, f.Code = contract.Fault, contract.CodeLargeTable
 			f.Message = fmt.Sprintf("%s has %d entries and is not read whole", data.Name(at), store.Size(at))
 		case at != nil:
-			f.Message = fmt.Sprintf("what is read whole here may be %s, which has %d entries: the decision would fail", data.Name(at), store.Size(at))
-		case exact && r.tables[join(w.path)] && store.IsObject(names(w.path)):
+			f.Message = fmt.Sprintf("this may read the whole of %s, which has %d entries: the decision would fail", data.Name(at), store.Size(at))
+		case exact && r.tables[joinPath(w.path)] && store.IsObject(names(w.path)):
 			at = names(w.path)
 			f.Message = fmt.Sprintf("%s is read whole, which is refused once it has %d entries", data.Name(at), table.Large)
 		default:
 			continue
 		}
-		f.Hint = "look up one entry, " + data.Name(at) + "[key]; what rules have to go through is better a list"
+		f.Hint = "look up one entry, " + data.Name(at) + "[key], or make it a list if rules have to iterate over it"
 		out = append(out, f)
 	}
 	return out
@@ -277,7 +277,7 @@ func packedAt(store *data.Store, w wholeRead) []string {
 	return nil
 }
 
-// begins says whether a path can be the beginning of another.
+// begins reports whether path can be the beginning of at.
 func begins(path []pathKey, at []string) bool {
 	for i, key := range path {
 		if !key.any && key.name != at[i] {
@@ -295,5 +295,5 @@ func names(path []pathKey) []string {
 	return out
 }
 
-// join makes one string of a path.
-func join(path []pathKey) string { return strings.Join(names(path), "\x00") }
+// joinPath returns a path as one string.
+func joinPath(path []pathKey) string { return strings.Join(names(path), "\x00") }

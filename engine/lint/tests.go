@@ -12,15 +12,15 @@ import (
 	"github.com/postern-mail/postern/engine/data"
 )
 
-// lintTests holds the bundle's tests against the schema and the rules: a test that sets or reads a name that does not
-// exist proves nothing. Tests have all of OPA's builtins, as with stock `opa test`, and need not be strict.
+// lintTests checks the bundle's tests against the schema and the rules, because a test that sets or reads a name that does not exist
+// proves nothing. Tests may call all of OPA's builtins, as with `opa test`, and are not compiled strictly.
 func lintTests(b *bundle.Bundle, rules *sources, store *data.Store) []contract.Finding {
 	caps := ast.CapabilitiesForThisVersion()
 	tests, findings := parseModules(b, caps, isTest)
 	if len(tests.names) == 0 {
 		return findings
 	}
-	// Nothing is asked of it, so there is no need for indexes.
+	// Nothing is evaluated, so no indexes are built.
 	c := rules.compile(func() *ast.Compiler {
 		return ast.NewCompiler().
 			WithCapabilities(caps).
@@ -30,7 +30,7 @@ func lintTests(b *bundle.Bundle, rules *sources, store *data.Store) []contract.F
 			WithSkipStages(ast.StageBuildRuleIndices, ast.StageBuildComprehensionIndices, ast.StageBuildRequiredCapabilities)
 	}, tests.modules)
 	for _, f := range tests.compilerFindings(c.Errors) {
-		if _, ours := tests.raw[f.File]; ours || f.File == "" { // the others have been said
+		if _, ours := tests.raw[f.File]; ours || f.File == "" { // findings about rules are reported elsewhere
 			findings = append(findings, f)
 		}
 	}
@@ -52,10 +52,9 @@ func lintTests(b *bundle.Bundle, rules *sources, store *data.Store) []contract.F
 	return tests.silence(findings, !c.Failed())
 }
 
-// checkTests finds calls in the test modules of a bundle (_test.rego) that would reach out of the process: to the network or
-// into its environment. Stock `opa test` lets tests do so on a developer's machine; a server that runs the tests of what it is
-// sent must not. Builtins that the operator allows are allowed to tests, too, and replacing one (`with http.send as ...`) is no
-// call.
+// checkTests finds calls in the test modules of a bundle (_test.rego) that would use the network or read the environment. On a
+// developer's machine `opa test` allows them; a server that runs the tests of a bundle must not. Builtins in allow are allowed to
+// tests too, and replacing a builtin (`with http.send as ...`) is not a call.
 func checkTests(b *bundle.Bundle, allow []string) []contract.Finding {
 	var out []contract.Finding
 	outside := contract.Unsafe()
@@ -83,7 +82,7 @@ func checkTests(b *bundle.Bundle, allow []string) []contract.Finding {
 			switch n := n.(type) {
 			case *ast.With:
 				if ref, ok := n.Value.Value.(ast.Ref); ok {
-					check(ref, n.Location) // a builtin can stand in for another
+					check(ref, n.Location) // a builtin can replace another one
 				}
 			case *ast.Expr:
 				if n.IsCall() {
