@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // step is a fenced block of commands and the output that the page shows below it, "" for none.
@@ -61,6 +63,12 @@ func pattern(shown string) *regexp.Regexp {
 // TestTutorial types the commands of the tutorial into one shell, in order, in a checkout, and holds what each block prints
 // against what the page shows. The port of the page is replaced only where another program has it.
 func TestTutorial(t *testing.T) {
+	testenv.NotShort(t, "the built program")
+	release, err := testenv.LockDefaultPorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
 	page := read(t, "tutorial/first-spoof.md")
 	if l, err := net.Listen("tcp", "127.0.0.1:2587"); err == nil {
 		l.Close()

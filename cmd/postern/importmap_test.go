@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/postern-mail/postern/internal/testenv"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -43,7 +44,7 @@ func runImport(args ...string) (stdout, stderr string, code int) {
 func TestImportPostfixMap(t *testing.T) {
 	dir := t.TempDir()
 	path, output := filepath.Join(dir, "sender_login"), filepath.Join(dir, "senders.yaml")
-	put(t, path, senderMap)
+	testenv.Write(t, path, senderMap)
 	if out, errs, code := runImport("hash:"+path, "--domain", "example.com", "--domain", "example.net", "--output", output); code != 0 || out != "" {
 		t.Fatalf("code %d: %s%s", code, out, errs)
 	}
@@ -62,7 +63,7 @@ func TestImportPostfixMap(t *testing.T) {
 		}
 	}
 	keys := []string{"alice@example.com", "press@example.com", "@example.org", "true@example.com", "1e5@example.com", "ops@example.net", "postmaster", "weird!#%&'*=?^`{|}~@example.com"}
-	postmap := need(t, "postfix", "postmap", "/usr/sbin/postmap")
+	postmap := testenv.Program(t, "postfix", "postmap", "/usr/sbin/postmap")
 	for _, key := range keys {
 		for _, kind := range []string{"texthash", "hash"} {
 			if kind == "hash" {
@@ -108,7 +109,7 @@ func TestImportPostfixMap(t *testing.T) {
 // runCheck checks a configuration that has senders.yaml as its data.
 func runCheck(t *testing.T, dir string) (stdout, stderr string, code int) {
 	t.Helper()
-	put(t, filepath.Join(dir, "postern.yaml"), "milter: {listen: 'tcp:127.0.0.1:8891'}\npolicy: {data: [senders.yaml], timeout: 5s}\n")
+	testenv.Write(t, filepath.Join(dir, "postern.yaml"), "milter: {listen: 'tcp:127.0.0.1:8891'}\npolicy: {data: [senders.yaml], timeout: 5s}\n")
 	var out, errs bytes.Buffer
 	code = run([]string{"check", "--config", filepath.Join(dir, "postern.yaml")}, strings.NewReader(""), &out, &errs)
 	return out.String(), out.String() + errs.String(), code
@@ -145,7 +146,7 @@ func TestImportPostfixMapRefuses(t *testing.T) {
 		{"no file", "", []string{path + ".none"}, "no such file", 2},
 		{"bad domain", "", []string{"--domain", "a b"}, "is not a domain", 2},
 	} {
-		put(t, path, c.text)
+		testenv.Write(t, path, c.text)
 		args := c.args
 		if len(args) != 1 {
 			args = append([]string{path}, args...)
@@ -160,11 +161,11 @@ func TestImportPostfixMapRefuses(t *testing.T) {
 			os.Remove(output)
 		}
 	}
-	put(t, path, "@example.com admin\nceo@example.com ceo\n")
+	testenv.Write(t, path, "@example.com admin\nceo@example.com ceo\n")
 	if out, errs, code := runImport(path, "--wider"); code != 0 || !strings.Contains(out, "- ceo@example.com") || !strings.Contains(errs, "does not allow") {
 		t.Errorf("--wider: code %d, %s%s", code, out, errs)
 	}
-	put(t, path, "# nothing\n")
+	testenv.Write(t, path, "# nothing\n")
 	if out, _, code := runImport(path); code != 0 || !strings.Contains(out, "senders: {}") {
 		t.Errorf("empty: code %d, %s", code, out)
 	}

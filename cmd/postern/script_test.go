@@ -1,10 +1,10 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/internal/e2e"
+	"github.com/postern-mail/postern/internal/testenv"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -33,7 +35,7 @@ func TestScript(t *testing.T) {
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": cmdServe, "smtp": cmdSMTP, "sink": cmdSink, "signal": cmdSignal, "end": cmdStop, "until": cmdUntil, "collect": cmdCollect,
-			"opa": cmdOPA, "eventually": cmdEventually,
+			"opa": cmdOPA, "default-ports": cmdDefaultPorts, "eventually": cmdEventually,
 		},
 		Setup: func(e *testscript.Env) error {
 			policies, err := filepath.Abs("../../policies")
@@ -41,7 +43,7 @@ func TestScript(t *testing.T) {
 				return err
 			}
 			e.Setenv("POLICIES", policies) // the default bundle, to copy and change
-			opa, err := stockOPA()
+			opa, err := testenv.StockOPA()
 			if err != nil {
 				return err
 			}
@@ -64,29 +66,13 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// stockOPA is OPA's own program, in the version that go.mod names.
-var stockOPA = sync.OnceValues(func() (string, error) {
-	out, err := exec.Command("go", "tool", "-n", "opa").Output()
-	if err != nil {
-		return "", fmt.Errorf("go tool -n opa: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
-})
-
-// running is a `postern serve` that a script started.
-type running struct {
-	cmd  *exec.Cmd
-	done chan error
-	log  string
-}
-
 // scripts finds the server of a script by its directory: testscript's commands have no other place to keep it.
 var scripts = struct {
 	sync.Mutex
-	byDir map[string]*running
-}{byDir: map[string]*running{}}
+	byDir map[string]*e2e.Process
+}{byDir: map[string]*e2e.Process{}}
 
-func server(ts *testscript.TestScript) *running {
+func server(ts *testscript.TestScript) *e2e.Process {
 	scripts.Lock()
 	defer scripts.Unlock()
 	r := scripts.byDir[ts.Getenv("WORK")]
@@ -99,10 +85,6 @@ func server(ts *testscript.TestScript) *running {
 // cmdServe starts `postern serve ARGS`, waits until it says that it is ready, and sets ADDR0, ADDR1, ... to its
 // submission listeners, PORT0 ... to their ports, MILTER0 ... to its milters', ADMIN, and SERVER to its pid. Its log is in serve.log.
 func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
-	r := &running{log: ts.MkAbs("serve.log"), done: make(chan error, 1)}
-	f, err := os.OpenFile(r.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	ts.Check(err)
-	defer f.Close()
 	path, err := exec.LookPath("postern")
 	ts.Check(err)
 	for _, dir := range strings.Split(ts.Getenv("PATH"), ":") {
@@ -111,13 +93,17 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 			break
 		}
 	}
-	r.cmd = exec.Command(path, append([]string{"serve"}, args...)...)
-	r.cmd.Dir, r.cmd.Stderr, r.cmd.Stdout = ts.MkAbs("."), f, f
-	r.cmd.Env = append(os.Environ(), "HOME="+ts.MkAbs("."))
-	ts.Check(r.cmd.Start())
-	go func() { r.done <- r.cmd.Wait() }()
-	ts.Defer(func() { r.stop(syscall.SIGKILL) })
-	ready, err := r.ready()
+	log := ts.MkAbs("serve.log")
+	if err := os.Remove(log); !errors.Is(err, fs.ErrNotExist) { // that of an earlier run was ready, too
+		ts.Check(err)
+	}
+	cmd := exec.Command(path, append([]string{"serve"}, args...)...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = append(os.Environ(), "HOME="+ts.MkAbs("."))
+	p, err := e2e.StartProcess(cmd, log)
+	ts.Check(err)
+	ts.Defer(func() { p.Stop(syscall.SIGKILL) })
+	ready, err := p.Ready()
 	if neg {
 		if err == nil {
 			ts.Fatalf("serve is ready; it should have refused to start")
@@ -125,8 +111,8 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	}
 	if err != nil {
-		log, _ := os.ReadFile(r.log)
-		ts.Fatalf("%v\n%s", err, log)
+		text, _ := os.ReadFile(log)
+		ts.Fatalf("%v\n%s", err, text)
 	}
 	for i, a := range ready.Submission {
 		ts.Setenv(fmt.Sprintf("ADDR%d", i), a)
@@ -137,9 +123,9 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Setenv(fmt.Sprintf("MILTER%d", i), a)
 	}
 	ts.Setenv("ADMIN", ready.Admin)
-	ts.Setenv("SERVER", strconv.Itoa(r.cmd.Process.Pid))
+	ts.Setenv("SERVER", strconv.Itoa(p.Pid()))
 	scripts.Lock()
-	scripts.byDir[ts.Getenv("WORK")] = r
+	scripts.byDir[ts.Getenv("WORK")] = p
 	scripts.Unlock()
 }
 
@@ -148,68 +134,30 @@ func executable(p string) bool {
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
-type readyLine struct {
-	Msg        string   `json:"msg"`
-	Submission []string `json:"submission"`
-	Milter     []string `json:"milter"`
-	Admin      string   `json:"admin"`
-}
-
-// ready waits for the log line that says so.
-func (r *running) ready() (readyLine, error) {
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		b, err := os.ReadFile(r.log)
-		if err != nil {
-			return readyLine{}, err
-		}
-		for _, line := range bytes.Split(b, []byte("\n")) {
-			var l readyLine
-			if json.Unmarshal(line, &l) == nil && l.Msg == "ready" {
-				return l, nil
-			}
-		}
-		select {
-		case err := <-r.done:
-			r.done <- err
-			return readyLine{}, fmt.Errorf("serve ended before it was ready: %v", err)
-		default:
-		}
-	}
-	return readyLine{}, fmt.Errorf("serve was not ready within a minute")
-}
-
-// stop sends sig and waits; after 30 seconds it kills.
-func (r *running) stop(sig syscall.Signal) error {
-	r.cmd.Process.Signal(sig)
-	select {
-	case err := <-r.done:
-		r.done <- err
-		return err
-	case <-time.After(30 * time.Second):
-		r.cmd.Process.Kill()
-		err := <-r.done
-		r.done <- err
-		return fmt.Errorf("did not end within 30 seconds of %v: %w", sig, err)
-	}
-}
-
 // cmdSignal sends HUP or TERM to the server.
 func cmdSignal(ts *testscript.TestScript, _ bool, args []string) {
 	sig := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM}[args[0]]
-	ts.Check(server(ts).cmd.Process.Signal(sig))
+	ts.Check(server(ts).Signal(sig))
 }
 
 // cmdStop ends the server with SIGTERM and wants a clean exit.
 func cmdStop(ts *testscript.TestScript, _ bool, _ []string) {
-	if err := server(ts).stop(syscall.SIGTERM); err != nil {
-		log, _ := os.ReadFile(server(ts).log)
+	if err := server(ts).Stop(syscall.SIGTERM); err != nil {
+		log, _ := os.ReadFile(server(ts).Log)
 		ts.Fatalf("serve ended with %v\n%s", err, log)
 	}
 }
 
+// cmdDefaultPorts keeps the ports of a program without a configuration for this script, which may have to wait for another test.
+func cmdDefaultPorts(ts *testscript.TestScript, _ bool, _ []string) {
+	release, err := testenv.LockDefaultPorts()
+	ts.Check(err)
+	ts.Defer(release)
+}
+
 // cmdOPA runs stock OPA in the script's current directory.
 func cmdOPA(ts *testscript.TestScript, neg bool, args []string) {
-	path, err := stockOPA()
+	path, err := testenv.StockOPA()
 	ts.Check(err)
 	if err := ts.Exec(path, args...); (err != nil) != neg {
 		ts.Fatalf("opa %v: %v", args, err)

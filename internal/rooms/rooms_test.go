@@ -19,6 +19,7 @@ const module = "github.com/postern-mail/postern/"
 // A name that ends in a slash stands for everything below it. A room that is not named has the rule of the nearest name with a
 // slash above it. No rule names cmd, so that only cmd can import cmd.
 var mayImport = map[string][]string{
+	"docs":               {},
 	"policies":           {},
 	"internal/":          {"internal/"},
 	"internal/message":   {},
@@ -43,6 +44,7 @@ var mayImport = map[string][]string{
 // testsMayNotImport says what the tests of a room must not import; names work as above. Anything else is free, because a test of a low
 // room may load a bundle and decide by it.
 var testsMayNotImport = map[string][]string{
+	"docs":      {},
 	"internal/": {"cmd/"},
 	"policies":  {"cmd/", "smtpd", "smtpd/", "milter", "milter/"},
 	"bundles":   {"cmd/", "smtpd", "smtpd/", "milter", "milter/"},

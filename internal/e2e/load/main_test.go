@@ -1,0 +1,9 @@
+package load
+
+import (
+	"testing"
+
+	"github.com/postern-mail/postern/internal/e2e"
+)
+
+func TestMain(m *testing.M) { e2e.Main(m) }
