@@ -18,15 +18,24 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
-// Main runs the tests of a package. Tests which call t.Parallel run four at a time, because they mostly wait for other processes.
+// Main runs the tests of a package. It builds the program first, so that no test has to wait for that. Tests which call t.Parallel
+// run four at a time, because they mostly wait for other processes.
 func Main(m *testing.M) {
-	parallel := false
 	flag.Parse()
-	flag.Visit(func(f *flag.Flag) { parallel = parallel || f.Name == "test.parallel" })
-	if !parallel {
+	set := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	if !set["test.parallel"] {
 		_ = flag.Set("test.parallel", "4")
+	}
+	if !testing.Short() && !set["test.list"] {
+		if _, err := binary(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	os.Exit(m.Run())
 }
@@ -34,16 +43,24 @@ func Main(m *testing.M) {
 // Binary returns the path of the program under test, built with the race detector if the test was.
 func Binary(t testing.TB) string {
 	t.Helper()
+	path, err := binary()
+	testenv.Must(t, err)
+	return path
+}
+
+func binary() (string, error) {
 	if raceDetector() {
-		return built(t, withRaceDetector)
+		return built(withRaceDetector)
 	}
-	return built(t, plain)
+	return built(plain)
 }
 
 // PlainBinary is Binary without the race detector, for tests that measure time and memory or look at system calls.
 func PlainBinary(t testing.TB) string {
 	t.Helper()
-	return built(t, plain)
+	path, err := built(plain)
+	testenv.Must(t, err)
+	return path
 }
 
 var (
@@ -51,16 +68,11 @@ var (
 	withRaceDetector = sync.OnceValues(func() (string, error) { return build("postern-race", "-race") })
 )
 
-func built(t testing.TB, build func() (string, error)) string {
-	t.Helper()
+func built(build func() (string, error)) (string, error) {
 	if path := os.Getenv("POSTERN_BINARY"); path != "" {
-		return path
+		return path, nil
 	}
-	path, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return build()
 }
 
 // raceDetector reports whether this test was built with the race detector.

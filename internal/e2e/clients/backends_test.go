@@ -88,7 +88,7 @@ member: uid=alice,ou=people,dc=example,dc=com
 				{"pw", "alice@example.com", "sent"}, {"pw", "alice@example.com", "sent"}, {"pw", "bob@example.com", "550 5.7.1 alice may not send as bob@example.com"},
 				{"wrong", "alice@example.com", "535 5.7.8"},
 			} {
-				if got := e2e.Submit(t, s.Addr, "alice", c[0], c[1]); !strings.HasPrefix(got, c[2]) {
+				if got := e2e.Submit(s.Addr, "alice", c[0], c[1]); !strings.HasPrefix(got, c[2]) {
 					t.Errorf("alice with %s as %s: %s, want %s", c[0], c[1], got, c[2])
 				}
 			}
@@ -101,7 +101,7 @@ member: uid=alice,ou=people,dc=example,dc=com
 		s := startBackends(t, "submission: {listen_tls: '127.0.0.1:0'}\nauth:\n  - ldap: {urls: 'ldap://"+testenv.FreeAddr(t)+"', dn: 'uid={login}'}\n  - dovecot: {address: '"+testenv.FreeAddr(t)+"'}\n")
 		s.Start(t)
 		for range 2 {
-			if got := e2e.Submit(t, s.Addr, "alice", "pw", "alice@example.com"); !strings.HasPrefix(got, "454 4.7.0") {
+			if got := e2e.Submit(s.Addr, "alice", "pw", "alice@example.com"); !strings.HasPrefix(got, "454 4.7.0") {
 				t.Errorf("every backend is down: %s", got)
 			}
 		}
@@ -134,12 +134,12 @@ func TestRecentLoginFromDovecot(t *testing.T) {
 	}
 	s.Start(t)
 	const alice = "alice@example.com"
-	if got := e2e.Submit(t, s.Addr, "", "", alice); !strings.HasPrefix(got, "550 5.7.1") {
+	if got := e2e.Submit(s.Addr, "", "", alice); !strings.HasPrefix(got, "550 5.7.1") {
 		t.Fatalf("before any login: %s", got)
 	}
 	imapLogin(t, socket, alice)
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		got := e2e.Submit(t, s.Addr, "", "", alice)
+		got := e2e.Submit(s.Addr, "", "", alice)
 		if got == "sent" {
 			break
 		}
@@ -147,7 +147,7 @@ func TestRecentLoginFromDovecot(t *testing.T) {
 			t.Fatalf("after the login: %s", got)
 		}
 	}
-	if got := e2e.Submit(t, s.Addr, "", "", "bob@example.com"); !strings.HasPrefix(got, "550 5.7.1") {
+	if got := e2e.Submit(s.Addr, "", "", "bob@example.com"); !strings.HasPrefix(got, "550 5.7.1") {
 		t.Errorf("as somebody else: %s", got)
 	}
 }

@@ -160,8 +160,8 @@ log: {level: debug, format: json}
 			speak(t, said, door, false, script)
 		}
 	}
-	e2e.Submit(t, s.TLS, e2e.Login, e2e.Password, e2e.Address)
-	fmt.Fprintln(said, e2e.Submit(t, relaying.TLS, e2e.Login, e2e.Password, e2e.Address))
+	e2e.Submit(s.TLS, e2e.Login, e2e.Password, e2e.Address)
+	fmt.Fprintln(said, e2e.Submit(relaying.TLS, e2e.Login, e2e.Password, e2e.Address))
 	testenv.Write(t, filepath.Join(dir, "wrong.yaml"), "relay: {to: {url: 'smtp://127.0.0.1:25', username: x, password: "+secrets["a key in postern.yaml by mistake"]+"}}\nadmin:\n  token: "+secrets["a key in postern.yaml by mistake"]+"\n")
 	out, errs, code := s.Run(t, "check", "--config", filepath.Join(dir, "wrong.yaml"))
 	if code == 0 {
@@ -288,7 +288,7 @@ submission: {listen: '127.0.0.1:0', listen_tls: '127.0.0.1:0', recent_logins: {s
 		return len(got) > 0
 	}
 	for i := 0; i < 1000 && !rotated(); i++ {
-		if got := e2e.Submit(t, s.TLS, e2e.Login, e2e.Password, e2e.Address); got != "sent" {
+		if got := e2e.Submit(s.TLS, e2e.Login, e2e.Password, e2e.Address); got != "sent" {
 			t.Fatal(got)
 		}
 	}

@@ -86,9 +86,9 @@ func TestActivated(t *testing.T) {
 	tcp := p.add(t, "milter", "tcp", "127.0.0.1:0")
 	admin := p.add(t, "admin", "tcp", "127.0.0.1:0")
 	early := make(chan string, 1)
-	go func() { early <- e2e.Submit(t, first, e2e.Login, e2e.Password, e2e.Address) }() // before anybody listens to it
+	go func() { early <- e2e.Submit(first, e2e.Login, e2e.Password, e2e.Address) }() // before anybody listens to it
 	s.Start(t, p.to)
-	for _, got := range []string{<-early, e2e.Submit(t, second, e2e.Login, e2e.Password, e2e.Address)} {
+	for _, got := range []string{<-early, e2e.Submit(second, e2e.Login, e2e.Password, e2e.Address)} {
 		if got != "sent" {
 			t.Error(got)
 		}
@@ -117,7 +117,7 @@ func TestActivated(t *testing.T) {
 	if err := s.Process.Stop(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	go func() { early <- e2e.Submit(t, second, e2e.Login, e2e.Password, e2e.Address) }()
+	go func() { early <- e2e.Submit(second, e2e.Login, e2e.Password, e2e.Address) }()
 	s.Start(t, p.to)
 	if got := <-early; got != "sent" {
 		t.Error(got)
@@ -139,7 +139,7 @@ func TestSocketActivate(t *testing.T) {
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
-		early <- e2e.Submit(t, tls, e2e.Login, e2e.Password, e2e.Address)
+		early <- e2e.Submit(tls, e2e.Login, e2e.Password, e2e.Address)
 	}()
 	s.Start(t, func(cmd *exec.Cmd) {
 		cmd.Args = append([]string{program, "-l", tls, "-l", socket, "--fdname=submissions:milter", cmd.Path}, cmd.Args[1:]...)
@@ -321,10 +321,10 @@ exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --boundi
 		cmd.Path, cmd.ExtraFiles = cmd.Args[0], p.files
 		cmd.Env = append(cmd.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(p.files)), "LISTEN_FDNAMES="+strings.Join(p.names, ":"))
 	})
-	if got := e2e.Submit(t, tls, e2e.Login, e2e.Password, e2e.Address); got != "sent" {
+	if got := e2e.Submit(tls, e2e.Login, e2e.Password, e2e.Address); got != "sent" {
 		t.Error(got)
 	}
-	if got := e2e.Submit(t, tls, e2e.Login, e2e.Password, "ceo@example.com"); !strings.HasPrefix(got, "550 ") {
+	if got := e2e.Submit(tls, e2e.Login, e2e.Password, "ceo@example.com"); !strings.HasPrefix(got, "550 ") {
 		t.Error(got)
 	}
 	m, err := testmilter.Dial("unix", milter, testmilter.Options{})
