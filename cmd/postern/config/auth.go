@@ -17,45 +17,45 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// Dovecot is a Dovecot that proves passwords.
+// Dovecot is a Dovecot server that checks passwords.
 type Dovecot struct {
 	Options auth.DovecotOptions
-	Cache   time.Duration // how long a success is remembered; 0: one minute; negative: not at all
+	Cache   time.Duration // how long a successful login is remembered; 0 for one minute, negative for not at all
 }
 
-// LDAP is a directory that proves passwords.
+// LDAP is a directory that checks passwords.
 type LDAP struct {
-	Options          auth.LDAPOptions // without what the fields below say
+	Options          auth.LDAPOptions // except for what the fields below say
 	CA, ServerName   string           // of ldaps:// and StartTLS
 	BindPasswordFile string           // its first line is the password
 	Cache            time.Duration
 }
 
-// RADIUS is servers that prove passwords.
+// RADIUS is a group of servers that check passwords.
 type RADIUS struct {
 	Options    auth.RADIUSOptions // without Secret
 	SecretFile string             // its first line is the secret
 	Cache      time.Duration
 }
 
-// AuthLimits slow down and refuse those who guess passwords. Zero fields: the Throttle's defaults.
+// AuthLimits slow down and refuse clients that guess passwords. A field that is 0 has the default of auth.Throttle.
 type AuthLimits struct {
-	Free     int           // failures that cost nothing; 2
-	MaxDelay time.Duration // before a try; 8 s
-	Refuse   int           // count from which an address is refused; 30
-	HalfLife time.Duration // of a count; 5 minutes
+	Free     int           // failures without a delay; 2
+	MaxDelay time.Duration // before the reply to a login; 8 s
+	Refuse   int           // number of failures from which an address is refused; 30
+	HalfLife time.Duration // of the number of failures; 5 minutes
 	Exempt   []netip.Prefix
 }
 
-// RecentLogins is where a POP or IMAP server tells who has logged in.
+// RecentLogins is the socket on which a POP or IMAP server reports logins.
 type RecentLogins struct {
-	Socket string // path of a unix datagram socket; "": not listened for
+	Socket string // path of a unix datagram socket; "" for none
 	Mode   os.FileMode
 	Group  string
 	Life   time.Duration
 }
 
-// Open reads the files that l names, and makes the backend.
+// Open reads the files that l names and makes the backend.
 func (l *LDAP) Open(o auth.LDAPOptions) (*auth.LDAP, error) {
 	o.Cache.Life = l.Cache
 	o.TLS = tlsprofile.New()
@@ -77,7 +77,7 @@ func (l *LDAP) Open(o auth.LDAPOptions) (*auth.LDAP, error) {
 	return auth.NewLDAP(o)
 }
 
-// Open reads the file with the secret, and makes the backend.
+// Open reads the file with the secret and makes the backend.
 func (r *RADIUS) Open(o auth.RADIUSOptions) (_ *auth.RADIUS, err error) {
 	if o.Secret, err = safefile.ReadSecret(r.SecretFile); err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (r *RADIUS) Open(o auth.RADIUSOptions) (_ *auth.RADIUS, err error) {
 	return auth.NewRADIUS(o)
 }
 
-// Bounds of what backends may take.
+// Bounds of the values of backends.
 const (
 	maxTimeout = 2 * time.Minute
 	maxConns   = 1024
@@ -105,7 +105,7 @@ func (r *reader) dovecot(n yamldoc.Node, d *Dovecot) {
 				}
 				o.Address = s
 			case len(r.join(s)) > maxSocket:
-				n.Fail(fmt.Sprintf("the path of the socket is longer than %d octets", maxSocket), "use a shorter one")
+				n.Fail(fmt.Sprintf("the path of the socket is longer than %d bytes", maxSocket), "use a shorter path")
 			default:
 				o.Address = r.join(s)
 			}
@@ -121,18 +121,18 @@ func (r *reader) dovecot(n yamldoc.Node, d *Dovecot) {
 	}
 }
 
-// word reads a name that goes into a protocol.
+// word reads a name that is sent in a protocol.
 func (r *reader) word(n yamldoc.Node, to *string) {
 	if s, ok := n.Text(64); ok {
 		if strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
-			n.Fail(fmt.Sprintf("%q is no name", s), "write letters, digits, - and _")
+			n.Fail(fmt.Sprintf("%q is not a name", s), "write letters, digits, - and _")
 			return
 		}
 		*to = s
 	}
 }
 
-// life reads how long successes are remembered: a time, or off.
+// life reads how long successful logins are remembered: a duration, or off.
 func (r *reader) life(n yamldoc.Node, to *time.Duration) {
 	if s, ok := n.Text(16); ok && s == "off" {
 		*to = -1
@@ -212,7 +212,7 @@ func (r *reader) authLimits(n yamldoc.Node) {
 		"max_delay": func(n yamldoc.Node) { set(&l.MaxDelay)(n.Duration(time.Millisecond, time.Minute)) },
 		"refuse":    func(n yamldoc.Node) { set(&l.Refuse)(n.Int(3, 100_000)) },
 		"half_life": func(n yamldoc.Node) { set(&l.HalfLife)(n.Duration(time.Second, 24*time.Hour)) },
-		"exempt":    func(n yamldoc.Node) { r.prefixes(n, &l.Exempt, "name the machines behind which many people come") },
+		"exempt":    func(n yamldoc.Node) { r.prefixes(n, &l.Exempt, "name the machines through which many people connect") },
 	})
 }
 
@@ -221,7 +221,7 @@ func (r *reader) recentLogins(n yamldoc.Node) {
 	r.section(n, yamldoc.Keys{
 		"socket": func(n yamldoc.Node) {
 			if r.path(n, &l.Socket); len(l.Socket) > maxSocket {
-				n.Fail(fmt.Sprintf("the path of the socket is longer than %d octets", maxSocket), "use a shorter one")
+				n.Fail(fmt.Sprintf("the path of the socket is longer than %d bytes", maxSocket), "use a shorter path")
 			}
 		},
 		"mode": func(n yamldoc.Node) {
@@ -237,7 +237,7 @@ func (r *reader) recentLogins(n yamldoc.Node) {
 	}
 }
 
-// backend looks at one that is no users file. All but the network is tried.
+// backend checks a backend that is not a users file. It does everything except for connecting.
 func (v *validator) backend(i int, a Auth) {
 	key := fmt.Sprintf("auth[%d]", i)
 	var err error
@@ -263,7 +263,7 @@ func (v *validator) backend(i int, a Auth) {
 	}
 }
 
-// recentSocket looks at the socket's surroundings.
+// recentSocket checks directory, mode and group of the socket.
 func (v *validator) recentSocket() {
 	l := v.c.Submission.RecentLogins
 	if l.Socket == "" {
@@ -271,14 +271,14 @@ func (v *validator) recentSocket() {
 	}
 	v.parentOf("submission.recent_logins.socket", l.Socket)
 	if l.Mode&0o002 != 0 {
-		v.warn("submission.recent_logins.mode", fmt.Sprintf("whoever is on this machine may say who has logged in (mode %04o)", l.Mode), `write mode: "0660" and group:`)
+		v.warn("submission.recent_logins.mode", fmt.Sprintf("every user of this machine can report logins (mode %04o)", l.Mode), `write mode: "0660" and group:`)
 	}
 	if l.Group != "" {
 		v.group("submission.recent_logins.group", l.Group)
 	}
 }
 
-// Gid of a group by name or number.
+// Gid returns the number of a group that is written as a name or a number.
 func Gid(group string) (int, error) {
 	n, err := lookupGroup(group)
 	if err != nil {
@@ -287,11 +287,11 @@ func Gid(group string) (int, error) {
 	return strconv.Atoi(n)
 }
 
-// Autoconfig is what mail programs of a domain are told about it.
+// Autoconfig is what mail programs learn about a domain.
 type Autoconfig struct {
-	Domain     string // "": nothing is served
+	Domain     string // "" to serve nothing
 	Name       string // for people; default: Domain
-	IMAP, POP3 string // hosts with implicit TLS on 993 and 995; "": none
+	IMAP, POP3 string // hosts with implicit TLS on ports 993 and 995; "" for none
 }
 
 func (r *reader) autoconfig(n yamldoc.Node) {
@@ -303,7 +303,7 @@ func (r *reader) autoconfig(n yamldoc.Node) {
 		"pop3":   func(n yamldoc.Node) { r.hostname(n, &a.POP3) },
 	})
 	if a.Domain == "" && !n.Empty() && !r.failed(n) {
-		n.Fail("has no domain", "add domain: example.com, what is behind the @ of people's addresses")
+		n.Fail("has no domain", "add domain: example.com, the part after the @ of addresses")
 	}
 	if a.Name == "" {
 		a.Name = a.Domain

@@ -11,7 +11,7 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// mechanisms warns of a listener at which nobody can log in.
+// mechanisms finds listeners at which nobody can log in.
 func (v *validator) mechanisms() {
 	serves := map[string]bool{}
 	for _, a := range v.c.Auth {
@@ -39,7 +39,7 @@ func (v *validator) mechanisms() {
 	}
 }
 
-// reading adds what a backend said of its files: findings of their own, or one at key.
+// reading adds the error of a backend about its files: its findings, or one finding at key.
 func (v *validator) reading(key string, err error) {
 	var inner yamldoc.Findings
 	if errors.As(err, &inner) {
@@ -66,11 +66,11 @@ func (v *validator) oauth(key string, o *OAuth) {
 func (v *validator) certificate(key string, c *Certificate) {
 	ca := v.c.Submission.TLS.ClientCA
 	if ca == "" && c.Map == "" {
-		v.add(key, "no authority is believed, and no certificate is pinned", "write submission: {tls: {client_ca: clients.pem}}, or map: with fingerprints")
+		v.add(key, "no authority is trusted, and no certificate is pinned", "write submission: {tls: {client_ca: clients.pem}}, or map: with fingerprints")
 		return
 	}
 	if ca == "" && (c.CRL != "" || len(c.SAN) > 0) {
-		v.add(key, "crl and san are of certificates that an authority vouches for", "write submission: {tls: {client_ca: clients.pem}}, or take them out")
+		v.add(key, "crl and san are only for certificates that an authority has signed", "write submission: {tls: {client_ca: clients.pem}}, or remove them")
 		return
 	}
 	for name, path := range map[string]string{"map": c.Map, "crl": c.CRL} {

@@ -9,22 +9,22 @@ import (
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
-// Candidate is a bundle that is tried beside the policy. It is fetched, verified and tested as the policy's is.
+// Candidate is a bundle that runs beside the policy. It is fetched, verified and tested like that of the policy.
 type Candidate struct {
 	Bundle string
-	Data   []string // extra data documents; none: the policy's
+	Data   []string // more data documents; none for those of the policy
 }
 
 // Canary is a Candidate that decides for a share of identities, until it fails or refuses too much.
 type Canary struct {
 	Candidate
-	Share        float64 // of identities, more than 0 and at most 1; 0.05
+	Share        float64 // of identities, above 0 and at most 1; 0.05
 	MaxFailures  float64 // share of its decisions that may fail; 0.01
-	MaxRefusals  float64 // by how much its share of refusals may exceed the policy's; 0.05
-	MinDecisions int     // before it is judged; 100
+	MaxRefusals  float64 // by how much its share of refusals may exceed that of the policy; 0.05
+	MinDecisions int     // before the bounds apply; 100
 }
 
-// Of is the policy with a candidate's bundle and data in place of its own.
+// Of returns the policy with the bundle and data of a candidate instead of its own.
 func (p Policy) Of(c Candidate) Policy {
 	p.Bundle = c.Bundle
 	if len(c.Data) > 0 {
@@ -60,7 +60,7 @@ func (r *reader) canary(n yamldoc.Node) {
 	case c.Bundle == "":
 		n.Fail("has no bundle", "write canary: {bundle: candidate/, share: 5%}")
 	case c.Share == 0:
-		n.Fail("has a share of nobody", "write share: 5%, or take canary out")
+		n.Fail("has a share of 0", "write share: 5%, or remove canary")
 	}
 	r.c.Policy.Canary = c
 }
@@ -78,7 +78,7 @@ func (r *reader) percent(n yamldoc.Node, to *float64) {
 	number, has := strings.CutSuffix(s, "%")
 	v, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
 	if !has || err != nil || !(v >= 0 && v <= 100) {
-		n.Fail(fmt.Sprintf("%q is no share", s), "write a percentage from 0% to 100%, such as 5%")
+		n.Fail(fmt.Sprintf("%q is not a share", s), "write a percentage from 0% to 100%, such as 5%")
 		return
 	}
 	*to = v / 100
@@ -87,13 +87,13 @@ func (r *reader) percent(n yamldoc.Node, to *float64) {
 // bundleHere checks a bundle on this machine.
 func (v *validator) bundleHere(key, bundle string) {
 	if info, err := os.Stat(bundle); err != nil {
-		v.add(key, bundle+": "+reason(err), "give the path of a directory, or of a .tar.gz made by opa build")
+		v.add(key, bundle+": "+reason(err), "name a directory, or a .tar.gz made by opa build")
 	} else if !info.IsDir() && !strings.HasSuffix(bundle, ".tar.gz") && !strings.HasSuffix(bundle, ".tgz") {
-		v.add(key, bundle+" is neither a directory nor a .tar.gz", "give one of them")
+		v.add(key, bundle+" is neither a directory nor a .tar.gz", "name one of these")
 	}
 }
 
-// candidates checks what is tried beside the policy.
+// candidates checks shadow and canary.
 func (v *validator) candidates() {
 	check := func(key string, c Candidate) {
 		switch p := v.c.Policy.Of(c); {

@@ -1,8 +1,8 @@
 // Package config reads postern.yaml.
 //
-// Load reads the file strictly and reports everything that is wrong with its text; Config.Validate looks at what the text
-// refers to (files, directories, keys that contradict each other). Check does both. Every finding says where, what and how to
-// mend it. Nothing here changes anything on disk or opens a socket. No goroutines.
+// Load reads the file and finds everything that is wrong with its text; unknown keys are errors. Config.Validate checks what the text refers to
+// (files and directories), and keys that contradict each other. Check does both. Every finding says what is wrong, where, and how to mend it.
+// The package changes nothing on disk, opens no socket and starts no goroutines.
 package config
 
 import (
@@ -17,15 +17,15 @@ import (
 	"github.com/postern-mail/postern/smtpd/relay"
 )
 
-// Config is the whole configuration. Every path in it is ready to open: relative ones have been joined to the directory of
-// the file they were read from. Default makes one; the zero value is of no use.
+// Config is the whole configuration. Its paths can be opened as they are, because relative ones were joined to the directory of the file. Default
+// and Load return one; the zero value cannot be used.
 type Config struct {
-	File string // the file it was read from; "" where there is none
+	File string // the file that it was read from, or ""
 
-	// Hostname is the name that we greet with, put into Received and use towards next hops. Default: the system's.
+	// Hostname is the name in greetings, in Received and towards next hops. Default: the name of the system.
 	Hostname string
-	// StateDir holds what is written without being told where: outbox, quarantine, tls, users.yaml, decisions.jsonl, the key of
-	// its hashes, and the last good bundle. Default: the directory of the file.
+	// StateDir holds the files that have no path of their own in the configuration: outbox, quarantine, tls, users.yaml, decisions.jsonl, the
+	// key of its hashes, and the last good bundle. Default: the directory of the file.
 	StateDir string
 
 	Submission  Submission
@@ -38,46 +38,46 @@ type Config struct {
 	Log         Log
 
 	doc *yamldoc.Doc
-	at  map[string]yamldoc.Pos // where each key that was written stands
+	at  map[string]yamldoc.Pos // the place of each key in the file
 }
 
 // Submission is the submission server (RFC 6409).
 type Submission struct {
 	Listen    []string // addresses with STARTTLS, "host:port", ":port" or "systemd:name"
 	ListenTLS []string // addresses with implicit TLS (RFC 8314)
-	// Mechanisms that may be used, by address as it stands in Listen and ListenTLS; "": where nothing else is said. None: all that
-	// the backends can serve.
+	// Mechanisms are the mechanisms of authentication that may be used, by address as in Listen and ListenTLS. The key "" is for all other
+	// listeners. Without an entry, all mechanisms of the backends may be used.
 	Mechanisms map[string][]string
 	TLS        TLS
-	// ProxyProtocol: peers that may say on whose behalf they connect; none: nobody may.
+	// ProxyProtocol are the networks of proxies that name their client in the PROXY protocol.
 	ProxyProtocol []netip.Prefix
 	Limits        smtpd.Limits // none of its fields is zero
-	// Received says what our trace field tells of the client: "full", "private" (nothing that identifies it), or a template
-	// of the submission server's.
+	// Received says what the trace field contains about the client: "full", "private" (nothing that identifies it), or a template of package
+	// smtpd.
 	Received string
 	// RequireAuth refuses MAIL before AUTH with 530 5.7.0. Default: true.
 	RequireAuth bool
-	// AuthLimits are about failed logins over all connections.
+	// AuthLimits are for failed logins over all connections.
 	AuthLimits AuthLimits
-	// RecentLogins come from a POP or IMAP server.
+	// RecentLogins are reported by a POP or IMAP server.
 	RecentLogins RecentLogins
 }
 
-// Enabled says that there is a listener.
+// Enabled reports whether there is a listener.
 func (s Submission) Enabled() bool { return len(s.Listen)+len(s.ListenTLS) > 0 }
 
-// TLS names the files of a certificate; with Cert and Key empty, one is made in StateDir/tls and signed by itself.
+// TLS names the files of a certificate. If Cert and Key are empty, a self-signed one is made in StateDir/tls.
 type TLS struct {
 	Cert, Key string // PEM; both or neither
-	ClientCA  string // PEM; authorities of client certificates, which are asked for but not required; "": not asked for
-	// SessionTickets may be switched off for clients that stumble over them. Default: true.
+	ClientCA  string // PEM; authorities of client certificates, which are asked for but not required; "" to ask for none
+	// SessionTickets may be switched off for clients that fail with them. Default: true.
 	SessionTickets bool
 }
 
-// Auth is one authentication backend; they are asked in order. One field is set.
+// Auth is one authentication backend. Backends are asked in order. Exactly one of the fields but Scram is set.
 type Auth struct {
 	File        string       // users file
-	Scram       string       // of File: "auto" (where all users have a verifier), "on", "off"
+	Scram       string       // for File: "auto" (on if all users have a verifier), "on", "off"
 	OAuth       *OAuth       // bearer tokens
 	Certificate *Certificate // TLS client certificates
 	Dovecot     *Dovecot
@@ -85,7 +85,7 @@ type Auth struct {
 	RADIUS      *RADIUS
 }
 
-// OAuth is a provider of bearer tokens, which are JWTs (Keys) or known to it alone (Introspection).
+// OAuth is a provider of bearer tokens. They are JWTs (Keys), or only the provider can check them (Introspection).
 type OAuth struct {
 	Issuer           string
 	Keys             string // path or URL of a JSON Web Key Set
@@ -98,35 +98,35 @@ type OAuth struct {
 	Login            string // claim
 	Groups           string // claim
 	Attributes       []string
-	Discovery        string // URL that clients are told whose token was refused
-	CA               string // PEM file of authorities of the provider's certificate; "": the system's
+	Discovery        string // URL in the reply to a client whose token was refused
+	CA               string // PEM file of authorities of the provider's certificate; "" for those of the system
 	Timeout          time.Duration
 }
 
-// Certificate says whose a TLS client certificate is. Its authorities are Submission.TLS.ClientCA's.
+// Certificate says which login a TLS client certificate has. Its authorities are those of Submission.TLS.ClientCA.
 type Certificate struct {
 	Map string   // path
-	SAN []string // kinds of alternative names that are logins as they are: "email", "dns", "uri"
+	SAN []string // kinds of alternative names that are logins: "email", "dns", "uri"
 	CRL string   // path
 }
 
 // Relay says where accepted messages go.
 type Relay struct {
-	To         []Target // in order of preference; the next is tried while the one before does not answer
+	To         []Target // in order of preference; the next one is tried if one does not answer
 	Quarantine string   // directory of a Maildir
-	// Connections to each next hop that are in use at once. Default: half of Submission.Limits.Connections.
+	// Connections bounds how many connections to each next hop are in use at once. Default: half of Submission.Limits.Connections.
 	Connections int
-	Timeouts    relay.Timeouts // of each step; zero: relay's
+	Timeouts    relay.Timeouts // of each step; 0 for the default of package relay
 }
 
 // Target is one next hop.
 type Target struct {
 	// URL is smtp://host:port, smtps://host:port, lmtp://host:port, lmtp+unix:///path or maildir:/path.
 	URL          string
-	StartTLS     string // "auto" (where offered), "off", "required" (offered, and the certificate verifies)
-	CA           string // PEM file of authorities; "": the system's
-	ServerName   string // the certificate must be for; "": the host of URL
-	Username     string // for AUTH; "": none
+	StartTLS     string // "auto" (if offered), "off", "required" (it must be offered, and the certificate must verify)
+	CA           string // PEM file of authorities; "" for those of the system
+	ServerName   string // name in the certificate; "" for the host of URL
+	Username     string // for AUTH; "" for no login
 	PasswordFile string // its first line is the password
 }
 
@@ -136,59 +136,59 @@ type Milter struct {
 	Limits milter.Limits // none of its fields is zero
 }
 
-// MilterListener is one socket.
+// MilterListener is one socket of the milter.
 type MilterListener struct {
-	Name    string      // in facts and logs; default: the address as it is written
+	Name    string      // in facts and logs; default: the address as written
 	Network string      // "unix", "tcp" or "systemd"
 	Address string      // path, host:port, or the name that the socket unit gives its socket
 	Mode    os.FileMode // of a unix socket; 0660
-	Group   string      // of a unix socket, a name or a number; "": the process's
-	OnError string      // verdict where policy cannot decide: "defer", "reject", "accept"; default: Policy's
+	Group   string      // of a unix socket, a name or a number; "" for that of the process
+	OnError string      // verdict if policy cannot decide: "defer", "reject", "accept"; default: that of Policy
 }
 
-// Spec is the listener as it is written: "unix:/path", "tcp:host:port" or "systemd:name".
+// Spec returns the listener as it is written: "unix:/path", "tcp:host:port" or "systemd:name".
 func (l MilterListener) Spec() string { return l.Network + ":" + l.Address }
 
-// Policy is the bundle and how it is asked.
+// Policy is the bundle, how it is fetched, and how it decides.
 type Policy struct {
-	Bundle  string        // directory, .tar.gz, https://, http:// or oci://; "": the default bundle
-	Data    []string      // extra data documents, laid over the bundle's
-	OnError string        // verdict where policy cannot decide: "defer", "reject", "accept"
+	Bundle  string        // directory, .tar.gz, https://, http:// or oci://; "" for the default bundle
+	Data    []string      // more data documents, merged over the data of the bundle
+	OnError string        // verdict if policy cannot decide: "defer", "reject", "accept"
 	Timeout time.Duration // of one evaluation; 100 ms
-	// AllowBuiltins names builtins that are otherwise refused: those that reach the network, the environment or chance.
+	// AllowBuiltins names builtins that are refused by default: those that use the network, the environment or random numbers.
 	AllowBuiltins []string
-	Shadow        *Candidate    // decides beside the policy, without effect; nil: none
-	Canary        *Canary       // decides for a share of identities; nil: none
-	Poll          time.Duration // how often a bundle that is not on this machine is asked for; 30 s
-	Tests         string        // "required": a bundle's own tests must pass; "off"
-	TestTimeout   time.Duration // of all of them; 30 s
+	Shadow        *Candidate    // decides as well, without effect; nil for none
+	Canary        *Canary       // decides for a share of identities; nil for none
+	Poll          time.Duration // how often to ask for a bundle on another machine; 30 s
+	Tests         string        // "required" (the bundle's own tests must pass) or "off"
+	TestTimeout   time.Duration // for all of the tests; 30 s
 	Verify        Verify
-	// How a bundle is fetched.
-	TokenFile             string // its first line is a bearer token, or with Username that user's password
+	// The rest says how a bundle is fetched.
+	TokenFile             string // its first line is a bearer token, or the password of Username
 	Username              string
-	CA                    string // PEM file of authorities; "": the system's
+	CA                    string // PEM file of authorities; "" for those of the system
 	ClientCert, ClientKey string // PEM files; both or neither
-	Insecure              bool   // in the clear over networks, too
+	Insecure              bool   // allow unencrypted connections over networks
 }
 
-// Verify says whose signatures bundles must have; without keys, nobody's.
+// Verify says which signatures bundles must have. Without keys they need none.
 type Verify struct {
 	Keys    map[string]VerifyKey // by their id
-	Scope   string               // that signatures must be for
+	Scope   string               // scope in the signatures
 	Exclude []string             // patterns of files that need no signature
 }
 
-// VerifyKey verifies signatures.
+// VerifyKey is a key that verifies signatures.
 type VerifyKey struct {
 	File      string // PEM of a public key or certificate, or a secret
-	Algorithm string // RS256, ES256, HS256 and their like
+	Algorithm string // RS256, ES256, HS256 and so on
 }
 
-// DecisionLog is where decisions are written, one JSON line each.
+// DecisionLog says where and how decisions are logged, as one line of JSON each.
 type DecisionLog struct {
-	File   string // "": none is written
-	Strict bool   // what cannot be logged is deferred; otherwise it is counted
-	Input  string // "read": the facts that the policy reads; "full": all but the body, for replaying other policies
+	File   string // "" for no file
+	Strict bool   // defer mail whose decision cannot be logged; otherwise count the lost lines
+	Input  string // "read" (the facts that the policy reads) or "full" (all facts except for the body, to replay other policies)
 	Sync   string // to disk: "none", "interval", "each"
 	Rotate DecisionRotate
 	Mask   DecisionMask
@@ -196,42 +196,42 @@ type DecisionLog struct {
 	Labels map[string]string // in every line
 }
 
-// DecisionRotate says when the file is full and what becomes of it.
+// DecisionRotate says when the file is full, and how many full files are kept.
 type DecisionRotate struct {
-	Size     int64 // 0: the file grows
+	Size     int64 // bytes; 0 for a file that only grows
 	Keep     int
 	Compress bool
 }
 
-// DecisionMask says what the lines do not tell. Bodies never are in them.
+// DecisionMask says what is left out of the lines. Bodies are never in them.
 type DecisionMask struct {
 	Addresses                 string // "plain", "hash", "domain"
 	Subject                   string // "keep", "erase"
 	ClientIP                  string // "keep", "hash", "network"
 	KeepHeaders, EraseHeaders []string
-	KeyFile                   string // of hashes; default: one that is made in StateDir
+	KeyFile                   string // key of hashes; default: one that is made in StateDir
 }
 
-// Hashes says that a key is needed.
+// Hashes reports whether a key is needed.
 func (m DecisionMask) Hashes() bool { return m.Addresses != "plain" || m.ClientIP == "hash" }
 
-// DecisionUpload is the service that lines are sent to.
+// DecisionUpload is a service to which the lines are sent.
 type DecisionUpload struct {
-	URL       string // "": none
-	TokenFile string // its first line is the bearer token; "": none
-	CA        string // PEM file of authorities; "": the system's
-	Buffer    int64  // octets that may wait
-	Batch     int64  // octets of a request, before compression
+	URL       string // "" for no service
+	TokenFile string // its first line is the bearer token; "" for no token
+	CA        string // PEM file of authorities; "" for those of the system
+	Buffer    int64  // bytes that may wait
+	Batch     int64  // bytes of a request, before compression
 	Interval  time.Duration
 	Timeout   time.Duration
 }
 
 // Admin serves /metrics and /healthz.
 type Admin struct {
-	Listen string // "": not served
-	// Public lets Listen be an address that other machines reach. Nobody is asked who they are there.
+	Listen string // "" to serve nothing
+	// Public allows Listen to be an address that other machines can reach. The admin server asks nobody for a password.
 	Public bool
-	// Autoconfig is served there, too, for a web server in front to pass on.
+	// Autoconfig is served as well, for a web server that passes requests on.
 	Autoconfig Autoconfig
 }
 
@@ -241,15 +241,15 @@ type Log struct {
 	Format string // "auto" (text on a terminal, JSON otherwise), "text", "json"
 }
 
-// Default is the configuration without a file: loopback 2587 and 2465, a certificate of our own making, the default bundle,
-// and everything that is written lies in dir.
+// Default returns the configuration that holds without a file: loopback ports 2587 and 2465, a self-signed certificate, the default bundle, and
+// all files in dir.
 func Default(dir string) *Config {
 	c := defaults(dir)
 	c.fill()
 	return c
 }
 
-// defaults are the values that do not hang on others.
+// defaults returns the defaults that do not depend on other values.
 func defaults(dir string) *Config {
 	hostname, err := os.Hostname()
 	if err != nil || hostname == "" {

@@ -7,7 +7,7 @@ import (
 	"github.com/postern-mail/postern/smtpd"
 )
 
-// Bounds of what limits may be.
+// Bounds of the values of limits.
 const (
 	maxCount   = 1_000_000
 	maxOctets  = 16 << 40
@@ -15,12 +15,12 @@ const (
 	maxAwaited = time.Hour
 )
 
-// count reads a number from 1 on.
+// count reads a number from 1 to most.
 func count(to *int, most int) func(yamldoc.Node) {
 	return func(n yamldoc.Node) { set(to)(n.Int(1, most)) }
 }
 
-// octets reads a size.
+// octets reads a size in bytes.
 func octets[T int | int64](to *T, least, most int64) func(yamldoc.Node) {
 	return func(n yamldoc.Node) {
 		if v, ok := n.Size(least, most); ok {
@@ -29,12 +29,12 @@ func octets[T int | int64](to *T, least, most int64) func(yamldoc.Node) {
 	}
 }
 
-// during reads a time.
+// during reads a duration.
 func during(to *time.Duration, least, most time.Duration) func(yamldoc.Node) {
 	return func(n yamldoc.Node) { set(to)(n.Duration(least, most)) }
 }
 
-// limits reads those that package smtpd declares.
+// limits reads the limits that package smtpd declares.
 func (r *reader) limits(n yamldoc.Node, l *smtpd.Limits) {
 	keys := yamldoc.Keys{}
 	for _, d := range l.Declared() {
@@ -50,7 +50,7 @@ func (r *reader) limits(n yamldoc.Node, l *smtpd.Limits) {
 	r.section(n, keys)
 }
 
-// number reads a size, or a number of things.
+// number reads a size or a count, as its declaration says.
 func number[T int | int64](to *T, d smtpd.Limit) func(yamldoc.Node) {
 	if d.Octets {
 		return octets(to, d.Least, d.Most)

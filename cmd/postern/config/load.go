@@ -7,11 +7,11 @@ import (
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
-// maxFile bounds postern.yaml, in octets.
+// maxFile bounds the size of postern.yaml, in bytes.
 const maxFile = 1 << 20
 
-// Load reads a configuration file. dir, where it is not "", stands in for its state_dir. Its error is yamldoc.Findings. Where the text could be read at all, the Config comes with
-// them: whatever was right in it, and defaults for the rest, so that Validate may look further.
+// Load reads a configuration file. dir replaces its state_dir if it is not "". The error is yamldoc.Findings. If the file is YAML, Load also
+// returns a Config with what is right and defaults for the rest, so that Validate can check more.
 func Load(path, dir string) (*Config, error) {
 	doc, err := yamldoc.ReadFile(path, maxFile)
 	if err != nil {
@@ -20,8 +20,7 @@ func Load(path, dir string) (*Config, error) {
 	return read(doc, dir)
 }
 
-// Check is Load and Validate: all findings at once, warnings among them. The Config is nil where the file could not be read
-// as YAML.
+// Check is Load and Validate. It returns all findings, warnings as well. The Config is nil if the file is not YAML.
 func Check(path, dir string) (*Config, yamldoc.Findings) {
 	c, err := Load(path, dir)
 	var found yamldoc.Findings
@@ -50,12 +49,12 @@ func read(doc *yamldoc.Doc, dir string) (*Config, error) {
 	return c, nil
 }
 
-// Written says that the file has the key.
+// Written reports whether the file has the key.
 func (c *Config) Written(key string) bool { _, ok := c.at[key]; return ok }
 
-// fill sets what hangs on other values.
+// fill sets the defaults that depend on other values.
 func (c *Config) fill() {
-	// Without any listener, the submission server of the first try-out; a file with a milter alone wants just that.
+	// Without any listener, serve submission on loopback. A file with a milter and no submission section wants only the milter.
 	if !c.Submission.Enabled() && !c.Written("submission.listen") && !c.Written("submission.listen_tls") &&
 		(len(c.Milter.Listen) == 0 || c.Written("submission")) {
 		c.Submission.Listen = []string{"127.0.0.1:2587"}
@@ -89,7 +88,7 @@ func (c *Config) fill() {
 	}
 }
 
-// SelfSigned says that the certificate is ours to make, and gives its files.
+// SelfSigned returns the files of the self-signed certificate, or false if the configuration names a certificate.
 func (c *Config) SelfSigned() (cert, key string, ok bool) {
 	if c.Submission.TLS.Cert != "" || c.Submission.TLS.Key != "" {
 		return "", "", false

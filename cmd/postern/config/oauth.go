@@ -8,7 +8,7 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// MechanismsAt are the mechanisms that the listener at address may use; none: all.
+// MechanismsAt returns the mechanisms that may be used at an address, or none if all may be used.
 func (s Submission) MechanismsAt(address string) []string {
 	if list, ok := s.Mechanisms[address]; ok {
 		return list
@@ -16,7 +16,7 @@ func (s Submission) MechanismsAt(address string) []string {
 	return s.Mechanisms[""]
 }
 
-// PinsCertificates says that there may be client certificates that no authority vouches for.
+// PinsCertificates reports whether client certificates that no authority has signed may be pinned.
 func (c *Config) PinsCertificates() bool {
 	for _, a := range c.Auth {
 		if a.Certificate != nil && a.Certificate.Map != "" {
@@ -56,15 +56,15 @@ func (r *reader) oauth(n yamldoc.Node, a *Auth) {
 func checkOAuth(n yamldoc.Node, o *OAuth) {
 	switch {
 	case o.Keys == "" && o.Introspection == "":
-		n.Fail("says neither keys nor introspection", "write keys: https://idp.example.com/keys for tokens that are JWTs, or introspection: and a URL for others")
+		n.Fail("has neither keys nor introspection", "write keys: https://idp.example.com/keys for tokens that are JWTs, or introspection: and a URL for other tokens")
 	case o.Keys != "" && o.Introspection != "":
-		n.Fail("says both keys and introspection", "write two elements, in the order in which they are to be asked")
+		n.Fail("has both keys and introspection", "write two elements, in the order in which to ask them")
 	case o.Keys != "" && (o.Issuer == "" || len(o.Audience) == 0):
-		n.Fail("keys needs issuer and audience", "write both: a token for somebody else's service would do as well without")
+		n.Fail("keys needs issuer and audience", "write both, because without them a token for another service would be accepted")
 	case o.Introspection != "" && (o.ClientID == "" || o.ClientSecretFile == ""):
-		n.Fail("introspection needs client_id and client_secret_file", "write both, as the provider gave them out")
+		n.Fail("introspection needs client_id and client_secret_file", "write both; the provider assigns them")
 	case o.Keys != "" && (o.ClientID != "" || o.ClientSecretFile != ""):
-		n.Fail("client_id and client_secret_file are for introspection", "take them out")
+		n.Fail("client_id and client_secret_file are only for introspection", "remove them")
 	}
 }
 
@@ -115,6 +115,6 @@ func (r *reader) certificate(n yamldoc.Node, a *Auth) {
 		"crl": func(n yamldoc.Node) { r.path(n, &c.CRL) },
 	})
 	if c.Map == "" && len(c.SAN) == 0 && !r.failed(n) {
-		n.Fail("says neither map nor san", "write san: email where the mail address in a certificate is the login, or map: and the path of a certificate map")
+		n.Fail("has neither map nor san", "write san: email if the mail address in a certificate is the login, or map: and the path of a certificate map")
 	}
 }

@@ -19,10 +19,10 @@ const (
 	maxText = 1024
 )
 
-// reader fills a Config from a document, a method a section.
+// reader fills a Config from a document. It has a method for each section.
 type reader struct {
 	c   *Config
-	dir string // relative paths begin here
+	dir string // of relative paths
 }
 
 func (r *reader) root(n yamldoc.Node) {
@@ -63,7 +63,7 @@ func (r *reader) submission(n yamldoc.Node) {
 		},
 		"proxy_protocol": func(n yamldoc.Node) {
 			r.section(n, yamldoc.Keys{"trusted": func(n yamldoc.Node) {
-				r.prefixes(n, &s.ProxyProtocol, "name the proxies: who may speak for others may be anyone")
+				r.prefixes(n, &s.ProxyProtocol, "name the networks of the proxies, because a trusted client may claim any address")
 			}})
 		},
 		"limits":        func(n yamldoc.Node) { r.limits(n, &s.Limits) },
@@ -94,9 +94,9 @@ func (r *reader) auth(n yamldoc.Node) {
 		case kinds == 0:
 			n.Fail("names no backend", "write - file: users.yaml")
 		case kinds > 1:
-			n.Fail("names several backends", "write each as an element of its own, in the order in which they are to be asked")
+			n.Fail("names several backends", "write each as an element of its own, in the order in which to ask them")
 		case a.File == "" && r.c.Written(n.Key()+".scram"):
-			n.Fail("scram is of a users file", "take it out")
+			n.Fail("scram is only for a users file", "remove it")
 		}
 		if len(r.c.Auth) < maxList {
 			r.c.Auth = append(r.c.Auth, a)
@@ -104,7 +104,7 @@ func (r *reader) auth(n yamldoc.Node) {
 	})
 }
 
-// kinds counts the fields that are set.
+// kinds returns how many backends are set.
 func (a Auth) kinds() (n int) {
 	for _, set := range []bool{a.File != "", a.OAuth != nil, a.Certificate != nil, a.Dovecot != nil, a.LDAP != nil, a.RADIUS != nil} {
 		if set {
@@ -121,7 +121,7 @@ func (r *reader) milter(n yamldoc.Node) {
 				return
 			}
 			l := MilterListener{Mode: 0o660}
-			// A single value is not numbered in its findings, but always in at.
+			// Findings about a single value have no number in their key, but the key in at always has one.
 			r.c.at[milterKey(i)] = n.Pos()
 			if !n.IsMap() {
 				r.milterAddress(n, &l)
@@ -151,7 +151,7 @@ func (r *reader) milterListener(n yamldoc.Node, i int, l *MilterListener) {
 	}
 }
 
-// failed says that something in n has been found wrong already.
+// failed reports whether there is already a finding in n.
 func (r *reader) failed(n yamldoc.Node) bool {
 	for _, f := range r.c.doc.Findings() {
 		if strings.HasPrefix(f.Key, n.Key()) {
@@ -192,7 +192,7 @@ func (r *reader) verify(n yamldoc.Node) {
 		"keys": func(n yamldoc.Node) {
 			n.Each(func(id string, n yamldoc.Node) {
 				if len(v.Keys) >= maxList {
-					n.Fail("one key too many", fmt.Sprintf("at most %d are read", maxList))
+					n.Fail(fmt.Sprintf("there are more than %d keys", maxList), "remove some")
 					return
 				}
 				key := VerifyKey{Algorithm: "RS256"}
@@ -209,21 +209,21 @@ func (r *reader) verify(n yamldoc.Node) {
 				v.Keys[id] = key
 			})
 			if len(v.Keys) == 0 && !r.failed(n) {
-				n.Fail("there is no key", "write keys: {release: {file: pub.pem}}, or take verify out")
+				n.Fail("there is no key", "write keys: {release: {file: pub.pem}}, or remove verify")
 			}
 		},
 		"scope": func(n yamldoc.Node) { set(&v.Scope)(n.Text(255)) },
 		"exclude": func(n yamldoc.Node) {
 			r.list(n, func(n yamldoc.Node, s string) {
 				if _, err := path.Match(s, ""); err != nil {
-					n.Fail(fmt.Sprintf("%q is no pattern", s), "write for example README.md or docs/*")
+					n.Fail(fmt.Sprintf("%q is not a pattern", s), "write it like README.md or docs/*")
 				}
 				v.Exclude = append(v.Exclude, s)
 			})
 		},
 	})
 	if len(v.Keys) == 0 && !r.failed(n) {
-		n.Fail("without keys nothing is verified", "add keys: {release: {file: pub.pem}}")
+		n.Fail("there are no keys, so nothing is verified", "add keys: {release: {file: pub.pem}}")
 	}
 }
 
@@ -296,7 +296,7 @@ func (r *reader) log(n yamldoc.Node) {
 	})
 }
 
-// section reads a mapping and remembers where it and its keys stand.
+// section reads a mapping and records the places of its keys.
 func (r *reader) section(n yamldoc.Node, keys yamldoc.Keys) {
 	r.mark(n)
 	for name, read := range keys {
@@ -311,12 +311,12 @@ func (r *reader) mark(n yamldoc.Node) {
 	}
 }
 
-// list reads a list of texts, or a single one.
+// list reads a list of texts, or a single text.
 func (r *reader) list(n yamldoc.Node, add func(yamldoc.Node, string)) {
 	n.List(true, func(i int, n yamldoc.Node) {
 		r.mark(n)
 		if i == maxList {
-			n.Fail("one too many", fmt.Sprintf("at most %d are read", maxList))
+			n.Fail(fmt.Sprintf("the list has more than %d values", maxList), "remove some")
 		}
 		if s, ok := n.Text(maxText); ok && i < maxList {
 			add(n, s)
@@ -341,14 +341,14 @@ func (r *reader) verdict(n yamldoc.Node, to *string) {
 	set(to)(n.Choice("defer", "reject", "accept"))
 }
 
-func (r *reader) prefixes(n yamldoc.Node, to *[]netip.Prefix, everybody string) {
+func (r *reader) prefixes(n yamldoc.Node, to *[]netip.Prefix, everyAddress string) {
 	r.list(n, func(n yamldoc.Node, s string) {
 		p, err := netaddr.ParseNetwork(s)
 		switch {
 		case err != nil:
 			n.Fail(fmt.Sprintf("%q is not a network", s), "write an address or a network: 192.0.2.7, 10.0.0.0/8, 2001:db8::/32")
 		case p.Bits() == 0:
-			n.Fail(fmt.Sprintf("%s is everybody", s), everybody)
+			n.Fail(fmt.Sprintf("%s is every address", s), everyAddress)
 		case p.Masked() != p:
 			n.Fail(fmt.Sprintf("%s has bits beyond its mask", s), "write "+p.Masked().String())
 		default:
@@ -357,7 +357,7 @@ func (r *reader) prefixes(n yamldoc.Node, to *[]netip.Prefix, everybody string) 
 	})
 }
 
-// set stores a value that was read, if it was.
+// set returns a function that stores a value if it is ok.
 func set[T any](to *T) func(T, bool) {
 	return func(v T, ok bool) {
 		if ok {

@@ -11,15 +11,15 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/certs"
 )
 
-// remote says that the bundle is on another machine.
+// remote reports whether the bundle is on another machine.
 func (p Policy) remote() bool { return strings.Contains(p.Bundle, "://") }
 
-// Remote is how the bundle is fetched.
+// Remote returns how the bundle is fetched.
 func (p Policy) Remote() bundles.Remote {
 	return bundles.Remote{Insecure: p.Insecure, TokenFile: p.TokenFile, Username: p.Username, CA: p.CA, ClientCert: p.ClientCert, ClientKey: p.ClientKey}
 }
 
-// Bundles is what a bundle's signature is held against; nil: nothing.
+// Bundles returns how signatures are verified, or nil if they are not.
 func (v Verify) Bundles() *bundles.Verification {
 	if len(v.Keys) == 0 {
 		return nil
@@ -31,13 +31,13 @@ func (v Verify) Bundles() *bundles.Verification {
 	return out
 }
 
-// remote looks at how a bundle is fetched.
+// remote checks how a bundle is fetched.
 func (v *validator) remote() {
 	p := v.c.Policy
 	if !p.remote() {
 		for _, key := range []string{"token_file", "username", "ca", "client_cert", "client_key", "insecure"} {
 			if v.c.Written("policy." + key) {
-				v.add("policy."+key, "the bundle is on this machine", "take it out, or write bundle: https://...")
+				v.add("policy."+key, "the bundle is on this machine", "remove this key, or write bundle: https://...")
 			}
 		}
 		return
@@ -46,10 +46,10 @@ func (v *validator) remote() {
 		v.fault("policy.bundle", err)
 	}
 	if p.Insecure {
-		v.warn("policy.insecure", "whoever is on the way to the bundle can change it, unless verify is there too", "write an https:// address")
+		v.warn("policy.insecure", "the bundle can be changed on its way, unless verify is set, too", "write an https:// address")
 	}
 	if p.Username != "" && p.TokenFile == "" {
-		v.add("policy.username", "there is no password", "add token_file: with the password in it")
+		v.add("policy.username", "there is no password", "add token_file: and write the password into that file")
 	}
 	v.secret("policy.token_file", p.TokenFile)
 	if p.CA != "" && v.file("policy.ca", p.CA) {
@@ -65,11 +65,11 @@ func (v *validator) remote() {
 	}
 }
 
-// verify looks at the keys.
+// verify checks the keys.
 func (v *validator) verify() {
 	p := v.c.Policy
 	if len(p.Verify.Keys) > 0 && p.Bundle == "" {
-		v.add("policy.verify", "the default policy is part of the program, and nobody signs it", "take verify out, or name a bundle")
+		v.add("policy.verify", "the default policy is part of the program and has no signature", "remove verify, or name a bundle")
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.Verify.Keys)) {
 		k := p.Verify.Keys[id]
@@ -85,12 +85,12 @@ func (v *validator) verify() {
 	}
 }
 
-// fault records what the loader of bundles says.
+// fault adds an error of package bundles.
 func (v *validator) fault(key string, err error) {
 	var load *bundles.LoadError
 	if !errors.As(err, &load) {
 		v.add(key, err.Error(), "")
 		return
 	}
-	v.add(key, load.Place()+": "+load.Message, cmp.Or(load.Hint, "give the path of a file that this user may read"))
+	v.add(key, load.Place()+": "+load.Message, cmp.Or(load.Hint, "name a file that this user may read"))
 }

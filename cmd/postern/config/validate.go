@@ -28,8 +28,8 @@ type validator struct {
 	found yamldoc.Findings
 }
 
-// Validate looks at what the configuration refers to and at keys that contradict each other. It reads certificates and users
-// files whole; the bundle is left to whoever compiles it. Warnings are among the findings.
+// Validate checks the files that the configuration names, and keys that contradict each other. It reads certificates and users files, but does
+// not read the bundle, which package gate compiles. Some findings are warnings.
 func (c *Config) Validate() yamldoc.Findings {
 	v := &validator{c: c}
 	v.listeners()
@@ -39,7 +39,7 @@ func (c *Config) Validate() yamldoc.Findings {
 		v.auth()
 		v.recentSocket()
 	} else if c.Written("auth") && len(c.Auth) > 0 {
-		v.warn("auth", "nobody logs in where there is no submission server", "take auth: out, or add submission: {listen: ...}")
+		v.warn("auth", "auth is only for a submission server, and there is none", "remove auth:, or add submission: {listen: ...}")
 	}
 	v.relay()
 	v.milter()
@@ -52,7 +52,7 @@ func (c *Config) Validate() yamldoc.Findings {
 	return v.found.Sorted()
 }
 
-// add records a finding at the nearest key that was written. What follows from something that is wrong there already is left out.
+// add adds a finding, with the place of the nearest key in the file. It leaves the finding out if there is already one about the key.
 func (v *validator) add(key, problem, mend string) {
 	if v.c.doc != nil {
 		for _, f := range v.c.doc.Findings() {
@@ -83,7 +83,7 @@ func parent(key string) string {
 	return key[:max(strings.LastIndexAny(key, ".["), 0)]
 }
 
-// listeners finds two that want the same socket.
+// listeners finds two listeners that need the same socket.
 func (v *validator) listeners() {
 	type listener struct{ key, network, address string }
 	var all []listener
@@ -105,23 +105,23 @@ func (v *validator) listeners() {
 	if a := v.c.Admin.Listen; a != "" {
 		all = append(all, listener{"admin.listen", network(a), a})
 		if network(a) == "tcp" && !v.c.Admin.MayListen(a) {
-			v.add("admin.listen", a+" can be reached from other machines, and asks nobody who they are", "write 127.0.0.1:8880; where that is wanted and a firewall keeps strangers out, add public: true")
+			v.add("admin.listen", a+" can be reached from other machines, and the admin server asks nobody for a password", "write 127.0.0.1:8880, or add public: true if a firewall keeps strangers out")
 		}
 	}
 	if !v.c.Submission.Enabled() && len(v.c.Milter.Listen) == 0 {
-		v.add("submission.listen", "nothing would listen", `give submission.listen: [":587"], submission.listen_tls: [":465"] or milter.listen: ["unix:/run/postern/milter.sock"]`)
+		v.add("submission.listen", "there is no listener", `write submission.listen: [":587"], submission.listen_tls: [":465"] or milter.listen: ["unix:/run/postern/milter.sock"]`)
 	}
 	for i, b := range all {
 		for _, a := range all[:i] {
 			if a.network == b.network && (a.network != "tcp" && a.address == b.address || a.network == "tcp" && overlap(a.address, b.address)) {
-				v.add(b.key, fmt.Sprintf("%s is taken by %s", b.address, a.key), "give each listener a port of its own")
+				v.add(b.key, fmt.Sprintf("%s is used by %s, too", b.address, a.key), "give each listener its own port")
 				break
 			}
 		}
 	}
 }
 
-// element is the key of a list's element, or of the single value that stands for the list.
+// element returns the key of an element of a list, or of the single value that was written instead of the list.
 func (v *validator) element(list string, i int) string {
 	key := fmt.Sprintf("%s[%d]", list, i)
 	if _, ok := v.c.at[key]; !ok {
@@ -130,8 +130,8 @@ func (v *validator) element(list string, i int) string {
 	return key
 }
 
-// overlap says that two TCP addresses cannot be bound at once: one port, and the same interface, or one of them on every one.
-// Port 0 is another at each bind.
+// overlap reports whether two TCP addresses cannot be bound at once: their port is the same, and their host is the same or one is every
+// interface. Port 0 is a different port at each bind.
 func overlap(a, b string) bool {
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)
@@ -146,13 +146,13 @@ func network(address string) string {
 	return "tcp"
 }
 
-// MayListen says whether the admin server may be at host:port.
+// MayListen reports whether the admin server may listen on host:port.
 func (a Admin) MayListen(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	return a.Public || err == nil && netaddr.IsLoopback(host)
 }
 
-// Systemd are the names of the sockets that systemd is to open.
+// Systemd returns the names of the sockets that systemd opens.
 func (c *Config) Systemd() (names []string) {
 	addresses := append(slices.Concat(c.Submission.Listen, c.Submission.ListenTLS), c.Admin.Listen)
 	for _, l := range c.Milter.Listen {
@@ -172,7 +172,7 @@ func (v *validator) tls() {
 	case (t.Cert == "") != (t.Key == ""):
 		v.add("submission.tls", "cert and key go together", "write both, or neither for a self-signed certificate")
 	case t.Cert != "":
-		// Files that are not there say so by their own key.
+		// A missing file has a finding at its own key.
 		if !v.file("submission.tls.cert", t.Cert) || !v.file("submission.tls.key", t.Key) {
 			break
 		}
@@ -192,7 +192,7 @@ func (v *validator) tls() {
 
 func (v *validator) auth() {
 	if len(v.c.Auth) == 0 && v.c.Submission.RequireAuth {
-		v.add("auth", "nobody could submit: authentication is required and there is no backend", "write auth: [{file: users.yaml}], or submission: {require_auth: false}")
+		v.add("auth", "nobody could submit mail, because authentication is required and there is no backend", "write auth: [{file: users.yaml}], or submission: {require_auth: false}")
 	}
 	v.mechanisms()
 	for i, a := range v.c.Auth {
@@ -231,20 +231,20 @@ func (v *validator) relay() {
 		if dir, is := strings.CutPrefix(t.URL, "maildir:"); is {
 			v.directory(key, dir)
 			if t.Username != "" || t.CA != "" || v.c.Written(key+".starttls") {
-				v.add(key, "a Maildir takes neither starttls, ca nor a login", "take them out")
+				v.add(key, "a Maildir has neither starttls, ca nor a login", "remove them")
 			}
 			continue
 		}
 		u, err := url.Parse(t.URL)
 		if err != nil {
-			v.add(key, "this is no URL of a next hop", urlMend)
+			v.add(key, "this is not the URL of a next hop", urlMend)
 			continue
 		}
 		if u.Scheme == "smtps" && t.StartTLS != "auto" {
-			v.add(key+".starttls", "smtps:// is TLS from the start", "take starttls: out, or write smtp://")
+			v.add(key+".starttls", "smtps:// always uses TLS", "remove starttls:, or write smtp://")
 		}
 		if t.Username != "" && t.StartTLS == "off" && u.Scheme != "smtps" && u.Scheme != "lmtp+unix" && !netaddr.IsLoopback(u.Hostname()) {
-			v.add(key+".starttls", "the password would go over the network in the clear", "write starttls: required")
+			v.add(key+".starttls", "the password would cross the network unencrypted", "write starttls: required")
 		}
 		if t.CA != "" && v.file(key+".ca", t.CA) {
 			if _, err := certs.LoadPool(t.CA); err != nil {
@@ -262,13 +262,13 @@ func (v *validator) milter() {
 	for i, l := range v.c.Milter.Listen {
 		key := milterKey(i)
 		if other, twice := names[l.Name]; twice && l.Name != "" {
-			v.add(key, fmt.Sprintf("has the name of %s", other), "give each listener a name of its own")
+			v.add(key, fmt.Sprintf("has the same name as %s", other), "give each listener its own name")
 		}
 		names[l.Name] = key
 		if own := l.Group != "" || l.Mode != 0o660; own && l.Network == "tcp" {
-			v.add(key, "mode and group are of unix sockets", "take them out of a tcp: listener")
+			v.add(key, "mode and group are only for unix sockets", "remove them from a tcp: listener")
 		} else if own && l.Network == "systemd" {
-			v.add(key, "systemd makes this socket", "take mode and group out, and write SocketMode= and SocketGroup= in its unit")
+			v.add(key, "systemd makes this socket", "remove mode and group, and write SocketMode= and SocketGroup= in its unit")
 		}
 		if l.Group != "" {
 			v.group(key, l.Group)
@@ -277,7 +277,7 @@ func (v *validator) milter() {
 			v.parentOf(key, l.Address)
 		}
 		if l.OnError == "accept" && v.c.Policy.OnError != "accept" {
-			v.warn(key, "mail passes unchecked whenever policy fails here", "write on_error: defer")
+			v.warn(key, "mail passes unchecked when policy fails here", "write on_error: defer")
 		}
 	}
 }
@@ -288,7 +288,7 @@ func (v *validator) group(key, name string) {
 	}
 }
 
-// lookupGroup gives the number of a group that is written as a name or a number.
+// lookupGroup returns the number of a group that is written as a name or a number.
 func lookupGroup(name string) (gid string, err error) {
 	if g, err := user.LookupGroup(name); err == nil {
 		return g.Gid, nil
@@ -309,55 +309,54 @@ func (v *validator) policy() {
 		v.file(v.element("policy.data", i), path)
 	}
 	if p.OnError == "accept" {
-		v.warn("policy.on_error", "mail passes unchecked whenever policy fails", "write defer: clients try again")
+		v.warn("policy.on_error", "mail passes unchecked when policy fails", "write defer, so that clients try again")
 	}
 }
 
-// places are directories that are written to.
+// places checks the directories that are written to.
 func (v *validator) places() {
 	v.directory("state_dir", v.c.StateDir)
 	if f := v.c.DecisionLog.File; f != "" {
 		if info, err := os.Stat(f); err == nil && info.IsDir() {
-			v.add("decision_log.file", f+" is a directory", "give the path of a file")
+			v.add("decision_log.file", f+" is a directory", "name a file")
 		} else if v.c.Written("decision_log.file") {
 			v.parentOf("decision_log.file", f)
 		}
 	}
 }
 
-// file says whether path can be read, with a finding where not.
+// file reports whether path can be read, and adds a finding if not.
 func (v *validator) file(key, path string) bool {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		v.add(key, path+" is not a file", "give the path of a file") // opening a pipe would wait for its writer
+		v.add(key, path+" is not a file", "name a file") // opening a pipe would wait for its writer
 		return false
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		v.add(key, path+": "+reason(err), "give the path of a file that this user may read")
+		v.add(key, path+": "+reason(err), "name a file that this user may read")
 		return false
 	}
 	f.Close()
 	return true
 }
 
-// directory may be missing, for it is made; what is there must be one.
+// directory checks that path is a directory. It may be missing, because it will be made.
 func (v *validator) directory(key, path string) {
 	if info, err := os.Stat(path); err == nil && !info.IsDir() {
-		v.add(key, path+" is not a directory", "give the path of a directory, or of nothing yet")
+		v.add(key, path+" is not a directory", "name a directory, or a path that does not exist yet")
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		v.add(key, path+": "+reason(err), "give the path of a directory that this user may use")
+		v.add(key, path+": "+reason(err), "name a directory that this user may use")
 	}
 }
 
 func (v *validator) parentOf(key, path string) {
 	dir := filepath.Dir(path)
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		v.add(key, "the directory "+dir+" does not exist", "make it, owned by the user who runs postern")
+		v.add(key, "the directory "+dir+" does not exist", "make it, and let the user who runs postern own it")
 	}
 }
 
-// private warns of a secret that everybody on the machine may read.
-// secret checks the file of a password, token or shared secret; "": there is none.
+// secret checks the file of a password, token or shared secret. path may be "".
 func (v *validator) secret(key, path string) {
 	if path == "" || !v.file(key, path) {
 		return
@@ -369,9 +368,10 @@ func (v *validator) secret(key, path string) {
 	v.private(key, path)
 }
 
+// private warns about a secret that every user of the machine may read.
 func (v *validator) private(key, path string) {
 	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 {
-		v.warn(key, fmt.Sprintf("%s can be read by everybody on this machine (mode %04o)", path, info.Mode().Perm()), "chmod 640 "+path)
+		v.warn(key, fmt.Sprintf("%s can be read by every user of this machine (mode %04o)", path, info.Mode().Perm()), "chmod 640 "+path)
 	}
 }
 

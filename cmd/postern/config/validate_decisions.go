@@ -15,27 +15,27 @@ func (v *validator) decisionLog() {
 	if d.File == "" {
 		const mend = "add file: decisions.jsonl"
 		if d.Strict {
-			v.add("decision_log.strict", "there is no file to be strict about", mend)
+			v.add("decision_log.strict", "strict needs a file", mend)
 		}
 		for _, key := range []string{"sync", "rotate", "mask", "labels"} {
 			if key = "decision_log." + key; v.c.Written(key) && (d.Upload.URL == "" || key == "decision_log.sync" || key == "decision_log.rotate") {
-				v.add(key, "there is no file that this is for", mend)
+				v.add(key, "there is no file that this applies to", mend)
 			}
 		}
 	}
 	if m := d.Mask; len(m.KeepHeaders) > 0 && len(m.EraseHeaders) > 0 {
-		v.add("decision_log.mask.headers", "keep and erase together leave the others open", "write one of them: keep erases all others, erase keeps them")
+		v.add("decision_log.mask.headers", "with both keep and erase it is not clear what happens to the others", "write one of them; keep erases all others, erase keeps them")
 	}
 	const key = "decision_log.mask.key_file"
 	if v.c.Written(key) {
 		if _, err := decisionlog.LoadKey(d.Mask.KeyFile, false); errors.Is(err, decisionlog.ErrKey) {
 			v.add(key, d.Mask.KeyFile+": "+decisionlog.ErrKey.Error(), "make one with openssl rand -hex 32")
 		} else if err != nil {
-			v.add(key, d.Mask.KeyFile+": "+reason(err), "make it with openssl rand -hex 32, or take key_file out: one is made in the state directory")
+			v.add(key, d.Mask.KeyFile+": "+reason(err), "make it with openssl rand -hex 32, or remove key_file, so that postern makes one in the state directory")
 		}
 		v.private(key, d.Mask.KeyFile)
 		if !d.Mask.Hashes() {
-			v.warn(key, "nothing is hashed", "write addresses: hash, or take it out")
+			v.warn(key, "nothing is hashed", "write addresses: hash, or remove key_file")
 		}
 	}
 	if d.Upload.URL != "" {
@@ -47,16 +47,16 @@ func (v *validator) upload(d DecisionUpload) {
 	const key = "decision_log.upload"
 	if u, err := url.Parse(d.URL); err == nil && u.Scheme == "http" && !netaddr.IsLoopback(u.Hostname()) {
 		if d.TokenFile != "" {
-			v.add(key+".url", "the token would go over the network in the clear", "write https://")
+			v.add(key+".url", "the token would cross the network unencrypted", "write https://")
 		} else {
-			v.warn(key+".url", "who writes to whom goes over the network in the clear", "write https://")
+			v.warn(key+".url", "senders and recipients would cross the network unencrypted", "write https://")
 		}
 		if d.CA != "" {
-			v.add(key+".ca", "http:// has no certificate to verify", "write https://, or take ca: out")
+			v.add(key+".ca", "http:// has no certificate to verify", "write https://, or remove ca:")
 		}
 	}
 	if d.Buffer < 2*d.Batch {
-		v.add(key+".batch", fmt.Sprintf("a buffer of %d octets does not hold two batches of %d", d.Buffer, d.Batch), "write a larger buffer, or a smaller batch")
+		v.add(key+".batch", fmt.Sprintf("a buffer of %d bytes does not hold two batches of %d", d.Buffer, d.Batch), "write a larger buffer, or a smaller batch")
 	}
 	if d.CA != "" && v.file(key+".ca", d.CA) {
 		if _, err := certs.LoadPool(d.CA); err != nil {

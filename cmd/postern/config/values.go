@@ -21,7 +21,7 @@ func (r *reader) hostname(n yamldoc.Node, to *string) {
 	for _, label := range strings.Split(s, ".") {
 		letters := strings.Trim(strings.ToLower(label), "abcdefghijklmnopqrstuvwxyz0123456789-")
 		if label == "" || len(label) > 63 || letters != "" || label[0] == '-' || label[len(label)-1] == '-' {
-			n.Fail(fmt.Sprintf("%q is no host name", s), "write letters, digits and hyphens between dots: mail.example.com")
+			n.Fail(fmt.Sprintf("%q is not a host name", s), "write letters, digits and hyphens between dots, as in mail.example.com")
 			return
 		}
 	}
@@ -47,17 +47,17 @@ func (r *reader) address(n yamldoc.Node, to *string) {
 	*to = s
 }
 
-// fdName says whether a socket unit can give a socket that name (systemd.socket(5), FileDescriptorName=).
+// fdName reports whether a socket unit can give a socket that name (systemd.socket(5), FileDescriptorName=).
 func (r *reader) fdName(n yamldoc.Node, name string) bool {
 	bad := strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c > '~' || c == ':' })
 	if name == "" || len(name) > 255 || bad {
-		n.Fail(fmt.Sprintf("%q is no name of a socket", name), "write the FileDescriptorName= of its socket unit: systemd:submission")
+		n.Fail(fmt.Sprintf("%q is not the name of a socket", name), "write the FileDescriptorName= of its socket unit, as in systemd:submission")
 		return false
 	}
 	return true
 }
 
-// listeners reads addresses, each alone or as a mapping with mechanisms of its own.
+// listeners reads addresses. Each is a text, or a mapping with an address and its own mechanisms.
 func (r *reader) listeners(n yamldoc.Node, to *[]string) {
 	r.mark(n)
 	n.List(true, func(i int, n yamldoc.Node) {
@@ -89,7 +89,7 @@ func (r *reader) listener(n yamldoc.Node, a *string) {
 	}
 }
 
-// mechanisms that the listener at address may use.
+// mechanisms reads the mechanisms that may be used at an address.
 func (r *reader) mechanisms(n yamldoc.Node, address string) {
 	known := []string{"PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "OAUTHBEARER", "XOAUTH2", "EXTERNAL"}
 	var list []string
@@ -99,7 +99,7 @@ func (r *reader) mechanisms(n yamldoc.Node, address string) {
 		}
 	})
 	if len(list) == 0 && !r.failed(n) {
-		n.Fail("names no mechanism", "write [PLAIN], or take it out for all that the backends can serve")
+		n.Fail("names no mechanism", "write [PLAIN], or remove the key to offer all mechanisms of the backends")
 		return
 	}
 	if r.c.Submission.Mechanisms == nil {
@@ -108,23 +108,23 @@ func (r *reader) mechanisms(n yamldoc.Node, address string) {
 	r.c.Submission.Mechanisms[address] = list
 }
 
-// badAddress says what is wrong with host:port; "" nothing.
+// badAddress returns what is wrong with host:port, or "".
 func badAddress(s string, anyHost bool) string {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		if _, perr := strconv.Atoi(s); perr == nil {
 			return "a colon is missing before the port"
 		}
-		return "no host and port"
+		return "it is not host:port"
 	}
 	if host == "" && !anyHost {
 		return "the host is missing"
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
-		return "the port is no number from 0 to 65535"
+		return "the port is not a number from 0 to 65535"
 	}
 	if strings.ContainsAny(host, "/@ \t*") {
-		return "the host has a character that no host has"
+		return "the host has a character that is not allowed"
 	}
 	return ""
 }
@@ -134,7 +134,7 @@ func (r *reader) received(n yamldoc.Node, to *string) {
 	if !ok {
 		return
 	}
-	// Anything that is one word is meant to be one of ours.
+	// A single word can only be meant as one of the two names.
 	if s != "full" && s != "private" && !strings.ContainsAny(s, " {%$") {
 		n.Choice("full", "private")
 		return
@@ -152,13 +152,13 @@ func (r *reader) bundle(n yamldoc.Node, to *string) {
 	case remote && scheme == "file":
 		n.Fail(fmt.Sprintf("%q is a URL", s), "write the path alone")
 	case remote:
-		*to = s // whether it is a good one hangs on insecure
+		*to = s // Validate checks it, because that depends on insecure
 	default:
 		*to = r.join(s)
 	}
 }
 
-// maxSocket is how long the path of a unix socket may be (unix(7): sun_path, less its NUL).
+// maxSocket is how long the path of a unix socket may be (unix(7): sun_path without its NUL).
 const maxSocket = 107
 
 const milterMend = "write unix:/run/postern/milter.sock, tcp:127.0.0.1:8891 or systemd:milter"
@@ -172,7 +172,7 @@ func (r *reader) milterAddress(n yamldoc.Node, l *MilterListener) {
 	switch network {
 	case "unix", "local":
 		if address == "" || len(r.join(address)) > maxSocket {
-			n.Fail(fmt.Sprintf("the path of the socket is missing, or longer than %d octets", maxSocket), milterMend)
+			n.Fail(fmt.Sprintf("the path of the socket is missing, or longer than %d bytes", maxSocket), milterMend)
 			return
 		}
 		l.Network, l.Address = "unix", r.join(address)
@@ -189,7 +189,7 @@ func (r *reader) milterAddress(n yamldoc.Node, l *MilterListener) {
 		l.Network, l.Address = "systemd", address
 	case "inet", "inet6":
 		port, host, _ := strings.Cut(address, "@")
-		n.Fail(fmt.Sprintf("%q is Sendmail's way to write it", s), "write tcp:"+net.JoinHostPort(host, port))
+		n.Fail(fmt.Sprintf("%q is Sendmail's notation", s), "write tcp:"+net.JoinHostPort(host, port))
 		return
 	default:
 		n.Fail(fmt.Sprintf("%q is neither a unix nor a tcp socket", s), milterMend)
@@ -207,7 +207,7 @@ func (r *reader) mode(n yamldoc.Node, l *MilterListener) {
 	}
 	m, err := strconv.ParseUint(strings.TrimPrefix(s, "0o"), 8, 32)
 	if err != nil || m > 0o777 || m&0o600 != 0o600 {
-		n.Fail(fmt.Sprintf("%q is no mode for a socket", s), `write it in octal, with 6 for the owner: "0660"`)
+		n.Fail(fmt.Sprintf("%q is not a mode for a socket", s), `write it in octal, with 6 for the owner: "0660"`)
 		return
 	}
 	l.Mode = os.FileMode(m)
@@ -219,7 +219,7 @@ func (r *reader) relay(n yamldoc.Node) {
 			n.List(true, func(i int, n yamldoc.Node) {
 				t := Target{StartTLS: "auto"}
 				if i >= maxList {
-					n.Fail("one next hop too many", fmt.Sprintf("at most %d are read", maxList))
+					n.Fail(fmt.Sprintf("there are more than %d next hops", maxList), "remove some")
 					return
 				}
 				r.mark(n)
@@ -240,7 +240,7 @@ func (r *reader) relay(n yamldoc.Node) {
 			if s, ok := n.Text(maxText); ok {
 				dir, is := strings.CutPrefix(s, "maildir:")
 				if !is || dir == "" || strings.HasPrefix(dir, "//") {
-					n.Fail(fmt.Sprintf("%q is no Maildir", s), "write maildir:quarantine or maildir:/var/spool/postern/quarantine")
+					n.Fail(fmt.Sprintf("%q is not a Maildir", s), "write maildir:quarantine or maildir:/var/spool/postern/quarantine")
 					return
 				}
 				r.c.Relay.Quarantine = r.join(dir)
@@ -249,8 +249,8 @@ func (r *reader) relay(n yamldoc.Node) {
 	})
 }
 
-// rename remembers the places of a key and what is below it under another: a next hop by its index in Relay.To, whether it
-// was written alone or in a list, and whatever was wrong with those before it.
+// rename records the places of a key and its subkeys under another key. So a next hop has the key of its index in Relay.To, also if it was
+// written without a list or after one that is wrong.
 func (r *reader) rename(from, to string) {
 	for key, pos := range maps.Clone(r.c.at) {
 		if rest, ok := strings.CutPrefix(key, from); ok && (rest == "" || rest[0] == '.') {
@@ -295,7 +295,7 @@ func (r *reader) url(n yamldoc.Node, t *Target) {
 	}
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme == "" || u.Opaque != "" {
-		n.Fail("this is no URL of a next hop", urlMend)
+		n.Fail("this is not the URL of a next hop", urlMend)
 		return
 	}
 	if problem, mend := badURL(u); problem != "" {
@@ -305,26 +305,26 @@ func (r *reader) url(n yamldoc.Node, t *Target) {
 	t.URL = u.String()
 }
 
-// badURL says what is wrong with the URL of a next hop, and what to write. It never quotes what may be a password.
+// badURL returns what is wrong with the URL of a next hop, and how to mend it. It never quotes what may be a password.
 func badURL(u *url.URL) (problem, mend string) {
 	ports := map[string]string{"smtp": "25", "smtps": "465", "lmtp": "24"}
 	switch {
 	case u.User != nil:
-		return "a login stands in the URL", "write username: and password_file: beside url:, so that no password is in this file"
+		return "the URL has a login in it", "write username: and password_file: next to url:, so that no password is in this file"
 	case u.RawQuery != "" || u.Fragment != "":
-		return "a next hop takes no ? or #", urlMend
+		return "the URL of a next hop has no ? or #", urlMend
 	case u.Scheme == "lmtp+unix":
 		if u.Host != "" || len(u.Path) < 2 {
 			return "lmtp+unix:// needs an absolute path", "write lmtp+unix:///run/dovecot/lmtp, with three slashes"
 		}
 		if len(u.Path) > maxSocket {
-			return fmt.Sprintf("the path of the socket is longer than %d octets", maxSocket), "use a shorter one"
+			return fmt.Sprintf("the path of the socket is longer than %d bytes", maxSocket), "use a shorter path"
 		}
 		return "", ""
 	case ports[u.Scheme] == "":
-		return fmt.Sprintf("%s:// is no next hop", u.Scheme), urlMend
+		return fmt.Sprintf("%s:// is not the scheme of a next hop", u.Scheme), urlMend
 	case u.Path != "" && u.Path != "/":
-		return fmt.Sprintf("%s:// takes a host and a port, no path", u.Scheme), urlMend
+		return fmt.Sprintf("%s:// has a host and a port, but no path", u.Scheme), urlMend
 	case u.Hostname() == "":
 		return "the host is missing", urlMend
 	}
@@ -338,18 +338,18 @@ func badURL(u *url.URL) (problem, mend string) {
 	return "", ""
 }
 
-// fieldNames reads names of header fields (RFC 5322 §2.2).
+// fieldNames reads names of header fields (RFC 5322 section 2.2).
 func (r *reader) fieldNames(n yamldoc.Node, to *[]string) {
 	r.list(n, func(n yamldoc.Node, s string) {
 		if strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || c == ':' }) {
-			n.Fail(fmt.Sprintf("%q is no name of a header field", s), "write it without colon and spaces: X-Originating-IP")
+			n.Fail(fmt.Sprintf("%q is not the name of a header field", s), "write it without colon and spaces, like X-Originating-IP")
 			return
 		}
 		*to = append(*to, s)
 	})
 }
 
-// labels reads any names with texts.
+// labels reads a mapping of names to texts.
 func (r *reader) labels(n yamldoc.Node, to *map[string]string) {
 	r.mark(n)
 	*to = map[string]string{}
@@ -359,9 +359,9 @@ func (r *reader) labels(n yamldoc.Node, to *map[string]string) {
 		switch {
 		case !ok:
 		case name == "id" || name == "version":
-			n.Fail("is a label of our own", "give it another name")
+			n.Fail("is a label that postern sets itself", "give it another name")
 		case len(*to) == maxList:
-			n.Fail("one too many", fmt.Sprintf("at most %d are read", maxList))
+			n.Fail(fmt.Sprintf("the list has more than %d values", maxList), "remove some")
 		default:
 			(*to)[name] = s
 		}
@@ -378,13 +378,13 @@ func (r *reader) serviceURL(n yamldoc.Node, to *string) {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		n.Fail("this is no URL of an HTTP service", mend)
+		n.Fail("this is not the URL of an HTTP service", mend)
 	case u.User != nil:
-		n.Fail("a login stands in the URL", "write token_file: beside url:, so that no secret is in this file")
+		n.Fail("the URL has a login in it", "write token_file: next to url:, so that no secret is in this file")
 	case u.RawQuery != "" || u.Fragment != "":
-		n.Fail("a service takes no ? or #", mend)
+		n.Fail("the URL of a service has no ? or #", mend)
 	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/logs"):
-		n.Fail(fmt.Sprintf("%q ends in /logs, which is added", s), "take /logs off its end")
+		n.Fail(fmt.Sprintf("%q ends in /logs, which postern adds", s), "remove /logs from its end")
 	default:
 		*to = s
 	}
