@@ -23,7 +23,7 @@ func (s *session) Greet() message.Reply {
 	from := netaddr.ClientNetwork(s.client.IP)
 	if !s.srv.table.addFrom(from, s.limits.ConnectionsPerIP) {
 		s.srv.Metrics.connection("per-ip-limit")
-		s.met(limitConnectionsPerIP)
+		s.hit(limitConnectionsPerIP)
 		if s.ln.TLS {
 			return message.Reply{}
 		}
@@ -73,7 +73,7 @@ func (s *session) noHeader(err error) message.Reply {
 	case errors.Is(err, wire.ErrStopping):
 		return message.Reply{}
 	case wire.IsTimeout(err):
-		s.met(limitHandshake)
+		s.hit(limitHandshake)
 	}
 	s.log.Warn("no PROXY header from a trusted proxy", "error", err)
 	return message.Reply{}
@@ -84,7 +84,7 @@ func (s *session) Command(verb, arg string) message.Reply {
 	r := s.carryOut(verb, arg)
 	if s.errors > s.limits.Errors {
 		s.conn.Send(r)
-		s.met(limitErrors)
+		s.hit(limitErrors)
 		return s.hangUp(say(421, "4.7.0", "Too many errors"))
 	}
 	return r
@@ -140,7 +140,7 @@ func (s *session) EHLO(verb, arg string) message.Reply {
 	if arg == "" || len(arg) > maxHello || strings.ContainsAny(arg, " \t<>()\"\\,;") {
 		return s.refuse(replySyntax(verb + " wants a domain name or an address literal"))
 	}
-	if r := s.spend(); !r.IsZero() {
+	if r := s.countIdle(); !r.IsZero() {
 		return r
 	}
 	s.drop()
@@ -168,7 +168,7 @@ func (s *session) RSET(arg string) message.Reply {
 	if arg != "" {
 		return s.refuse(replySyntax("RSET takes no argument"))
 	}
-	if r := s.spend(); !r.IsZero() {
+	if r := s.countIdle(); !r.IsZero() {
 		return r
 	}
 	s.drop()
@@ -193,7 +193,7 @@ func (s *session) QUIT(arg string) message.Reply {
 
 // harmless answers a command that changes nothing.
 func (s *session) harmless(r message.Reply) message.Reply {
-	if last := s.spend(); !last.IsZero() {
+	if last := s.countIdle(); !last.IsZero() {
 		return last
 	}
 	return r

@@ -42,7 +42,7 @@ func (s *session) BDAT(arg string) message.Reply {
 		return s.hangUp(replySyntax("The syntax is BDAT size [LAST]"))
 	}
 	if size > s.limits.endless() {
-		s.met(limitMessageBytes)
+		s.hit(limitMessageBytes)
 		return s.hangUp(tooLarge(s.limits.MessageBytes))
 	}
 	t := s.tx
@@ -58,7 +58,7 @@ func (s *session) BDAT(arg string) message.Reply {
 	}
 	switch {
 	case int64(t.chunks) > int64(s.limits.Chunks)+t.body.Size()/1024: // tiny chunks cost as much as large ones
-		s.met(limitChunks)
+		s.hit(limitChunks)
 		r := say(554, "5.5.0", "Too many small chunks")
 		s.outcome("", r, nil)
 		return s.hangUp(r)
@@ -131,7 +131,7 @@ func (s *session) process() message.Reply {
 		return s.notStored(err)
 	}
 	if t.spool.MemoryShort() {
-		s.met(limitMemory)
+		s.hit(limitMemory)
 	}
 	s.srv.Metrics.octets(t.spool.Size())
 	m, err := s.read(t)
@@ -182,13 +182,13 @@ func (s *session) notStored(err error) message.Reply {
 	r := say(452, "4.3.1", "Insufficient system storage, try again later")
 	switch {
 	case errors.Is(err, message.ErrTooLarge), errors.Is(err, wire.ErrEndless):
-		s.met(limitMessageBytes)
+		s.hit(limitMessageBytes)
 		r = tooLarge(s.limits.MessageBytes)
 	case errors.Is(err, wire.ErrLine): // RFC 5322 §2.1.1
-		s.met(limitLine)
+		s.hit(limitLine)
 		r = say(554, "5.6.0", "The message has a line of more than "+strconv.Itoa(s.limits.Line)+" octets")
 	case errors.Is(err, message.ErrNoRoom):
-		s.met(limitDisk)
+		s.hit(limitDisk)
 	}
 	s.outcome("", r, err)
 	return r
@@ -204,7 +204,7 @@ func (s *session) badHeader(err error) message.Reply {
 	var h *message.HeaderError
 	switch {
 	case errors.As(err, &h) && h.Limit != "":
-		s.met(h.Limit)
+		s.hit(h.Limit)
 		r = say(552, "5.3.4", "Message header: "+h.Error())
 	case h != nil:
 		r = say(554, "5.6.0", "Message header: "+h.Error())

@@ -19,7 +19,7 @@
 // If policy fails, the listener's failure verdict holds; without one it is 451 4.3.0. A next hop that is down: 451 4.4.1 at RCPT. A
 // full disk: 452 4.3.1 after the data. A panic: 421, and the other connections go on. A client that stalls, or sends a bare CR,
 // a bare LF or a NUL, loses its connection, and nothing that it sent is read as commands. A client that hits one of Limits gets
-// a reply that says so, and the hit is counted and logged by the name of the limit (session.met). What a message has taken is
+// a reply that says so, and the hit is counted and logged by the name of the limit (session.hit). What a message has taken is
 // free again, no matter how it ends.
 //
 // # Goroutines

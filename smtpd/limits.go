@@ -73,7 +73,7 @@ const (
 )
 
 // Declared lists all limits that can be configured. To add a limit, add a field to Limits, a line here, and the code that
-// enforces it and calls session.met.
+// enforces it and calls session.hit.
 func (l *Limits) Declared() []Limit {
 	const (
 		million = 1_000_000

@@ -117,7 +117,7 @@ func (s *session) failed(a attempt, counted string, why error) message.Reply {
 		s.pause(s.limits.AuthDelay << min(s.failures-1, 4))
 	}
 	if s.failures >= s.limits.AuthFailures {
-		s.met(limitAuthFailures)
+		s.hit(limitAuthFailures)
 		return say(421, "4.7.0", "Too many authentication failures")
 	}
 	return say(535, "5.7.8", "Authentication credentials invalid")
@@ -134,7 +134,7 @@ func (s *session) loggable(login string) string {
 			return login
 		}
 	}
-	return fmt.Sprintf("unknown-%08x", uint32(maphash.String(s.srv.hide, login)))
+	return fmt.Sprintf("unknown-%08x", uint32(maphash.String(s.srv.logSeed, login)))
 }
 
 // pause waits for d and up to a quarter more, so that the time does not tell why an attempt failed.

@@ -27,7 +27,7 @@ func (s *session) MAIL(arg string) message.Reply {
 	if !r.IsZero() {
 		return s.refuse(r)
 	}
-	if r := s.spend(); !r.IsZero() {
+	if r := s.countIdle(); !r.IsZero() {
 		return r
 	}
 	if r := s.roomFor(params); !r.IsZero() {
@@ -61,7 +61,7 @@ func (s *session) readMail(arg string) (from message.Path, params message.Params
 	if r.IsZero() {
 		r = checkMailParams(params, s.limits.MessageBytes)
 		if r.Code() == 552 {
-			s.met(limitMessageBytes)
+			s.hit(limitMessageBytes)
 		}
 	}
 	if _, utf8 := params["SMTPUTF8"]; r.IsZero() && !utf8 && eightBit(arg) { // RFC 6531 §3.5
@@ -73,7 +73,7 @@ func (s *session) readMail(arg string) (from message.Path, params message.Params
 // roomFor refuses one message too many, and a message whose declared size cannot be stored (RFC 1870 §6.1).
 func (s *session) roomFor(params message.Params) message.Reply {
 	if s.messages >= s.limits.Messages {
-		s.met(limitMessages)
+		s.hit(limitMessages)
 		return s.hangUp(say(421, "4.7.0", "Too many messages on one connection"))
 	}
 	size, err := strconv.ParseInt(params["SIZE"], 10, 64)
@@ -81,7 +81,7 @@ func (s *session) roomFor(params message.Params) message.Reply {
 	if err != nil || size <= min(s.limits.SpoolMemory, place.InMemory.Left()) || size <= place.OnDisk.Left() {
 		return message.Reply{}
 	}
-	s.met(limitDisk)
+	s.hit(limitDisk)
 	return say(452, "4.3.1", "Insufficient system storage, try again later")
 }
 
@@ -94,11 +94,11 @@ func (s *session) RCPT(arg string) message.Reply {
 	case t.chunks > 0:
 		return s.refuse(replySequence("The message is being sent; no more recipients"))
 	case s.recipients >= 10*s.limits.Recipients: // no list of recipients is that long: the client is probing
-		s.met(limitRecipients)
+		s.hit(limitRecipients)
 		return s.refuse(say(452, "4.5.3", "Too many recipients"))
 	case len(t.rcpts) >= s.limits.Recipients:
 		s.recipients++
-		s.met(limitRecipients)
+		s.hit(limitRecipients)
 		return say(452, "4.5.3", "Too many recipients")
 	}
 	s.recipients++

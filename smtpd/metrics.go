@@ -13,7 +13,7 @@ import (
 type Metrics struct {
 	conns    prometheus.Gauge
 	accepted *prometheus.CounterVec
-	flying   prometheus.Gauge
+	inFlight prometheus.Gauge
 	auths    *prometheus.CounterVec
 	messages *prometheus.CounterVec
 	bytes    prometheus.Counter
@@ -33,7 +33,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "postern_submission_connections", Help: "Open connections."}),
 		accepted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_submission_connections_total", Help: "Connections, by what happened at their start."}, []string{"result"}),
-		flying: prometheus.NewGauge(prometheus.GaugeOpts{
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "postern_submission_in_flight", Help: "Transactions under way."}),
 		auths: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_submission_auth_total", Help: "Attempts to authenticate."}, []string{"mechanism", "result"}),
@@ -54,7 +54,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	disk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "postern_submission_spool_disk_bytes", Help: "Temporary files of messages under way."}, func() float64 { return float64(m.spooled().OnDisk.Used()) })
 	if r != nil {
-		r.MustRegister(m.conns, m.accepted, m.flying, m.auths, m.messages, m.bytes, m.refusals, m.limits, memory, disk)
+		r.MustRegister(m.conns, m.accepted, m.inFlight, m.auths, m.messages, m.bytes, m.refusals, m.limits, memory, disk)
 	}
 	return m
 }
@@ -93,7 +93,7 @@ func (m *Metrics) connection(result string) {
 
 func (m *Metrics) transaction(n float64) {
 	if m != nil {
-		m.flying.Add(n)
+		m.inFlight.Add(n)
 	}
 }
 

@@ -33,8 +33,8 @@ func (s *Server) Serve(ctx context.Context, l Listener) error {
 	}
 	defer s.removeListener(l.Listener)
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	sockets := limit.Accepter{Listener: l.Listener, Stop: s.stopping(), Reporter: &s.limits, Log: s.logger().With("listener", l.Name)}
-	err := s.wire.Serve(&gate{Listener: l, sockets: sockets, srv: s, ctx: context.WithoutCancel(ctx)})
+	sockets := limit.Accepter{Listener: l.Listener, Stop: s.stopping(), Reporter: &s.hits, Log: s.logger().With("listener", l.Name)}
+	err := s.wire.Serve(&accepter{Listener: l, sockets: sockets, srv: s, ctx: context.WithoutCancel(ctx)})
 	switch {
 	case s.isStopping():
 		return ErrServerClosed
@@ -90,9 +90,9 @@ func (s *Server) setup() error {
 		if s.setupErr = s.ids.seed(random); s.setupErr != nil {
 			return
 		}
-		s.hide = maphash.MakeSeed()
+		s.logSeed = maphash.MakeSeed()
 		s.Limits = s.Limits.OrDefault()
-		s.limits.Count = s.Metrics.limit
+		s.hits.Count = s.Metrics.limit
 		s.place = message.Place{
 			Dir: s.SpoolDir, Memory: s.Limits.SpoolMemory,
 			InMemory: &message.Budget{Max: s.Limits.SpoolMemoryTotal}, OnDisk: &message.Budget{Max: s.Limits.SpoolDisk},
@@ -142,15 +142,15 @@ func (s *Server) admit() bool {
 	}
 }
 
-// gate is the net.Listener that go-smtp accepts from. Each connection comes as a *wire.Conn.
-type gate struct {
+// accepter is the net.Listener that go-smtp accepts from. Each connection comes as a *wire.Conn.
+type accepter struct {
 	Listener
 	sockets limit.Accepter
 	srv     *Server
 	ctx     context.Context
 }
 
-func (l *gate) Accept() (net.Conn, error) {
+func (l *accepter) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.sockets.Accept()
 		if err != nil {
@@ -164,7 +164,7 @@ func (l *gate) Accept() (net.Conn, error) {
 		if !l.srv.table.add(s.conn, s.cancel, s.limits.Connections) {
 			l.turnAway(conn, say(421, "4.3.2", "Too many connections, try again later"), "limit")
 			s.setClient(conn.RemoteAddr())
-			s.met(limitConnections)
+			s.hit(limitConnections)
 			s.cancel()
 			l.srv.running.Done()
 			continue
@@ -178,7 +178,7 @@ func (l *gate) Accept() (net.Conn, error) {
 }
 
 // turnAway closes a connection that cannot be served. It never waits: one line fits into a socket's buffer.
-func (l *gate) turnAway(conn net.Conn, r message.Reply, result string) {
+func (l *accepter) turnAway(conn net.Conn, r message.Reply, result string) {
 	l.srv.Metrics.connection(result)
 	if !l.TLS {
 		conn.SetWriteDeadline(time.Now().Add(time.Second))

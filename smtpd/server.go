@@ -54,9 +54,9 @@ type Server struct {
 	setupErr error
 	wire     *wire.Server
 	ids      ids
-	limits   limit.Reporter
-	place    message.Place // where messages are spooled
-	hide     maphash.Seed  // for the hashes of logins that the log must not show
+	hits     limit.Reporter // of limits
+	place    message.Place  // where messages are spooled
+	logSeed  maphash.Seed   // for the hashes of logins that the log must not show
 	table    connections
 	running  sync.WaitGroup // connections
 

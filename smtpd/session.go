@@ -40,7 +40,7 @@ type session struct {
 	failures    int // of AUTH
 
 	errors     int // refused commands
-	idles      int // commands since the last message that led nowhere
+	idles      int // commands since the last message that led nowhere; see countIdle
 	recipients int // offered since the last message
 	messages   int
 
@@ -136,14 +136,14 @@ func (s *session) lost(err error, waiting string) message.Reply {
 	case errors.Is(err, wire.ErrStopping):
 		return replyStopping()
 	case errors.Is(err, wire.ErrLineTooLong):
-		s.met(limitCommandLine)
+		s.hit(limitCommandLine)
 		return say(500, "5.5.2", "Line too long")
 	case errors.Is(err, wire.ErrBareCR), errors.Is(err, wire.ErrBareLF):
 		return say(500, "5.5.2", "A line ends in CR LF, neither comes alone")
 	case s.conn.WriteError() != nil:
 		return message.Reply{}
 	case wire.IsTimeout(err):
-		s.late(waiting)
+		s.timedOut(waiting)
 		return replyIdle()
 	}
 	return message.Reply{} // the client has gone
@@ -152,7 +152,7 @@ func (s *session) lost(err error, waiting string) message.Reply {
 // End implements wire.Session.
 func (s *session) End() {
 	if wire.IsTimeout(s.conn.WriteError()) {
-		s.met(limitWrite)
+		s.hit(limitWrite)
 	}
 	s.drop()
 	s.cancel()
@@ -172,10 +172,10 @@ func (s *session) refuse(r message.Reply) message.Reply {
 	return r
 }
 
-// spend counts a command that leads nowhere. Its reply is zero, or ends the connection.
-func (s *session) spend() message.Reply {
+// countIdle counts a command that leads nowhere. Its reply is zero, or ends the connection.
+func (s *session) countIdle() message.Reply {
 	if s.idles++; s.idles > s.limits.Commands {
-		s.met(limitCommands)
+		s.hit(limitCommands)
 		return s.hangUp(say(421, "4.7.0", "Too many commands without a message"))
 	}
 	return message.Reply{}
@@ -187,21 +187,21 @@ func (s *session) hangUp(r message.Reply) message.Reply {
 	return r
 }
 
-// met counts and logs that this connection has hit the limit of that name.
-func (s *session) met(name string) {
+// hit counts and logs that this connection has hit the limit of that name.
+func (s *session) hit(name string) {
 	attrs := []any{"client", s.client.IP}
 	if s.auth != nil {
 		attrs = append(attrs, "login", s.auth.Login)
 	}
-	s.srv.limits.Met(s.log, name, s.limits.value(name), attrs...)
+	s.srv.hits.Met(s.log, name, s.limits.value(name), attrs...)
 }
 
-// late is met for a time that has run out. If the time for the whole transaction is over, that is the limit.
-func (s *session) late(waiting string) {
+// timedOut counts and logs a time-out under the limit waiting, or as that of the whole transaction if its time is over.
+func (s *session) timedOut(waiting string) {
 	if t := s.tx; t != nil && !time.Now().Before(t.until) {
 		waiting = limitTransaction
 	}
-	s.met(waiting)
+	s.hit(waiting)
 }
 
 func (s *session) setClient(addr net.Addr) {

@@ -51,7 +51,7 @@ func (s *session) handshake() bool {
 		s.log.Info("TLS handshake failed", "error", err)
 		s.srv.Metrics.connection("tls-failed")
 		if wire.IsTimeout(err) {
-			s.met(limitHandshake)
+			s.hit(limitHandshake)
 		}
 		return false
 	}
