@@ -15,17 +15,6 @@ import (
 	"time"
 )
 
-func put(t testing.TB, name, text string) string {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
-
 func needRoot(t *testing.T) {
 	t.Helper()
 	switch {
@@ -34,13 +23,6 @@ func needRoot(t *testing.T) {
 		t.Skip("needs root; left out with -short")
 	default:
 		t.Fatal("needs root: only root may make devices, give files away and become another account")
-	}
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 
