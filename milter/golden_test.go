@@ -165,11 +165,11 @@ func throughMilter(t testing.TB, m *testmilter.MTA, c *trial.Case) goldenOutcome
 		}
 		return a.Refused()
 	}
-	ip, port := s.Client, uint16(40000)
+	ip, port := s.Client.IP, uint16(40000)
 	if !ip.IsValid() {
 		ip = trialClient
 	}
-	if said(m.Connect("unknown", '4', port, ip.String())) || said(m.Helo(s.EHLO)) || said(m.Mail(tx.From.String())) {
+	if said(m.Connect("unknown", '4', port, ip.String())) || said(m.Helo(s.Client.EHLO)) || said(m.Mail(tx.From.String())) {
 		return out
 	}
 	var to []string
@@ -289,7 +289,7 @@ func (g *goldenPostfix) through(t testing.TB, c *trial.Case) goldenOutcome {
 		}
 		return false
 	}
-	ip := tx.Session.Client
+	ip := tx.Session.Client.IP
 	if !ip.IsValid() {
 		ip = trialClient
 	}
@@ -297,10 +297,10 @@ func (g *goldenPostfix) through(t testing.TB, c *trial.Case) goldenOutcome {
 	if said(x.Say("XCLIENT NAME=[UNAVAILABLE] ADDR=%s PORT=40000", ip)) {
 		return out // the greeting
 	}
-	x.Want("250", "EHLO %s", tx.Session.EHLO)
+	x.Want("250", "EHLO %s", tx.Session.Client.EHLO)
 	if tx.Session.TLS != "" {
 		x.StartTLS()
-		x.Want("250", "EHLO %s", tx.Session.EHLO)
+		x.Want("250", "EHLO %s", tx.Session.Client.EHLO)
 	}
 	if tx.Session.Login != "" {
 		x.Login(tx.Session.Login, "secret")

@@ -130,7 +130,7 @@ func (f *evalFlags) transaction(stdin io.Reader, cfg *config.Config, file string
 		return tx, fmt.Errorf("%s is longer than %d MiB", file, maxEvalMessage>>20)
 	}
 	tx = trial.Transaction{Message: trial.CRLF(text), ID: "eval", Now: time.Now().UTC(), Session: trial.Session{
-		Login: f.login, EHLO: f.ehlo, TLS: f.tls, Door: f.door, Hostname: cfg.Hostname,
+		Login: f.login, Client: engine.Client{EHLO: f.ehlo}, TLS: f.tls, Door: f.door, Hostname: cfg.Hostname,
 	}}
 	if f.tls == "none" {
 		tx.Session.TLS = ""
@@ -140,7 +140,7 @@ func (f *evalFlags) transaction(stdin io.Reader, cfg *config.Config, file string
 			return tx, fmt.Errorf("--now: %w; write it like 2026-06-01T12:00:00Z", err)
 		}
 	}
-	if tx.Session.Client, err = netip.ParseAddr(f.client); err != nil {
+	if tx.Session.Client.IP, err = netip.ParseAddr(f.client); err != nil {
 		return tx, fmt.Errorf("--client: %w", err)
 	}
 	return tx, f.envelope(&tx)

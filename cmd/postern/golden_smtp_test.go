@@ -175,13 +175,13 @@ func submitCase(t *testing.T, addr string, tx trial.Transaction) dialogue {
 	}
 	defer raw.Close()
 	raw.SetDeadline(time.Now().Add(30 * time.Second))
-	fmt.Fprintf(raw, "PROXY TCP4 %s 127.0.0.1 4711 465\r\n", tx.Session.Client)
+	fmt.Fprintf(raw, "PROXY TCP4 %s 127.0.0.1 4711 465\r\n", tx.Session.Client.IP)
 	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
 	c := &speaker{t: t, w: conn, r: bufio.NewReader(conn)}
 	if reply := c.reply(); reply[0] != '2' {
 		return dialogue{stage: "connect", reply: reply}
 	}
-	c.say("EHLO " + tx.Session.EHLO)
+	c.say("EHLO " + tx.Session.Client.EHLO)
 	if tx.Session.Login != "" {
 		c.say("AUTH PLAIN " + base64.StdEncoding.EncodeToString([]byte("\x00"+tx.Session.Login+"\x00x")))
 	}

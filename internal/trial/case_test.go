@@ -83,8 +83,8 @@ func TestParseCase(t *testing.T) {
 	tx := c.Transaction
 	s := tx.Session
 	now := time.Date(2026, 2, 3, 3, 5, 6, 500_000_000, time.UTC)
-	if !tx.Now.Equal(now) || tx.ID != "q1" || s.Client.String() != "2001:db8::7" || s.ClientPort != 4711 || s.ClientName != "host.example.com" ||
-		s.EHLO != "[192.0.2.1]" || s.TLS != "1.2" || s.Cipher != "X" || s.SNI != "mail.example.com" || !s.ImplicitTLS {
+	if !tx.Now.Equal(now) || tx.ID != "q1" || s.Client.IP.String() != "2001:db8::7" || s.Client.Port != 4711 || s.Client.Name != "host.example.com" ||
+		s.Client.EHLO != "[192.0.2.1]" || s.TLS != "1.2" || s.Cipher != "X" || s.SNI != "mail.example.com" || !s.ImplicitTLS {
 		t.Errorf("%+v", tx)
 	}
 	if want := (&engine.Certificate{Subject: "CN=a", Issuer: "CN=b", SANs: []string{"dns:a.example"}, SHA256: "ab"}); !reflect.DeepEqual(s.Certificate, want) {

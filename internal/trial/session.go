@@ -21,7 +21,7 @@ func (c *Case) session(s section) {
 	if err == nil {
 		r := &sessionReader{c: c, s: &c.Transaction.Session, given: map[string]yamldoc.Node{}}
 		doc.Root().Map(yamldoc.Keys{
-			"now": r.now, "id": r.text("id", &c.Transaction.ID), "client": r.client, "ehlo": r.text("client.ehlo", &r.s.EHLO),
+			"now": r.now, "id": r.text("id", &c.Transaction.ID), "client": r.client, "ehlo": r.text("client.ehlo", &r.s.Client.EHLO),
 			"tls": r.tls, "login": r.text("auth.login", &r.s.Login), "auth": r.auth, "server": r.server,
 			"unknown": r.unknown, "on_error": r.onError,
 		})
@@ -86,11 +86,11 @@ func (r *sessionReader) client(n yamldoc.Node) {
 		r.ip(n)
 		return
 	}
-	n.Map(yamldoc.Keys{"ip": r.ip, "name": r.text("client.name", &r.s.ClientName), "ehlo": r.text("client.ehlo", &r.s.EHLO),
+	n.Map(yamldoc.Keys{"ip": r.ip, "name": r.text("client.name", &r.s.Client.Name), "ehlo": r.text("client.ehlo", &r.s.Client.EHLO),
 		"port": func(n yamldoc.Node) {
 			r.given["client.port"] = n
 			if v, ok := n.Int(1, 65535); ok {
-				r.s.ClientPort = uint16(v)
+				r.s.Client.Port = uint16(v)
 			}
 		}})
 }
@@ -106,7 +106,7 @@ func (r *sessionReader) ip(n yamldoc.Node) {
 		n.Fail("is no IP address", "write it like 192.0.2.10 or 2001:db8::1")
 		return
 	}
-	r.s.Client = addr
+	r.s.Client.IP = addr
 }
 
 func (r *sessionReader) tls(n yamldoc.Node) {

@@ -27,10 +27,7 @@ type Session struct {
 	Groups     []string            // of Login
 	Attributes map[string][]string // of Login
 
-	Client     netip.Addr // invalid: 127.0.0.1
-	ClientPort uint16     // 0: not known
-	ClientName string     // "": not known
-	EHLO       string     // "localhost" where empty
+	Client engine.Client // without IP: 127.0.0.1; without EHLO: "localhost"
 
 	TLS         string              // "1.3"; "" is in the clear
 	Cipher      string              // "TLS_AES_128_GCM_SHA256" where empty
@@ -195,10 +192,11 @@ func facts(tx Transaction) *engine.Transaction {
 	t := &engine.Transaction{
 		ID: tx.ID, Now: tx.Now,
 		Server:  engine.Server{Hostname: cmp.Or(s.Hostname, "localhost"), Listener: cmp.Or(s.Listener, "eval"), Door: cmp.Or(s.Door, "submission")},
-		Client:  engine.Client{IP: s.Client, Port: s.ClientPort, Name: s.ClientName, EHLO: cmp.Or(s.EHLO, "localhost")},
+		Client:  s.Client,
 		Unknown: s.Unknown, Failure: s.Failure,
 	}
-	if !s.Client.IsValid() {
+	t.Client.EHLO = cmp.Or(t.Client.EHLO, "localhost")
+	if !t.Client.IP.IsValid() {
 		t.Client.IP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
 	if s.TLS != "" {
