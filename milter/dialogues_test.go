@@ -13,8 +13,7 @@ import (
 	"github.com/postern-mail/postern/internal/testmilter"
 )
 
-// factsPolicy refuses by name and writes what it knows into each message, so that what is left of another message or another
-// connection shows.
+// factsPolicy refuses by name and writes its facts into each message, so that facts of another message or connection show.
 var factsPolicy = map[string]string{
 	"mail": `reject contains {"rule": "m", "code": 550, "message": "not you"} if input.envelope.from.local == "bad"`,
 	"rcpt": `reject contains {"rule": "r", "code": 550, "message": "not there"} if input.recipient.local == "bad"
@@ -28,7 +27,7 @@ edit contains {"op": "add_header", "name": "X-Facts", "value": sprintf("%s %s %s
 	input.envelope.from.local, concat(",", [r.local | some r in input.envelope.to])])}`,
 }
 
-// mtaModel is what a mail server has told the milter, and so what the policy should know.
+// mtaModel is what a mail server has sent to the milter, and so what the policy should know.
 type mtaModel struct {
 	ip, helo, tls, login string // "-" where there is none
 	from                 string // "": no transaction
@@ -38,13 +37,13 @@ type mtaModel struct {
 
 func newMTAModel(ip string) *mtaModel { return &mtaModel{ip: ip, helo: "-", tls: "-", login: "-"} }
 
-// mtaActs are what a mail server may do, with how often.
+// mtaActs are what a mail server may do, with their weights.
 var mtaActs = map[string]int{
 	"HELO one": 2, "HELO two": 2, "STARTTLS": 1, "MAIL a": 5, "MAIL b with login": 5, "MAIL bad": 2, "MAIL bad with login": 1, "RCPT": 8, "RCPT bad": 3, "RCPT later": 2,
 	"message": 6, "message no": 3, "message, ABORT": 3, "ABORT": 2, "ABORT ABORT": 1, "RSET and MAIL": 2, "next connection": 1,
 }
 
-// legal says whether the mail server would do so here.
+// legal reports whether the mail server would do so here.
 func (m *mtaModel) legal(act string) bool {
 	verb, _, _ := strings.Cut(strings.ReplaceAll(act, ",", ""), " ")
 	switch verb {
@@ -175,7 +174,7 @@ func (m *mtaModel) next(c *testmilter.MTA) error {
 	return want("", func() (testmilter.Answer, error) { return c.Connect("next.example.net", '4', 4000, ip) })
 }
 
-// want compares an answer: "" is to go on.
+// want compares an answer; "" means to go on.
 func want(text string, command func() (testmilter.Answer, error)) error {
 	a, err := command()
 	if err != nil || a.Text != text || text == "" && (a.Refused() || a.Code == 'd') {
@@ -184,9 +183,9 @@ func want(text string, command func() (testmilter.Answer, error)) error {
 	return nil
 }
 
-// TestDialogues holds long random dialogues of a mail server, with several messages and clients over one connection, against
-// the model: each answer, and what the policy knows at each message. A difference is printed with the shortest dialogue that
-// still shows one. POSTERN_DIALOGUES says how many, POSTERN_SEED which.
+// TestDialogues compares long random dialogues of a mail server, with several messages and clients over one connection, with the
+// model: each answer, and what the policy knows at each message. A difference is printed with the shortest dialogue that still
+// shows it. POSTERN_DIALOGUES is the number of dialogues, POSTERN_SEED selects them.
 func TestDialogues(t *testing.T) {
 	t.Parallel()
 	count, seed := 200, uint64(1)
@@ -222,7 +221,7 @@ func TestDialogues(t *testing.T) {
 	}
 }
 
-// shrink leaves out what the difference does not need.
+// shrink leaves out acts that the difference does not need.
 func shrink(r *rig, dialogue []string, why error) ([]string, error) {
 	for i := 0; i < len(dialogue); {
 		fewer := slices.Delete(slices.Clone(dialogue), i, i+1)
@@ -235,7 +234,7 @@ func shrink(r *rig, dialogue []string, why error) ([]string, error) {
 	return dialogue, why
 }
 
-// converse has one dialogue over a connection of its own; what the mail server would not do is left out.
+// converse has one dialogue over a new connection. Acts that are not legal are left out.
 func converse(r *rig, dialogue []string) (did []string, messages int, err error) {
 	c, err := testmilter.Dial("tcp", r.addr, testmilter.Options{Timeout: 30 * time.Second})
 	if err != nil {

@@ -65,8 +65,8 @@ func answers(t testing.TB, out []byte) {
 	}
 }
 
-// FuzzFrames feeds frames to a connection under the real library, after several beginnings. Whatever comes, the connection ends,
-// nothing panics, what was answered is whole frames, none accepts, and a message is changed only where one has ended; and it is
+// FuzzFrames sends frames over a connection with the real library, after several beginnings. For all input the connection ends,
+// nothing panics, the answers are whole frames, none accepts, and a message is changed only if one has ended. The answers are
 // the same whether the octets come at once or in pieces.
 func FuzzFrames(f *testing.F) {
 	for _, text := range testmilter.Malformed() {
@@ -119,7 +119,7 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// dialogueOf writes pieces, and returns what was answered, and whether that is all of it: a reset may cut an answer.
+// dialogueOf writes pieces and returns the answers. whole is false if a reset may have cut them.
 func dialogueOf(t *testing.T, path string, pieces ...[]byte) (out []byte, whole bool) {
 	t.Helper()
 	c, err := net.Dial("unix", path)
@@ -132,7 +132,7 @@ func dialogueOf(t *testing.T, path string, pieces ...[]byte) (out []byte, whole 
 		defer close(wrote)
 		_ = c.SetWriteDeadline(time.Now().Add(20 * time.Second))
 		for _, p := range pieces {
-			_, _ = c.Write(p) // fails where the milter has hung up
+			_, _ = c.Write(p) // fails if the milter has closed
 		}
 		_ = c.(*net.UnixConn).CloseWrite()
 	}()
@@ -148,7 +148,7 @@ func dialogueOf(t *testing.T, path string, pieces ...[]byte) (out []byte, whole 
 	return out, true
 }
 
-// count the whole frames of a command.
+// count counts the whole frames of a command.
 func count(b []byte, cmd byte) (n int) {
 	for size := frameSize(b); size > 0 && size <= len(b) && size > headSize; size = frameSize(b) {
 		if b[headSize] == cmd {
@@ -206,7 +206,7 @@ func TestListen(t *testing.T) {
 // headSize is the number of octets of a frame's length field.
 const headSize = 4
 
-// frameSize is the size of the whole frame at the start of b, or 0 while that cannot be told yet.
+// frameSize is the size of the whole frame at the start of b, or 0 if its length field is not complete.
 func frameSize(b []byte) int {
 	if len(b) < headSize {
 		return 0

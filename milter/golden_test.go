@@ -53,7 +53,7 @@ func goldenPolicy(t testing.TB, c *trial.Case) *engine.Policy {
 	return p
 }
 
-// outcome is what a transaction came to, by whatever door.
+// goldenOutcome is the result of a transaction, through the milter or without it.
 type goldenOutcome struct {
 	refusals []string // replies to MAIL and RCPT, and the final one
 	from     string
@@ -62,8 +62,8 @@ type goldenOutcome struct {
 	verdict  string // "accept", "discard", "quarantine", "refuse"
 }
 
-// TestGolden runs the golden transactions through the milter and a mail server that carries out what it is told, and
-// compares replies, envelope and bytes with what comes of them without a front end.
+// TestGolden runs the golden transactions through the milter and a mail server that carries out its operations, and compares
+// replies, envelope and bytes with the result without a front end.
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("../testdata/transactions/*.txtar")
 	if err != nil || len(files) < 20 {
@@ -139,7 +139,7 @@ func fromTrial(r *trial.Result) goldenOutcome {
 	return o
 }
 
-// throughMilter is one SMTP dialogue as a mail server has it.
+// throughMilter is one SMTP dialogue of a mail server.
 func throughMilter(t testing.TB, m *testmilter.MTA, c *trial.Case) goldenOutcome {
 	t.Helper()
 	tx := c.Transaction
@@ -214,7 +214,7 @@ func (o goldenOutcome) diff(got goldenOutcome) string {
 	return ""
 }
 
-// trialClient is the client of a case that names none.
+// trialClient is the client of a case without one.
 var trialClient = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 // TestGoldenPostfix runs the golden transactions through a real Postfix.
@@ -319,7 +319,7 @@ func (g *goldenPostfix) through(t testing.TB, c *trial.Case) goldenOutcome {
 	return out
 }
 
-// fate waits for what Postfix does with the message that it has just taken.
+// fate waits for what Postfix does with the message that it has just accepted.
 func (g *goldenPostfix) fate(t testing.TB, out *goldenOutcome) {
 	t.Helper()
 	id := g.id()

@@ -21,7 +21,7 @@ import (
 	"github.com/postern-mail/postern/internal/testmilter"
 )
 
-// rego compiles a policy of one module a stage: the package line is added.
+// rego compiles a policy of one module for each stage; it adds the package lines.
 func rego(t testing.TB, revision string, stages map[string]string) *engine.Policy {
 	t.Helper()
 	b := &bundle.Bundle{Data: map[string]any{}, Manifest: bundle.Manifest{Revision: revision}}
@@ -35,7 +35,7 @@ func rego(t testing.TB, revision string, stages map[string]string) *engine.Polic
 	return p
 }
 
-// recorder keeps what was decided, and on which input.
+// recorder keeps all decisions with their input.
 type recorder struct {
 	mu   sync.Mutex
 	list []recorded
@@ -104,7 +104,7 @@ func (l *logs) String() string {
 	return l.b.String()
 }
 
-// take is String, and begins anew.
+// take is String, and empties the log.
 func (l *logs) take() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -144,10 +144,10 @@ func serve(t testing.TB, p *engine.Policy, change func(*Server, *ListenerConfig)
 	return r
 }
 
-// alsoUnix listens on a unix socket that a group may use, too, and gives its address as the mail servers write it.
+// alsoUnix listens on a unix socket for a group as well, and returns its address as mail servers write it.
 func (r *rig) alsoUnix(t testing.TB, group string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "postern-test-") // where others may go, unlike t.TempDir
+	dir, err := os.MkdirTemp("", "postern-test-") // other users may enter it, unlike t.TempDir
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
 	}
@@ -222,7 +222,7 @@ func eml(s string) []byte { return []byte(strings.ReplaceAll(s, "\n", "\r\n")) }
 
 const simple = "From: alice@example.com\nTo: bob@example.net\nSubject: one\n\nHello.\n"
 
-// hungUp waits for the milter to close.
+// hungUp waits for the milter to close the connection, and returns what it sent.
 func hungUp(t testing.TB, c net.Conn) []byte {
 	t.Helper()
 	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))

@@ -121,7 +121,7 @@ func TestShutdownFinishesTransactions(t *testing.T) {
 	}
 }
 
-// TestShutdownAfterRefusedSender: an MTA whose client stays connected after a refused MAIL holds nothing up.
+// TestShutdownAfterRefusedSender: a mail server whose client stays connected after a refused MAIL does not delay Shutdown.
 func TestShutdownAfterRefusedSender(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{"mail": `reject contains "no"`}), nil)
 	m := r.dial(t, testmilter.Options{})
@@ -190,7 +190,7 @@ func TestSlowPeers(t *testing.T) {
 			hungUp(t, c)
 		})
 	}
-	// One octet at a time is slow, but not silent.
+	// One octet at a time is slow, but it is not silence.
 	r.resolvedFrame(t)
 }
 
@@ -228,7 +228,7 @@ func TestManyCommands(t *testing.T) {
 		if err := deliver(m, "two"); err != nil {
 			t.Fatal(err)
 		}
-		// The next client on the same socket has nothing of the one before.
+		// The next client on the same socket gets no facts of the one before.
 		m.Macros('C', "v", "Postfix 3.7.11")
 		if err := m.Send('K', nil); err != nil {
 			t.Fatal(err)
@@ -247,7 +247,7 @@ func TestManyCommands(t *testing.T) {
 	}
 }
 
-// An MTA that dies while its message is edited: nothing stays behind, and the next connection is served.
+// A mail server that dies while its message is edited: nothing is kept, and the next connection is served.
 func TestMTAVanishes(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{"message": stamp}), nil)
 	for cut := range 40 {
@@ -284,8 +284,8 @@ func (p panicky) Record(ctx context.Context, r engine.Record) error {
 	return p.Recorder.Record(ctx, r)
 }
 
-// TestPanic: a panic while a message is decided is 421 for that message and nothing of its edits; connections that are open go
-// on, and so does whoever comes next. Its stack is in the log.
+// TestPanic: a panic while a message is decided is answered with 421 and without edits. Open and later connections are served. The
+// stack is in the log.
 func TestPanic(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{"mail": "note contains input.id", "message": stamp}), func(s *Server, _ *ListenerConfig) {
 		s.Engine.Recorder = panicky{s.Engine.Recorder}
@@ -356,7 +356,7 @@ quarantine contains "held" if input.message.header.subject[0] == "hold"`})
 		if res := send("hold"); res.Answer.Refused() || res.Quarantine != "held" {
 			t.Errorf("quarantine: %q, %q", res.Answer.Text, res.Quarantine)
 		}
-		// The next connection may have it.
+		// The next connection may allow it.
 		r.dial(t, testmilter.Options{})
 		if r.gauge(t, "postern_milter_missing_actions", "operation", "remove_header") != 0 {
 			t.Error("the metric stays after a server that allows all")
@@ -364,7 +364,7 @@ quarantine contains "held" if input.message.header.subject[0] == "hold"`})
 	}
 }
 
-// The terms of a connection are fixed; what a newer snapshot needs beyond them is the failure verdict.
+// What was negotiated holds for the connection. If a newer policy needs more, the decision is the failure verdict.
 func TestReloadNeedsMore(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{"mail": "note contains 1", "message": "note contains input.envelope"}), nil)
 	m := r.dial(t, testmilter.Options{})
@@ -391,7 +391,7 @@ func TestReloadNeedsMore(t *testing.T) {
 	res, err = m.Message("", nil, eml(simple))
 	refused(t, res.Answer, err, "550 5.7.1 bad")
 
-	// Refusals at stages whose answers were negotiated away come at the next one that has an answer.
+	// A refusal at a stage without an answer is given at the next stage that has one.
 	r.Engine.Swap(rego(t, "3", map[string]string{"message": "note contains input.envelope"}))
 	m = r.dial(t, testmilter.Options{})
 	greet(t, m)
@@ -406,7 +406,7 @@ func TestReloadNeedsMore(t *testing.T) {
 	}
 }
 
-// A session that Postfix makes up for sendmail(1) is never refused before the end of the message.
+// A session that Postfix simulates for sendmail(1) is never refused before the end of the message.
 func TestNonSMTPD(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{
 		"connect": "note contains input",

@@ -14,8 +14,8 @@ import (
 // readsAll is a policy that reads header and body.
 const readsAll = `note contains "read" if { input.message.header.subject; contains(input.message.body.text, "x") }`
 
-// TestLimitsAreMet: what is told about a message that meets a limit, what is counted and logged, and that another connection goes on
-// and nothing is held afterwards.
+// TestLimitsAreMet: the reply to a message that exceeds a limit, and what is counted and logged. Another connection goes on, and
+// nothing is held afterwards.
 func TestLimitsAreMet(t *testing.T) {
 	body := strings.Repeat(strings.Repeat("x", 98)+"\n", 50)
 	for _, tc := range []struct {
@@ -65,7 +65,7 @@ func (r *rig) nothingHeld(t *testing.T) {
 	t.Helper()
 	for _, name := range []string{"memory", "disk"} {
 		held := func() float64 { return r.gauge(t, "postern_milter_spool_"+name+"_bytes") }
-		for range 1000 { // the mail server has its answer before
+		for range 1000 { // the answer is sent before the memory is released
 			if held() == 0 {
 				break
 			}
@@ -77,7 +77,7 @@ func (r *rig) nothingHeld(t *testing.T) {
 	}
 }
 
-// TestRecipientsLimit: those beyond it hear 452, and it is counted.
+// TestRecipientsLimit: further recipients are answered 452, and this is counted.
 func TestRecipientsLimit(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{"rcpt": "note contains 1"}), func(s *Server, _ *ListenerConfig) { s.Limits.Recipients = 1 })
 	m := r.dial(t, testmilter.Options{})
@@ -91,7 +91,7 @@ func TestRecipientsLimit(t *testing.T) {
 	}
 }
 
-// TestConnectionsLimit: a connection beyond the limit waits until another has ended, which is counted, and is served then.
+// TestConnectionsLimit: a connection beyond the limit waits until another has ended and is served then. This is counted.
 func TestConnectionsLimit(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{"mail": "note contains 1"}), func(s *Server, _ *ListenerConfig) { s.Limits.Connections = 1 })
 	first := r.dial(t, testmilter.Options{})
@@ -120,7 +120,7 @@ func TestConnectionsLimit(t *testing.T) {
 	}
 }
 
-// TestSilenceIsCounted, by whether the mail server was in the middle of something.
+// TestSilenceIsCounted: silence between commands and within a frame are counted by their limits.
 func TestSilenceIsCounted(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{"mail": "note contains 1"}), func(s *Server, _ *ListenerConfig) {
 		s.Limits.Idle, s.Limits.Frame = 300*time.Millisecond, 100*time.Millisecond
@@ -145,7 +145,7 @@ func TestSilenceIsCounted(t *testing.T) {
 	}
 }
 
-// TestNothingIsHeld: mail servers that vanish in the middle of messages leave nothing behind.
+// TestNothingIsHeld: after mail servers disconnect in the middle of messages, no memory or disk is held.
 func TestNothingIsHeld(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{"message": readsAll}), func(s *Server, _ *ListenerConfig) { s.Limits.Memory = 64 << 10 })
 	big := bytes.Repeat([]byte("x"), 40<<10)

@@ -13,9 +13,8 @@ import (
 	"github.com/postern-mail/postern/milter/wire"
 )
 
-// TestOperationsGiveTheSameBytes is the invariant of both doors: what the operations make of a message, one after the
-// other at the mail server, is what message.Header.Apply makes of it. Thousands of random headers and edits, with and
-// without leading white space.
+// TestOperationsGiveTheSameBytes: the operations, carried out one after the other by a mail server, give the same message as
+// message.Header.Apply. Thousands of random headers and edits are tried, with and without leading white space.
 func TestOperationsGiveTheSameBytes(t *testing.T) {
 	rnd := rand.New(rand.NewSource(1))
 	names := []string{"From", "To", "Subject", "X-A", "X-B", "x-a", "Received"}
@@ -57,7 +56,7 @@ func TestOperationsGiveTheSameBytes(t *testing.T) {
 		}
 		for _, leading := range []bool{true, false} {
 			if !leading && !plain(before) {
-				continue // a server that does not tell leading space cannot tell these fields apart from others
+				continue // without leading space these fields look like others
 			}
 			res := testmilter.NewResult([]byte(head.String()), leading, testmilter.AllActions)
 			ops := headerOperations(before, after, dialect{leading: leading})
@@ -110,7 +109,7 @@ func sendmailList(h *message.Header, leading bool) []sendmailField {
 
 func valueOnWire(f message.Field) string { return fieldValue(f, true) }
 
-// sendmailApply does what Sendmail 8.17 was seen to do with one operation.
+// sendmailApply does what Sendmail 8.17 does with one operation, as observed.
 func sendmailApply(list []sendmailField, op wire.Operation, leading bool) []sendmailField {
 	f := sendmailField{name: op.Text[0], value: op.Text[1]}
 	if !leading {
@@ -143,8 +142,8 @@ func sendmailApply(list []sendmailField, op wire.Operation, leading bool) []send
 	return append(list, sendmailField{name: "Not-Found", value: " " + op.String()})
 }
 
-// checkSendmail wants Sendmail to end up with after, Received apart: in its order where the message had all that Sendmail has
-// defaults for, and otherwise at least with the same fields, each once.
+// checkSendmail checks that Sendmail ends up with after, except for Received: in the same order if the message had all fields that
+// Sendmail has defaults for, and otherwise with the same fields, each once.
 func checkSendmail(t *testing.T, before, after *message.Header, leading bool) {
 	t.Helper()
 	list := sendmailList(before, leading)
@@ -166,7 +165,7 @@ func checkSendmail(t *testing.T, before, after *message.Header, leading bool) {
 	}
 	hasAll := had > 0 && slices.ContainsFunc(list, func(x sendmailField) bool { return x.fallback && x.gone && x.name == "From" })
 	if !hasAll {
-		// From, added to a message that had none, takes the place of Sendmail's own, under its name.
+		// From, added to a message without one, replaces Sendmail's default, under the default's name.
 		for _, l := range [][]string{got, want} {
 			for i := range l {
 				l[i] = strings.ToLower(l[i])

@@ -11,7 +11,7 @@ import (
 	"github.com/postern-mail/postern/internal/testmilter"
 )
 
-// realPolicy is steered by the message's X-Test, so that one real server serves all tests. Each of its edits moves the
+// realPolicy does what the message's X-Test says, so that one real server is enough for all tests. Each of its edits moves the
 // indexes of the others.
 var realPolicy = map[string]string{
 	"mail": `reject contains {"rule": "sender", "code": 553, "status": "5.7.1", "message": "100% no\nsecond line"} if input.envelope.from.local == "badmail"
@@ -39,7 +39,7 @@ edit contains {"op": "remove_recipient", "address": "bob@example.net"} if _test 
 note contains input`,
 }
 
-// testMessage is a message that steers realPolicy. It has all that a mail server would add.
+// testMessage is a message for realPolicy. It has all fields that a mail server would add.
 func testMessage(test string) []byte {
 	return eml(`From: Alice <alice@example.com>
 To: bob@example.net
@@ -59,7 +59,7 @@ Hello.
 `)
 }
 
-// edited is what realPolicy's edits make of the header, by message.Header.Apply: the other door.
+// edited is the message after realPolicy's edits, by message.Header.Apply.
 func edited(t testing.TB, rec recorded, before []byte) []byte {
 	t.Helper()
 	end := bytes.Index(before, []byte("\r\n\r\n")) + 4
@@ -140,7 +140,7 @@ func TestPostfix(t *testing.T) {
 		if held := p.Queue("hold"); len(held) != 1 {
 			t.Errorf("%d messages held, want the quarantined one", len(held))
 		}
-		// Only an ordinary message comes through; what was refused or discarded would have come before it.
+		// Only an ordinary message arrives. A refused or discarded one would have arrived before it.
 		x.Want("250", "MAIL FROM:<alice@example.com>")
 		x.Want("250", "RCPT TO:<last@example.net>")
 		if got := x.Data(testMessage("none")); !strings.HasPrefix(got, "250") {
@@ -200,7 +200,7 @@ func TestPostfix(t *testing.T) {
 				t.Errorf("unknown %v lacks %v", in["unknown"], u)
 			}
 		}
-		// A recipient that rcpt refuses: the message goes back, after it was taken whole.
+		// If rcpt refuses a recipient, the whole message bounces.
 		p.Sendmail("From: root@example.com\nSubject: x\n\nx\n", "-f", "root@example.com", "-i", "bad@example.net")
 		p.WaitLog("milter-reject: END-OF-MESSAGE from localhost[127.0.0.1]: 5.7.1 not this one")
 	})

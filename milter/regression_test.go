@@ -8,10 +8,10 @@ import (
 	"github.com/postern-mail/postern/internal/testmilter"
 )
 
-// Each test here is a fault that the bare library or a real mail server was caught with.
+// Each test here is a fault that the bare library or a real mail server has.
 
-// With answers to header fields negotiated away, the library answered them all the same, and a refusal at end of message
-// was read as the answer to something else: 250, and the message was delivered.
+// The library answered header fields even if no answers to them were negotiated. The mail server took the refusal at end of
+// message for the answer to something else, and delivered the message.
 func TestNRDesynchronisation(t *testing.T) {
 	p := rego(t, "1", map[string]string{"message": `
 reject contains {"rule": "no", "message": "never"} if input.message.size > 0
@@ -34,7 +34,7 @@ note contains input.message.body.text`})
 	}
 }
 
-// A refused recipient made the library throw its backend away: the next recipient had no sender.
+// After a refused recipient the library made a new backend, so the next recipient had no sender.
 func TestRcptRejectThenRcpt(t *testing.T) {
 	p := rego(t, "1", map[string]string{
 		"rcpt":    `reject contains "not him" if input.recipient.local == "bad"` + "\nnote contains input",
@@ -85,7 +85,7 @@ func TestTwoMessagesWithoutAbort(t *testing.T) {
 			t.Errorf("message %q: body %q", id, body)
 		}
 	}
-	// A transaction that was left open, and one that was aborted twice, as Postfix does.
+	// A transaction that stays open, and one that is aborted twice, as Postfix does.
 	go1(t)(m.Mail("<left@example.com>"))
 	go1(t)(m.Mail("<again@example.com>"))
 	for range 2 {
@@ -138,7 +138,7 @@ func TestPercentInReply(t *testing.T) {
 	refused(t, a, err, "552-5.2.2 100% of 5%s\r\n552 5.2.2 used %%")
 }
 
-// At end of header Postfix's daemon_name goes back to main.cf's, and TLS is told no more: what was said first holds.
+// At end of header Postfix sends main.cf's daemon_name and no TLS macros, so the values that were sent first count.
 func TestDaemonNameFlip(t *testing.T) {
 	r := serve(t, rego(t, "1", map[string]string{"message": "note contains input"}), nil)
 	m := r.dial(t, testmilter.Options{})
@@ -165,7 +165,7 @@ func TestDaemonNameFlip(t *testing.T) {
 	}
 }
 
-// dig walks down a JSON object; nil where there is nothing.
+// dig returns the value at a path in a JSON object; nil if there is none.
 func dig(v any, path ...string) any {
 	for _, k := range path {
 		m, ok := v.(map[string]any)

@@ -97,7 +97,7 @@ func TestSendmail(t *testing.T) {
 	})
 }
 
-// TestMiltertest runs Debian's miltertest, a client of the protocol that is neither ours nor an MTA's.
+// TestMiltertest runs Debian's miltertest, an independent client of the protocol.
 func TestMiltertest(t *testing.T) {
 	r := serve(t, rego(t, "1", realPolicy), nil)
 	_, port, _ := strings.Cut(r.addr, ":")

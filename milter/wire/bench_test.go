@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// again is a stream from which one text comes without end.
+// again is a stream that repeats one text without end.
 type again struct {
 	text []byte
 	at   int
@@ -24,7 +24,7 @@ func (a *again) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// BenchmarkReadFrame is a frame off the wire, from a header field's to a body chunk's.
+// BenchmarkReadFrame reads frames of the size of a header field up to that of a piece of the body.
 func BenchmarkReadFrame(b *testing.B) {
 	for _, n := range []int{30, 1000, 65535} {
 		b.Run(fmt.Sprintf("octets=%d", n), func(b *testing.B) {
@@ -42,7 +42,7 @@ func BenchmarkReadFrame(b *testing.B) {
 	}
 }
 
-// BenchmarkAppendFrame is an operation on its way out.
+// BenchmarkAppendFrame writes the frame of an operation.
 func BenchmarkAppendFrame(b *testing.B) {
 	var out []byte
 	b.ReportAllocs()

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// BenchmarkRelay: messages a second over kept connections to a server in this process that takes and forgets everything, one after the
-// other and several at once. The server's time is in the figures.
+// BenchmarkRelay measures messages a second over kept connections to a server in this process that drops everything, one after the
+// other and several at once. The figures include the server's time.
 func BenchmarkRelay(b *testing.B) {
 	addr := blackHole(b)
 	for _, size := range []int{4 << 10, 100 << 10} {
@@ -64,7 +64,7 @@ func relayOne(h Hop, text []byte) error {
 	return err
 }
 
-// blackHole is the least of a server.
+// blackHole is a minimal server.
 func blackHole(b *testing.B) (addr string) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -112,8 +112,8 @@ func TestBlockRoom(t *testing.T) {
 	}
 }
 
-// TestLineEnds: a bare CR or LF, wherever it stands, is refused before the end of data, and the connection closed, so that the next
-// hop can accept nothing (RFC 5321 §2.3.8; CVE-2023-51764 is what becomes of it otherwise).
+// TestLineEnds: a bare CR or LF at any place is refused before the end of data, and the connection is closed, so that the next hop
+// can accept nothing (RFC 5321 §2.3.8, CVE-2023-51764).
 func TestLineEnds(t *testing.T) {
 	big := letter("X", 200_000)
 	hop := startHop(t, script{})
@@ -131,7 +131,7 @@ func TestLineEnds(t *testing.T) {
 	}
 }
 
-// TestBody: what arrives is the message, and one that is not what was announced, or cannot be read, does not arrive.
+// TestBody: the message arrives unchanged. A message of another size than announced, or that cannot be read, does not arrive.
 func TestBody(t *testing.T) {
 	hop := startHop(t, script{})
 	h := openHop(t, Options{}, hop.url)
@@ -170,7 +170,7 @@ func TestBody(t *testing.T) {
 	}
 }
 
-// BenchmarkBlockWriter is the line check and dot-stuffing of what leaves.
+// BenchmarkBlockWriter measures the check of line ends and dot-stuffing.
 func BenchmarkBlockWriter(b *testing.B) {
 	for name, line := range map[string]string{"plain": strings.Repeat("x", 76) + "\r\n", "dots": "." + strings.Repeat("x", 75) + "\r\n", "short": "x\r\n"} {
 		b.Run("lines="+name, func(b *testing.B) {

@@ -34,12 +34,12 @@ func (a *authority) server(host string) *tls.Config {
 	return a.signed(host, a.cert, a.key, time.Now().Add(24*time.Hour))
 }
 
-// expired is the same with one that was good until an hour ago.
+// expired is the same with a certificate that was valid until an hour ago.
 func (a *authority) expired(host string) *tls.Config {
 	return a.signed(host, a.cert, a.key, time.Now().Add(-time.Hour))
 }
 
-// stranger is the same with one that nobody vouches for.
+// stranger is the same with a certificate of an unknown authority.
 func (a *authority) stranger(host string) *tls.Config {
 	return a.signed(host, nil, nil, time.Now().Add(24*time.Hour))
 }

@@ -13,7 +13,7 @@ import (
 
 const plainText = "Subject: test\r\n\r\nhello\r\n"
 
-// TestCommands: what leaves, word for word, for envelopes with parameters. Whatever is on no list is dropped.
+// TestCommands: the exact commands for envelopes with parameters. A parameter on no list is dropped.
 func TestCommands(t *testing.T) {
 	all := message.Params{"BODY": "8bitmime", "SIZE": "24", "RET": "hdrs", "ENVID": "QQ+3D1", "SMTPUTF8": "",
 		"AUTH": "<>", "REQUIRETLS": "", "HOLDFOR": "10", "X": "1\r\nRSET"}
@@ -64,7 +64,7 @@ func transferWith(h Hop, from string, mail message.Params, to string, rcpt messa
 	return err
 }
 
-// without is allCaps but for the named ones.
+// without is allCaps except for the named ones.
 func without(names ...string) []string {
 	return slices.DeleteFunc(slices.Clone(allCaps), func(c string) bool {
 		word, _, _ := strings.Cut(c, " ")
@@ -72,8 +72,7 @@ func without(names ...string) []string {
 	})
 }
 
-// TestLacking: what a message needs and the next hop lacks is refused with a reply of our own, and nothing of it is sent.
-// Nor is a parameter that is not as its RFC has it.
+// TestLacking: if a message needs what the next hop lacks, or has an invalid parameter, it is refused and nothing of it is sent.
 func TestLacking(t *testing.T) {
 	type P = message.Params
 	eight := "Subject: test\r\n\r\nJ\xfcrgen\r\n"
@@ -163,7 +162,7 @@ func TestQuoting(t *testing.T) {
 	}
 }
 
-// TestLockStep: a next hop without PIPELINING gets one command at a time (RFC 2920 §3.1), and a HELO where it does not know EHLO.
+// TestLockStep: a next hop without PIPELINING gets one command at a time (RFC 2920 §3.1), and HELO if it does not know EHLO.
 func TestLockStep(t *testing.T) {
 	for name, s := range map[string]script{
 		"no PIPELINING": {caps: without("PIPELINING")},

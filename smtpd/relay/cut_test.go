@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestCancelled: the end of a context cuts the step that is under way, and its cause is in the error; behind the end of data the outcome
+// TestCancelled: the end of a context ends the step in progress, and its cause is in the error. After the end of data the outcome
 // is uncertain.
 func TestCancelled(t *testing.T) {
 	gone := errors.New("client gone")
@@ -60,7 +60,7 @@ func (s shortWrite) Write(p []byte) (int, error) {
 	return n, errors.New("cable cut")
 }
 
-// TestShortWrite: a write that fails before the last octet of the end of data leaves no doubt: nobody has the message, and another next
+// TestShortWrite: if a write fails before the last octet of the end of data, the message was certainly not accepted, and another next
 // hop may get it.
 func TestShortWrite(t *testing.T) {
 	for less, want := range map[int]int{0: uncertain, 1: delivered, 5: delivered, 100: delivered} {

@@ -12,13 +12,13 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// TestFailoverRules: which failures of a first next hop the second mends, and which are final.
+// TestFailoverRules: after which failures of the first next hop the second is tried, and which are final.
 func TestFailoverRules(t *testing.T) {
 	type say = map[string]string
 	for _, tc := range []struct {
 		name string
 		a, b say
-		want string // what the client is told; "": it is delivered by b
+		want string // the reply; "": it is delivered by b
 	}{
 		{"greeting 554", say{"greeting": "554 5.3.2 No\r\n"}, nil, ""},
 		{"greeting 421", say{"greeting": "421 4.3.2 No\r\n"}, nil, ""},
@@ -61,8 +61,8 @@ func TestFailoverRules(t *testing.T) {
 	}
 }
 
-// TestFailoverWhole: the second next hop gets envelope, parameters and message as the first would have, where that dies in the middle of
-// the data; a recipient that was refused is not offered again.
+// TestFailoverWhole: if the first next hop dies in the middle of the data, the second gets the same envelope, parameters and message. A
+// refused recipient is not offered again.
 func TestFailoverWhole(t *testing.T) {
 	a := startHop(t, script{at: func(c *fakeConn, stage string) bool { return strings.HasPrefix(stage, "body") && c.die(resets) },
 		say: map[string]string{"RCPT TO:<x@example.net> NOTIFY=NEVER": "550 5.1.1 Nobody\r\n"}})
@@ -85,7 +85,7 @@ func TestFailoverWhole(t *testing.T) {
 	}
 }
 
-// TestDowntime: one that failed is passed over for a while that grows, then tried again; where all are down all are tried.
+// TestDowntime: a hop that failed is not used for a pause that grows, then it is tried again. If all are down, all are tried.
 func TestDowntime(t *testing.T) {
 	m, reg := newMetrics(t)
 	now := time.Unix(1_000_000_000, 0)
@@ -138,7 +138,7 @@ func (f *flaky) Begin(_ context.Context, _ Envelope) (Tx, error) {
 	return taker{}, nil
 }
 
-// taker is a transaction that takes everything.
+// taker is a transaction that accepts everything.
 type taker struct{}
 
 func (taker) Rcpt(context.Context, message.Path, message.Params) error { return nil }
@@ -147,7 +147,7 @@ func (taker) Data(context.Context, int64, func() io.Reader) (message.Reply, erro
 	return message.MustReply(250, "2.0.0", "Ok"), nil
 }
 
-// TestUnreachable: where nobody listens the client hears so at once, and a Maildir as the last resort takes the message.
+// TestUnreachable: if no process listens, the error comes at once, and a Maildir as the last target takes the message.
 func TestUnreachable(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -163,7 +163,7 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// TestOrder: what may not be called is answered by an error, at every kind of Hop, and delivers nothing.
+// TestOrder: a call in the wrong order is an error at every kind of Hop, and delivers nothing.
 func TestOrder(t *testing.T) {
 	hop := startHop(t, script{})
 	dir := t.TempDir()

@@ -27,7 +27,7 @@ type script struct {
 
 var allCaps = []string{"PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "SIZE 10000000", "AUTH PLAIN LOGIN"}
 
-// mail is what a fakeHop took.
+// mail is a message that a fakeHop accepted.
 type mail struct {
 	from, to string // MAIL's and RCPT's arguments with parameters; of several recipients with "," between
 	raw      string // as it came behind 354, end of data included
@@ -35,7 +35,7 @@ type mail struct {
 	tls      bool
 }
 
-// fakeHop is a scripted next hop on loopback, which knows what it has committed to.
+// fakeHop is a scripted next hop on loopback that keeps what it has accepted.
 type fakeHop struct {
 	script
 	url, addr string
@@ -104,7 +104,7 @@ func (h *fakeHop) accept() {
 	}
 }
 
-// stop waits until every connection has been read to its end, for a while; after it nothing changes any more.
+// stop waits, for a limited time, until every connection has been read to its end. Nothing changes afterwards.
 func (h *fakeHop) stop() {
 	_ = h.ln.Close()
 	select {
@@ -129,14 +129,14 @@ func (h *fakeHop) note(f func()) {
 	f()
 }
 
-// seen gives a copy of what the hop has got so far.
+// seen copies what the hop has received so far.
 func (h *fakeHop) seen() (conns int, lines, logins []string, mails []mail) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.conns, append([]string(nil), h.lines...), append([]string(nil), h.logins...), append([]mail(nil), h.mails...)
 }
 
-// said reports whether a command with that beginning came.
+// said reports whether a command with that beginning was received.
 func (h *fakeHop) said(prefix string) bool {
 	_, lines, _, _ := h.seen()
 	for _, l := range lines {
@@ -147,7 +147,7 @@ func (h *fakeHop) said(prefix string) bool {
 	return false
 }
 
-// fakeConn is one connection of a fakeHop; its goroutine alone uses it.
+// fakeConn is one connection of a fakeHop; only its goroutine uses it.
 type fakeConn struct {
 	hop     *fakeHop
 	raw, nc net.Conn // nc is under TLS, where it is
@@ -309,7 +309,7 @@ func (c *fakeConn) auth(line string) (over bool) {
 	return c.write(c.answer(line, "AUTH", "235 2.7.0 Ok\r\n"))
 }
 
-// data takes the message and answers, for LMTP once a recipient.
+// data reads the message and replies, for LMTP once for each recipient.
 func (c *fakeConn) data(reply string) (over bool) {
 	if c.write(reply) || !strings.HasPrefix(reply, "3") {
 		return false

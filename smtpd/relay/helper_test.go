@@ -14,7 +14,7 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// long bounds what should come at once. No test waits for it to pass.
+// long is the time limit for events that should come at once. No successful test waits for it.
 const long = 30 * time.Second
 
 // openHop is Open that must succeed; the hop is closed with the test.
@@ -37,7 +37,7 @@ func path(s string) message.Path {
 	return p
 }
 
-// letter is a message of about size octets that has dots to stuff; its first line is what a fakeHop knows it by.
+// letter is a message of about size octets with dots to stuff. Its first line identifies it to a fakeHop.
 func letter(id string, size int) string { return letterHead(id) + letterBody(size) }
 
 func letterHead(id string) string {
@@ -49,7 +49,7 @@ func letterBody(size int) string {
 	return strings.Repeat(line, size/len(line)+1)
 }
 
-// bodies are made once: under the race detector copies of large ones are what tests spend their time on.
+// bodies are made once, because copies of large ones take most of the time under the race detector.
 var bodies sync.Map // by size
 
 // stuffed is text as it goes behind DATA, made the simple way (RFC 5321 §4.5.2).
@@ -57,7 +57,7 @@ func stuffed(text string) string {
 	return strings.ReplaceAll("\r\n"+text, "\r\n.", "\r\n..")[2:] + ".\r\n"
 }
 
-// transfer sends one message to all of to and returns what the first failure said.
+// transfer sends one message to all of to and returns the first failure.
 func transfer(h Hop, text, from string, params message.Params, to ...string) (message.Reply, error) {
 	return transferFrom(h, int64(len(text)), func() io.Reader { return strings.NewReader(text) }, from, params, to...)
 }
@@ -100,7 +100,7 @@ func failure(t testing.TB, err error) *Error {
 	return e
 }
 
-// wantError compares what the client is told, where in the dialogue, and whether that is certain.
+// wantError compares the reply, the stage and whether the outcome is certain.
 func wantError(t testing.TB, err error, stage, reply string) *Error {
 	t.Helper()
 	e := failure(t, err)

@@ -24,10 +24,10 @@ const (
 
 var ways = []string{closes, resets, hangs, dribbles, garbage, says421}
 
-// slow ways of dying show by our own time-outs.
+// slow ways of dying show by the time-outs of this package.
 func slow(how string) bool { return how == hangs || how == dribbles }
 
-// die ends the connection in one of the ways. It reads on only where that can show that more comes than should.
+// die ends the connection in one of the ways. It reads on only if that can show that the client sends too much.
 func (c *fakeConn) die(how string) (over bool) {
 	c.hop.killed.Add(1)
 	switch how {
@@ -54,7 +54,7 @@ func (c *fakeConn) die(how string) (over bool) {
 	return true
 }
 
-// dribble is a reply that never ends; where TLS is to begin, a record that never ends.
+// dribble is a reply that never ends, or at the start of TLS a record that never ends.
 func (c *fakeConn) dribble() {
 	text := strings.Repeat("250-x\r\n", 1000)
 	if _, under := c.nc.(*tls.Conn); c.hop.tls != nil && !under {
@@ -72,7 +72,7 @@ func (c *fakeConn) dribble() {
 	}
 }
 
-// What may come of a message.
+// Outcomes of a message.
 const (
 	lost      = 1 << iota // an error: nobody has it
 	delivered             // the next hop has it, once
@@ -213,7 +213,7 @@ func repeat(n int, f func(id string) error) map[string]error {
 	return got
 }
 
-// honest checks the promise of the package: what we were told of each message is what happened to it.
+// honest checks that the result reported for each message is what happened to it.
 func honest(t *testing.T, got map[string]error, hops ...*fakeHop) {
 	t.Helper()
 	for id, err := range got {
@@ -261,7 +261,7 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// check compares with what may have come of it. The client is to try again later in every case.
+// check compares the error with the possible outcomes. In every case the client has to try again later.
 func (k killing) check(t *testing.T, how, id string, err error, may int) {
 	t.Helper()
 	out := outcome(err)

@@ -9,8 +9,8 @@ import (
 // fewer times than in TestKilled: each is two messages, at two next hops or on a kept connection.
 const fewer = 15
 
-// keptKillings: a kept connection dies at its second message. One that was gone before it answered to MAIL is replaced by a
-// new one, once, and the message arrives.
+// keptKillings are deaths of a kept connection at its second message. A connection that is closed before it answers MAIL is replaced
+// by a new one, once, and the message arrives.
 var keptKillings = []killing{
 	// Dead before our second MAIL or just behind it, when an answer that is none must not be trusted.
 	{"idle", stageMail, small, delivered, map[string]int{hangs: lost, dribbles: delivered | lost, garbage: delivered | lost}},
@@ -43,7 +43,7 @@ func (k killing) keptHop(t testing.TB, how string) *fakeHop {
 	}})
 }
 
-// TestKilledKept: what dies is a connection that has served a message already.
+// TestKilledKept kills a connection that has been used for a message before.
 func TestKilledKept(t *testing.T) {
 	for _, k := range keptKillings {
 		for _, how := range ways {
@@ -80,7 +80,7 @@ func TestKilledKept(t *testing.T) {
 	}
 }
 
-// TestKilledFailover: a second next hop takes what the first certainly has not got, and only that.
+// TestKilledFailover: a second next hop gets a message only if the first certainly does not have it.
 func TestKilledFailover(t *testing.T) {
 	for _, k := range killings {
 		for _, how := range ways {

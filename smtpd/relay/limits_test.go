@@ -14,7 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// limitsMet gives how often each limit was met, and how many connections are in use, over all hops of reg.
+// limitsMet counts how often each limit was reached, and the connections in use, over all hops of reg.
 func limitsMet(t *testing.T, reg *prometheus.Registry) (met map[string]float64, inUse float64) {
 	t.Helper()
 	families, err := reg.Gather()
@@ -37,7 +37,7 @@ func limitsMet(t *testing.T, reg *prometheus.Registry) (met map[string]float64, 
 	return met, inUse
 }
 
-// noisy is a log to look into.
+// noisy is a log that a test reads.
 type noisy struct {
 	mu sync.Mutex
 	bytes.Buffer
@@ -55,8 +55,8 @@ func (n *noisy) has(text string) bool {
 	return strings.Contains(n.String(), text)
 }
 
-// TestConnectionsLimit: a next hop that hangs keeps as many transactions as there may be connections in use. Whoever comes then
-// waits for a while and hears 451, or is served by another target; when the hop answers again, everybody is.
+// TestConnectionsLimit: a next hop that hangs keeps as many transactions as there may be connections in use. Further ones wait and get
+// 451, or go to another target. When the hop answers again, all are served.
 func TestConnectionsLimit(t *testing.T) {
 	m, reg := newMetrics(t)
 	wake := make(chan struct{})
@@ -111,7 +111,7 @@ func TestConnectionsLimit(t *testing.T) {
 	}
 }
 
-// TestWaitsForConnection: one that becomes free in time is taken, and no more are ever open than may be.
+// TestWaitsForConnection: a connection that becomes free in time is used, and the limit is never exceeded.
 func TestWaitsForConnection(t *testing.T) {
 	m, reg := newMetrics(t)
 	hop := startHop(t, script{})
@@ -136,7 +136,7 @@ func TestWaitsForConnection(t *testing.T) {
 	}
 }
 
-// TestEverySlotComesBack: whatever becomes of a transaction, in whatever stage, and whoever panics.
+// TestEverySlotComesBack: after every outcome of a transaction in every stage, and after a panic, the slot is free again.
 func TestEverySlotComesBack(t *testing.T) {
 	for _, k := range killings {
 		for _, how := range []string{closes, says421} {
@@ -171,8 +171,8 @@ type panicking struct{}
 
 func (panicking) Read([]byte) (int, error) { panic("no message") }
 
-// TestTimeouts: a next hop that is slow at each step, with the time that is met, what our client hears, and the log. Another
-// transaction at another hop is not held up.
+// TestTimeouts: a next hop that is slow at each step, with the time limit, the reply and the log. Another transaction at another hop
+// is not delayed.
 func TestTimeouts(t *testing.T) {
 	const short = 50 * time.Millisecond
 	patient := Timeouts{Connect: long, Greeting: long, Command: long, Block: long, Final: long}

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestLMTP: a reply for each recipient (RFC 2033 §4.2), and what one reply to our client is made of them.
+// TestLMTP: replies for each recipient (RFC 2033 §4.2), and the one reply for the client that is made of them.
 func TestLMTP(t *testing.T) {
 	const (
 		ok, full  = "250 2.1.5 Ok\r\n", "452 4.2.2 Full\r\n"
@@ -45,7 +45,7 @@ func TestLMTP(t *testing.T) {
 					at:  func(_ *fakeConn, stage string) bool { return stage == "answered" }})
 				h := openHop(t, Options{}, hop.url)
 				tx, _ := h.Begin(t.Context(), Envelope{From: path("<>")})
-				for _, to := range []string{a, "<x@example.net>", b, c} { // who was refused at RCPT gets no reply later
+				for _, to := range []string{a, "<x@example.net>", b, c} { // a recipient refused at RCPT gets no reply later
 					if err := tx.Rcpt(t.Context(), path(to), nil); (err != nil) != (to == "<x@example.net>") {
 						t.Fatal(to, err)
 					}
@@ -65,7 +65,7 @@ func TestLMTP(t *testing.T) {
 	}
 }
 
-// TestLMTPKept: with all replies read, the connection serves the next message, whatever they were.
+// TestLMTPKept: once all replies are read, the connection is used for the next message.
 func TestLMTPKept(t *testing.T) {
 	hop := startHop(t, script{lmtp: true, say: map[string]string{"dot <carol@example.net>": "550 5.1.1 Nobody\r\n"}})
 	h := openHop(t, Options{}, hop.url)
@@ -79,7 +79,7 @@ func TestLMTPKept(t *testing.T) {
 	}
 }
 
-// TestLMTPNames: a reply names a bounded number of recipients, and nothing of their addresses can break it.
+// TestLMTPNames: a reply names a limited number of recipients, and no address can break it.
 func TestLMTPNames(t *testing.T) {
 	say, to := map[string]string{}, []string(nil)
 	for i := range 30 {
@@ -103,7 +103,7 @@ func TestLMTPNames(t *testing.T) {
 	}
 }
 
-// TestLMTPKilled: between two of the answers nobody knows any more who has the message.
+// TestLMTPKilled: if the connection ends between two replies, it is not known who has the message.
 func TestLMTPKilled(t *testing.T) {
 	for _, how := range ways {
 		t.Run(how, func(t *testing.T) {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestLies: a next hop that says the wrong thing at the wrong time. Nobody is told 250 for what it has not taken after the end of
-// data, and no message is tried again that it may have.
+// TestLies: a next hop that sends a wrong reply at a wrong time. The client gets no 250 unless the next hop accepted the message after
+// the end of data, and a message that it may have is not tried again.
 func TestLies(t *testing.T) {
 	type say = map[string]string
 	for _, tc := range []struct {
@@ -57,7 +57,7 @@ func TestLies(t *testing.T) {
 			if out := outcome(err); out != tc.out || err != nil && failure(t, err).Stage != tc.stage {
 				t.Errorf("outcome %b, %v; want %b at %q", out, err, tc.out, tc.stage)
 			}
-			// What may be there is offered to nobody else; what cannot be there is.
+			// A message that may have been accepted is not offered to another hop; one that cannot have been is.
 			err2 := send(&Failover{Hops: []Hop{openHop(t, o, hop.url), openHop(t, Options{}, other.url)}}, "X2", small)
 			if want := map[int]int{lost: delivered}[tc.out]; want != 0 && outcome(err2) != want && tc.stage != stageEnd {
 				t.Errorf("with another next hop: %v", err2)
@@ -84,7 +84,7 @@ func TestLies(t *testing.T) {
 	}
 }
 
-// TestResetHangs: a next hop that does not answer RSET costs an abandoned transaction five seconds at most, and its connection.
+// TestResetHangs: if a next hop does not answer RSET, an aborted transaction takes at most five seconds, and its connection is closed.
 func TestResetHangs(t *testing.T) {
 	for _, how := range []string{hangs, dribbles, closes, resets, garbage} {
 		t.Run(how, func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestResetHangs(t *testing.T) {
 	}
 }
 
-// TestSips: a next hop that takes the message an octet at a time. It must take a block within its time, or the message goes to another.
+// TestSips: a next hop that reads the message octet by octet. If a block takes too long, the message goes to another hop.
 func TestSips(t *testing.T) {
 	for _, under := range []*tls.Config{nil, testCA().server("127.0.0.1")} {
 		t.Run(fmt.Sprintf("TLS=%v", under != nil), func(t *testing.T) {
@@ -143,8 +143,7 @@ func TestSips(t *testing.T) {
 	}
 }
 
-// TestCapabilitiesChange: a next hop that offers less on its second connection. What leaves is by what was offered on the connection
-// that it leaves over.
+// TestCapabilitiesChange: a next hop that offers less on its second connection. The commands follow what that connection offers.
 func TestCapabilitiesChange(t *testing.T) {
 	first := true
 	hop := startHop(t, script{at: func(c *fakeConn, stage string) bool {

@@ -18,7 +18,7 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// filesIn gives the contents of the files in a subdirectory of a Maildir, by name.
+// filesIn returns the contents of the files in a subdirectory of a Maildir, by name.
 func filesIn(t testing.TB, dir, sub string) map[string]string {
 	t.Helper()
 	list, err := os.ReadDir(filepath.Join(dir, sub))
@@ -36,7 +36,7 @@ func filesIn(t testing.TB, dir, sub string) map[string]string {
 	return got
 }
 
-// TestMaildir: what lies in the file, in what order it got there, and who may read it.
+// TestMaildir: the content of the file, the order of operations on the disk, and the modes.
 func TestMaildir(t *testing.T) {
 	root := t.TempDir()
 	dir := filepath.Join(root, "deep", "outbox")
@@ -87,8 +87,8 @@ func TestMaildir(t *testing.T) {
 	}
 }
 
-// TestMaildirFails: whatever goes wrong on the disk, the client is told, nothing is left, and the next message is stored. Where the message can
-// neither be made durable nor taken back, that is Uncertain.
+// TestMaildirFails: after every failure of the disk the client gets an error, no file is left, and the next message is stored. If the
+// message can neither be synced nor removed, the error is Uncertain.
 func TestMaildirFails(t *testing.T) {
 	const full, failed = "452 4.3.1 Insufficient storage, try again later", "451 4.3.0 Temporary failure, try again later"
 	for _, op := range []string{"create tmp", "write tmp", "sync tmp", "close tmp", "rename new", "syncdir new"} {
@@ -125,7 +125,7 @@ func TestMaildirFails(t *testing.T) {
 	}
 }
 
-// TestMaildirRefuses: a message that must not be stored, or cannot be read whole, leaves nothing behind.
+// TestMaildirRefuses: a message that must not be stored, or cannot be read, leaves no file.
 func TestMaildirRefuses(t *testing.T) {
 	dir := t.TempDir()
 	m := openHop(t, Options{}, "maildir:"+dir)
@@ -162,7 +162,7 @@ func TestMaildirRefuses(t *testing.T) {
 	}
 }
 
-// TestMaildirConcurrent: many at once, while something else lies in the directories; each has a file of its own.
+// TestMaildirConcurrent: many messages at once, with other files in the directories; each message gets its own file.
 func TestMaildirConcurrent(t *testing.T) {
 	dir := t.TempDir()
 	m := openHop(t, Options{}, "maildir:"+dir)
@@ -191,8 +191,8 @@ func TestMaildirConcurrent(t *testing.T) {
 	}
 }
 
-// TestMaildirAway: directories that were taken away while the program runs are made again, each by itself or all, also in the middle of
-// deliveries: every message that was reported stored is there, or was taken away with them.
+// TestMaildirAway: directories that are removed while the program runs are made again, also in the middle of deliveries. Every message
+// that was reported stored is there, or was removed with them.
 func TestMaildirAway(t *testing.T) {
 	for _, gone := range []string{"", "tmp", "new", "cur"} {
 		dir := filepath.Join(t.TempDir(), "outbox")
@@ -222,8 +222,8 @@ func TestMaildirAway(t *testing.T) {
 	}
 }
 
-// TestMaildirTidies: what a program that was killed has left in tmp goes when it is 36 hours old, at the next start or, while
-// one runs, within a day; nothing else goes. A clock that jumps takes nothing away that is being written.
+// TestMaildirTidies: a file that a killed program has left in tmp is removed when it is 36 hours old, at the next start or within a day.
+// No other file is removed, also when the clock jumps.
 func TestMaildirTidies(t *testing.T) {
 	dir := t.TempDir()
 	now := time.Now()

@@ -15,7 +15,7 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// recited is a next hop that says all it has to say at once, whatever it is told.
+// recited is a next hop that sends all its replies at once and ignores commands.
 type recited struct {
 	net.Conn // nil: what is not below panics
 	says     io.Reader
@@ -33,7 +33,7 @@ func (c *recited) RemoteAddr() net.Addr             { return c.LocalAddr() }
 
 var replyLine = regexp.MustCompile(`^([2-5][0-9][0-9])(?:([ -])[^\r\n]*)?\r\n`)
 
-// repliesIn reads what a next hop says in another way: the codes of its replies, as far as they are such.
+// repliesIn is a second reader of replies: it returns the codes up to the first that is not a reply.
 func repliesIn(s string) (codes []int) {
 	code, begun := "", false
 	for {
@@ -49,9 +49,9 @@ func repliesIn(s string) (codes []int) {
 	}
 }
 
-// FuzzNextHop: whatever a next hop says to a whole transaction, our client is told 250 only where, as another reader of replies has
-// it, the hop took the sender, the recipient and, behind its 354, the message, which it then has heard once and as it is; what it
-// is told otherwise is a refusal that can be said; and a parameter goes only to whom offered it.
+// FuzzNextHop sends arbitrary replies in a whole transaction. Data returns 250 only if, by another reader of replies, the hop accepted
+// the sender, the recipient and, after its 354, the message, which it then received once and unchanged. Otherwise the error has a
+// refusal that can be sent to a client. A parameter goes only to a hop that offered it.
 func FuzzNextHop(f *testing.F) {
 	const greeting, ehlo = "220 x\r\n", "250-x\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-DSN\r\n250 8BITMIME\r\n"
 	for _, s := range []string{

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestOpen: targets as they are written, and where each of them goes.
+// TestOpen: the forms of targets, and the address of each.
 func TestOpen(t *testing.T) {
 	dir := t.TempDir()
 	for target, want := range map[string]string{
@@ -45,7 +45,7 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestOpenErrors: each says which target is wrong and what to write, and none repeats a password.
+// TestOpenErrors: each error says which target is wrong and what to write instead, and none repeats a password.
 func TestOpenErrors(t *testing.T) {
 	good := "smtp://127.0.0.1"
 	for _, tc := range []struct {

@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// counted gives the metrics of reg with their labels, hop left out: "connections_total opened" and so on.
+// counted returns the metrics of reg with their labels except hop: "connections_total opened" and so on.
 func counted(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	t.Helper()
 	families, err := reg.Gather()
@@ -43,7 +43,7 @@ func newMetrics(t *testing.T) (*Metrics, *prometheus.Registry) {
 	return m, reg
 }
 
-// eventually waits for what must come.
+// eventually waits for a condition that must come true.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for began := time.Now(); time.Since(began) < long; time.Sleep(5 * time.Millisecond) {
@@ -54,7 +54,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Fatalf("still not: %s", what)
 }
 
-// TestReuse: how many connections a number of messages, one after the other, takes.
+// TestReuse: how many connections a number of messages takes, one after the other.
 func TestReuse(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -94,8 +94,8 @@ func TestReuse(t *testing.T) {
 	}
 }
 
-// TestReplacedOnce: a kept connection that is dead is replaced by a new one, and where that dies as well this is the end of it; the other
-// kept ones, no better for all we know, are closed.
+// TestReplacedOnce: a kept connection that is closed is replaced by a new one. If that fails too, the transaction fails. The other kept
+// connections are closed.
 func TestReplacedOnce(t *testing.T) {
 	var dying atomic.Bool
 	hop := startHop(t, script{at: func(_ *fakeConn, stage string) bool { return stage == "MAIL" && dying.Load() }})
@@ -206,7 +206,7 @@ func TestIdle(t *testing.T) {
 	}
 	_ = h.Close()
 	_ = h.Close()
-	// What is under way goes on, and what comes later works, but nothing is kept.
+	// Open transactions go on and later ones work, but no connection is kept.
 	if _, err := txs[3].Data(t.Context(), -1, func() io.Reader { return strings.NewReader(plainText) }); err != nil {
 		t.Error(err)
 	}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestReplies: what a next hop says at each stage is what our client is told, cleaned. Where it says no reply at all, our client is
-// told that the connection broke.
+// TestReplies: the reply of a next hop at each stage is the reply for the client, cleaned. If it is not a reply, the client gets the
+// reply for a broken connection.
 func TestReplies(t *testing.T) {
 	const broke = "451 4.4.2 The connection to the next mail server broke, try again later"
 	for _, tc := range []struct {
@@ -80,7 +80,7 @@ func idleConns(h Hop) int {
 	return len(p.idle)
 }
 
-// TestGoodReply: the positive answer to the message comes back as well, whatever its wording.
+// TestGoodReply: a positive reply to the message is returned as well, with any text.
 func TestGoodReply(t *testing.T) {
 	for raw, want := range map[string]string{
 		"250 2.0.0 Ok: queued as 4F2\r\n":         "250 2.0.0 Ok: queued as 4F2",
@@ -97,7 +97,7 @@ func TestGoodReply(t *testing.T) {
 	}
 }
 
-// TestEndless: a reply that never ends, fast or slow, costs neither memory nor more than its time.
+// TestEndless: a reply that never ends, fast or slow, takes limited memory and time.
 func TestEndless(t *testing.T) {
 	for name, s := range map[string]struct {
 		line  string
@@ -136,7 +136,7 @@ func TestEndless(t *testing.T) {
 	}
 }
 
-// TestSplitReplies: a reply is the same however it is cut into segments.
+// TestSplitReplies: a reply is read the same for all ways to cut it into segments.
 func TestSplitReplies(t *testing.T) {
 	const raw = "250-2.1.0 Ok,\r\n250-2.1.0 and\r\n250 2.1.0 on\r\n"
 	for name, r := range map[string]io.Reader{
@@ -156,7 +156,7 @@ func TestSplitReplies(t *testing.T) {
 	}
 }
 
-// FuzzServerReply: whatever a next hop says, what is made of it is bounded, safe to write and to log, and stable.
+// FuzzServerReply: for all input the reply is limited, safe to write and to log, and stable.
 func FuzzServerReply(f *testing.F) {
 	for _, s := range []string{"250 Ok\r\n", "250-a\r\n250 b\r\n", "550 5.7.1 No\r\n", "554-5.7.1 a\r\n554 5.1.1 b\r\n", "421 4.3.2 x\r\n", "250-\x00\r\n", "35\n", "550\r\n250 x\r\n"} {
 		f.Add([]byte(s))

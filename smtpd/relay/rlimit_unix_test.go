@@ -13,8 +13,8 @@ import (
 
 const limitedDir = "POSTERN_TEST_LIMITED_MAILDIR" // set in the child process
 
-// TestMaildirFileLimit lets a real write fail in the middle of a message: in a child process that may not write files beyond
-// 50,000 octets. There as on a full disk nothing is left.
+// TestMaildirFileLimit makes a real write fail in the middle of a message, in a child process with a limit of 50,000 octets for files.
+// As on a full disk, no file is left.
 func TestMaildirFileLimit(t *testing.T) {
 	if dir := os.Getenv(limitedDir); dir != "" {
 		deliverLimited(t, dir)

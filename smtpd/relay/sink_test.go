@@ -79,7 +79,7 @@ func runSink(t *testing.T, cmd *exec.Cmd, dir, network, addr string) bool {
 	return false
 }
 
-// TestSmtpSink: a server that is not ours, well-behaved and with each of the misdeeds that it knows, to two messages on kept connections.
+// TestSmtpSink: an independent server, with good behaviour and with each fault that it offers, and two messages on kept connections.
 func TestSmtpSink(t *testing.T) {
 	eight := letter("X1", small) + "J\xc3\xbcrgen\r\n"
 	for _, tc := range []struct {

@@ -13,8 +13,8 @@ import (
 
 const unreached = "451 4.4.1 The next mail server cannot be reached, try again later"
 
-// TestTLS: which certificates are taken, when, and what happens where TLS cannot be had. A message that does not go under TLS when it
-// should does not go at all, nor is plain text tried after TLS has failed.
+// TestTLS: which certificates are accepted, and what happens without TLS. A message that requires TLS is not sent without it, and
+// nothing is sent in the clear after TLS has failed.
 func TestTLS(t *testing.T) {
 	ca := testCA()
 	good, expired, stranger, other := ca.server("127.0.0.1"), ca.expired("127.0.0.1"), ca.stranger("127.0.0.1"), ca.server("mail.example")
@@ -65,14 +65,14 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// old is a server that knows nothing newer than TLS 1.1 (RFC 8996 forbids that).
+// old is a server that supports at most TLS 1.1, which RFC 8996 forbids.
 func old(c *tls.Config) *tls.Config {
 	c = c.Clone()
 	c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
 	return c
 }
 
-// TestStartTLSForgets: what was said in the clear counts for nothing under TLS (RFC 3207 §4.2), so EHLO is said again.
+// TestStartTLSForgets: replies in the clear are forgotten under TLS (RFC 3207 §4.2), so EHLO is sent again.
 func TestStartTLSForgets(t *testing.T) {
 	hop := startHop(t, script{tls: testCA().server("127.0.0.1"), at: func(c *fakeConn, stage string) bool {
 		if _, under := c.nc.(*tls.Conn); stage == "EHLO" && !under {
@@ -89,8 +89,8 @@ func TestStartTLSForgets(t *testing.T) {
 	}
 }
 
-// TestStartTLSInjection: replies that come in the clear behind STARTTLS's 220 are not taken for replies under TLS (the client's side of
-// CVE-2011-0411), whether they come with it or later.
+// TestStartTLSInjection: replies in the clear behind STARTTLS's 220 are not taken for replies under TLS (the client's side of
+// CVE-2011-0411), whether they come with the 220 or later.
 func TestStartTLSInjection(t *testing.T) {
 	for name, reply := range map[string]string{
 		"with the reply": "220 Go on\r\n250-evil.example\r\n250 AUTH PLAIN\r\n",
@@ -115,8 +115,8 @@ func TestStartTLSInjection(t *testing.T) {
 	})
 }
 
-// TestBehindReplyUnderTLS: what comes behind a reply in the same segment, but in a TLS record of its own, is seen before the connection is
-// used again; taken for the next reply it would put the dialogue out of step.
+// TestBehindReplyUnderTLS: a TLS record behind a reply in the same segment is noticed before the connection is used again. It would be
+// taken for the next reply.
 func TestBehindReplyUnderTLS(t *testing.T) {
 	hop := startHop(t, script{tls: testCA().server("127.0.0.1"), at: func(c *fakeConn, stage string) bool {
 		if stage != "dot X1" {
@@ -152,7 +152,7 @@ type gathered struct {
 
 func (g *gathered) Write(p []byte) (int, error) { g.b = append(g.b, p...); return len(p), nil }
 
-// TestLogin: with AUTH towards the next hop. The password goes out under TLS or nearby, and never into a log or an error.
+// TestLogin: AUTH at the next hop. The password is sent only under TLS or to loopback, and is never in a log or an error.
 func TestLogin(t *testing.T) {
 	const plain, login = "PLAIN  postern s3cret!", "LOGIN postern s3cret!"
 	cert := testCA().server("127.0.0.1")
@@ -234,8 +234,8 @@ func dialFar(ctx context.Context, network, addr string) (net.Conn, error) {
 	return far{nc}, err
 }
 
-// TestResumption: the second connection resumes the session of the first, in TLS 1.2 and 1.3 alike; a session that was taken
-// without looking at the certificate is not resumed where the certificate counts.
+// TestResumption: the second connection resumes the session of the first, in TLS 1.2 and 1.3. A session whose certificate was not
+// verified is not resumed where verification is required.
 func TestResumption(t *testing.T) {
 	ca := testCA()
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
