@@ -18,41 +18,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
-	"syscall"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
-
-func need(t testing.TB, pkg, path string) string {
-	t.Helper()
-	full, err := exec.LookPath(path)
-	if err != nil {
-		t.Fatalf("%s is missing: install Debian's %s", path, pkg)
-	}
-	return full
-}
-
-// workDir is a short path that servers which drop privileges can reach, unlike t.TempDir's.
-func workDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "postern-auth-")
-	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
-	return dir
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func put(t testing.TB, path, text string) string {
 	t.Helper()
-	must(t, os.WriteFile(path, []byte(text), 0o644))
+	testenv.Must(t, os.WriteFile(path, []byte(text), 0o644))
 	return path
 }
 
@@ -61,123 +36,44 @@ func FreeAddr(t testing.TB, network string) string {
 	t.Helper()
 	if network == "udp" {
 		c, err := net.ListenPacket("udp", "127.0.0.1:0")
-		must(t, err)
+		testenv.Must(t, err)
 		defer func() { _ = c.Close() }()
 		return c.LocalAddr().String()
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	testenv.Must(t, err)
 	defer func() { _ = l.Close() }()
 	return l.Addr().String()
-}
-
-// Server is one that runs.
-type Server struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-
-	mu  sync.Mutex
-	out bytes.Buffer
-}
-
-// Write takes what the server says.
-func (s *Server) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.out.Write(b)
-}
-
-// Said is what the server has written.
-func (s *Server) Said() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.out.String()
-}
-
-func start(t testing.TB, cmd *exec.Cmd) *Server {
-	t.Helper()
-	s := &Server{cmd: cmd, done: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = s, s
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	cmd.WaitDelay = 5 * time.Second
-	must(t, cmd.Start())
-	go func() { _ = cmd.Wait(); close(s.done) }()
-	t.Cleanup(func() {
-		s.Stop()
-		if t.Failed() {
-			t.Logf("%s said:\n%s", cmd.Path, s.Said())
-		}
-	})
-	return s
-}
-
-// Stop ends the server and whatever it started.
-func (s *Server) Stop() {
-	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGTERM)
-	select {
-	case <-s.done:
-	case <-time.After(10 * time.Second):
-		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
-		<-s.done
-	}
-}
-
-// Signal sends one to the server and whatever it started: SIGSTOP makes it a slow one.
-func (s *Server) Signal(sig syscall.Signal) { _ = syscall.Kill(-s.cmd.Process.Pid, sig) }
-
-// await calls ready until it is true or the server has ended.
-func (s *Server) await(t testing.TB, ready func() bool) {
-	t.Helper()
-	for range 600 {
-		if ready() {
-			return
-		}
-		select {
-		case <-s.done:
-			t.Fatalf("%s ended:\n%s", s.cmd.Path, s.Said())
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-	t.Fatalf("%s does not answer:\n%s", s.cmd.Path, s.Said())
-}
-
-func dials(network, addr string) func() bool {
-	return func() bool {
-		c, err := net.DialTimeout(network, addr, time.Second)
-		if err == nil {
-			_ = c.Close()
-		}
-		return err == nil
-	}
 }
 
 // Certificate writes one for localhost and 127.0.0.1, signed by itself, and gives the paths of its PEM files.
 func Certificate(t testing.TB, dir string) (cert, key string) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	testenv.Must(t, err)
 	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &k.PublicKey, k)
-	must(t, err)
+	testenv.Must(t, err)
 	kder, err := x509.MarshalPKCS8PrivateKey(k)
-	must(t, err)
+	testenv.Must(t, err)
 	cert = put(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
 	key = put(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kder})))
 	return cert, key
 }
 
 // Dovecot starts one that authenticates users of a passwd-file, as it is written in passwd, and gives its unix socket.
-func Dovecot(t testing.TB, passwd string) (s *Server, socket string) {
+func Dovecot(t testing.TB, passwd string) (s *testenv.Server, socket string) {
 	t.Helper()
-	dir := workDir(t)
+	dir := testenv.ShortDir(t)
 	return DovecotIn(t, dir, passwd), filepath.Join(dir, "auth.sock")
 }
 
 // DovecotIn is Dovecot with its files, and the socket auth.sock, in dir: one that starts again where it was.
-func DovecotIn(t testing.TB, dir, passwd string) *Server {
+func DovecotIn(t testing.TB, dir, passwd string) *testenv.Server {
 	t.Helper()
+	testenv.NotShort(t, "Dovecot")
 	put(t, filepath.Join(dir, "users"), passwd)
 	socket := filepath.Join(dir, "auth.sock")
 	conf := put(t, filepath.Join(dir, "dovecot.conf"), fmt.Sprintf(`base_dir = %[1]s/run
@@ -207,14 +103,14 @@ service anvil {
   }
 }
 `, dir, socket))
-	s := start(t, exec.Command(need(t, "dovecot-core", "/usr/sbin/dovecot"), "-F", "-c", conf))
-	s.await(t, dials("unix", socket))
+	s := testenv.Start(t, exec.Command(testenv.Program(t, "dovecot-core", "/usr/sbin/dovecot"), "-F", "-c", conf))
+	s.Await(t, testenv.Answers("unix", socket))
 	return s
 }
 
 // LDAP is a slapd that runs.
 type LDAP struct {
-	*Server
+	*testenv.Server
 	Dir, URL, TLSURL string
 	CA               string // PEM file of its certificate
 }
@@ -223,11 +119,12 @@ type LDAP struct {
 // memberof, and entries, which are LDIF. A user may read his own entry, and nobody but the manager anything else.
 func Slapd(t testing.TB, entries string) *LDAP {
 	t.Helper()
-	dir := workDir(t)
+	testenv.NotShort(t, "slapd")
+	dir := testenv.ShortDir(t)
 	l := &LDAP{Dir: dir, URL: "ldap://" + FreeAddr(t, "tcp"), TLSURL: "ldaps://" + FreeAddr(t, "tcp")}
 	cert, key := Certificate(t, dir)
 	l.CA = cert
-	must(t, os.Mkdir(filepath.Join(dir, "db"), 0o700))
+	testenv.Must(t, os.Mkdir(filepath.Join(dir, "db"), 0o700))
 	conf := put(t, filepath.Join(dir, "slapd.conf"), fmt.Sprintf(`include /etc/ldap/schema/core.schema
 include /etc/ldap/schema/cosine.schema
 include /etc/ldap/schema/inetorgperson.schema
@@ -263,7 +160,7 @@ objectClass: organizationalUnit
 ou: groups
 
 `)
-	out, err := exec.Command(need(t, "slapd", "/usr/sbin/slapadd"), "-f", conf, "-l", ldif).CombinedOutput()
+	out, err := exec.Command(testenv.Program(t, "slapd", "/usr/sbin/slapadd"), "-f", conf, "-l", ldif).CombinedOutput()
 	if err != nil {
 		t.Fatalf("slapadd: %v\n%s", err, out)
 	}
@@ -275,30 +172,22 @@ ou: groups
 // Start runs slapd, again after Stop.
 func (l *LDAP) Start(t testing.TB) {
 	t.Helper()
-	l.Server = start(t, exec.Command(need(t, "slapd", "/usr/sbin/slapd"), "-d", "0", "-f", filepath.Join(l.Dir, "slapd.conf"), "-h", l.URL+" "+l.TLSURL))
-	l.await(t, dials("tcp", l.URL[len("ldap://"):]))
+	l.Server = testenv.Start(t, exec.Command(testenv.Program(t, "slapd", "/usr/sbin/slapd"), "-d", "0", "-f", filepath.Join(l.Dir, "slapd.conf"), "-h", l.URL+" "+l.TLSURL))
+	l.Await(t, testenv.Answers("tcp", l.URL[len("ldap://"):]))
 }
 
 // Modify runs ldapadd or ldapmodify with LDIF, as the manager.
 func (l *LDAP) Modify(t testing.TB, tool, ldif string) {
 	t.Helper()
-	cmd := exec.Command(need(t, "ldap-utils", tool), "-x", "-H", l.URL, "-D", "cn=manager,dc=example,dc=com", "-w", "manager")
+	cmd := exec.Command(testenv.Program(t, "ldap-utils", tool), "-x", "-H", l.URL, "-D", "cn=manager,dc=example,dc=com", "-w", "manager")
 	cmd.Stdin = bytes.NewReader([]byte(ldif))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", tool, err, out)
 	}
 }
 
-// Radius starts a FreeRADIUS that takes requests from loopback with secret, and only such with Message-Authenticator, and knows
-// users, as its file of that name has them. It gives its address.
-func Radius(t testing.TB, secret, users string) (s *Server, addr string) {
-	t.Helper()
-	dir, addr := workDir(t), FreeAddr(t, "udp")
-	_, port, err := net.SplitHostPort(addr)
-	must(t, err)
-	put(t, filepath.Join(dir, "users"), users)
-	put(t, filepath.Join(dir, "dictionary"), "")
-	put(t, filepath.Join(dir, "radiusd.conf"), fmt.Sprintf(`name = postern-test
+// radiusConf is radiusd.conf: directory, port, secret.
+const radiusConf = `name = postern-test
 raddbdir = %[1]s
 run_dir = %[1]s
 db_dir = %[1]s
@@ -362,8 +251,20 @@ server default {
     }
   }
 }
-`, dir, port, secret))
-	s = start(t, exec.Command(need(t, "freeradius", "/usr/sbin/freeradius"), "-f", "-l", "stdout", "-d", dir))
-	s.await(t, func() bool { return bytes.Contains([]byte(s.Said()), []byte("Ready to process requests")) })
+`
+
+// Radius starts a FreeRADIUS that answers requests from loopback which are made with secret and have a Message-Authenticator. users is
+// the text of its users file. It returns the server and its UDP address.
+func Radius(t testing.TB, secret, users string) (s *testenv.Server, addr string) {
+	t.Helper()
+	testenv.NotShort(t, "FreeRADIUS")
+	dir, addr := testenv.ShortDir(t), FreeAddr(t, "udp")
+	_, port, err := net.SplitHostPort(addr)
+	testenv.Must(t, err)
+	put(t, filepath.Join(dir, "users"), users)
+	put(t, filepath.Join(dir, "dictionary"), "")
+	put(t, filepath.Join(dir, "radiusd.conf"), fmt.Sprintf(radiusConf, dir, port, secret))
+	s = testenv.Start(t, exec.Command(testenv.Program(t, "freeradius", "/usr/sbin/freeradius"), "-f", "-l", "stdout", "-d", dir))
+	s.Await(t, func() bool { return strings.Contains(s.Output(), "Ready to process requests") })
 	return s, addr
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // Exim is a real Exim in a directory of its own that relays to a Sink.
@@ -22,18 +24,19 @@ type Exim struct {
 // StartExim needs root, the user that Debian's Exim was built for, and Exim unpacked beside Sendmail (see .ci/run).
 func StartExim(t testing.TB, relay string) *Exim {
 	t.Helper()
+	testenv.NotShort(t, "Exim")
 	owner, err := user.Lookup("Debian-exim")
 	if err != nil || os.Getuid() != 0 {
 		t.Fatalf("an Exim of our own needs root and the user Debian-exim, which .ci/run makes: uid %d, %v", os.Getuid(), err)
 	}
 	e := &Exim{path: unpacked(t, "exim4-daemon-light", "usr/sbin/exim4").Path, t: t}
-	dir := workDir(t)
+	dir := testenv.ShortDir(t)
 	spool := filepath.Join(dir, "spool")
-	must(t, os.Mkdir(spool, 0o755))
+	testenv.Must(t, os.Mkdir(spool, 0o755))
 	uid, _ := strconv.Atoi(owner.Uid)
-	must(t, os.Chown(spool, uid, -1))
-	port := freePort(t)
-	e.Addr = loopback(port)
+	testenv.Must(t, os.Chown(spool, uid, -1))
+	e.Addr = testenv.FreeAddr(t)
+	_, port, _ := strings.Cut(e.Addr, ":")
 	host, relayPort, _ := strings.Cut(relay, ":")
 	e.conf = write(t, filepath.Join(dir, "exim.conf"), fmt.Sprintf(`primary_hostname = mta.example.com
 exim_path = %[1]s
@@ -43,7 +46,7 @@ pid_file_path = %[2]s/pid
 keep_environment =
 deliver_drop_privilege
 local_interfaces = 127.0.0.1
-daemon_smtp_ports = %[3]d
+daemon_smtp_ports = %[3]s
 tls_advertise_hosts =
 rfc1413_query_timeout = 0s
 message_size_limit = 0
@@ -63,17 +66,17 @@ smtp:
   port = %[5]s
   message_linelength_limit = 1000000
 `, e.path, spool, port, host, relayPort), 0o644)
-	p := run(t, exec.Command(e.path, "-C", e.conf, "-bdf"))
+	p := testenv.Start(t, exec.Command(e.path, "-C", e.conf, "-bdf"))
 	log := func() string {
 		b, _ := os.ReadFile(filepath.Join(spool, "log", "mainlog"))
-		return p.out.String() + string(b)
+		return p.Output() + string(b)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("Exim's log:\n%s", log())
 		}
 	})
-	waitPort(t, e.Addr, log)
+	p.Await(t, testenv.Answers("tcp", e.Addr))
 	return e
 }
 
@@ -81,8 +84,8 @@ smtp:
 func (e *Exim) Queued() int {
 	e.t.Helper()
 	out, err := exec.Command(e.path, "-C", e.conf, "-bpc").Output()
-	must(e.t, err)
+	testenv.Must(e.t, err)
 	n, err := strconv.Atoi(strings.TrimSpace(string(out)))
-	must(e.t, err)
+	testenv.Must(e.t, err)
 	return n
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // Postfix is a real Postfix in a directory of its own, with a milter, STARTTLS and Dovecot SASL, that relays to a Sink.
@@ -36,24 +38,24 @@ type PostfixOptions struct {
 // StartPostfix needs root, as Postfix does. It is stopped with the test.
 func StartPostfix(t testing.TB, o PostfixOptions) *Postfix {
 	t.Helper()
-	postfix := needProgram(t, "postfix", "/usr/sbin/postfix")
+	testenv.NotShort(t, "Postfix")
+	postfix := testenv.Program(t, "postfix", "/usr/sbin/postfix")
 	owner, err := user.Lookup("postfix")
 	if err != nil || os.Getuid() != 0 {
 		t.Fatalf("a Postfix of our own needs root and Debian's postfix installed: uid %d, %v", os.Getuid(), err)
 	}
-	p := &Postfix{dir: workDir(t), t: t}
+	p := &Postfix{dir: testenv.ShortDir(t), t: t}
 	for _, d := range []string{"conf", "data"} {
-		must(t, os.Mkdir(filepath.Join(p.dir, d), 0o755))
+		testenv.Must(t, os.Mkdir(filepath.Join(p.dir, d), 0o755))
 	}
 	if p.queue = o.Queue; p.queue == "" {
 		p.queue = filepath.Join(p.dir, "queue")
-		must(t, os.Mkdir(p.queue, 0o755))
+		testenv.Must(t, os.Mkdir(p.queue, 0o755))
 	}
 	uid, _ := strconv.Atoi(owner.Uid)
-	must(t, os.Chown(filepath.Join(p.dir, "data"), uid, -1))
-	port := freePort(t)
-	p.Addr = loopback(port)
-	p.configure(o, port)
+	testenv.Must(t, os.Chown(filepath.Join(p.dir, "data"), uid, -1))
+	p.Addr = testenv.FreeAddr(t)
+	p.configure(o)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("Postfix's log:\n%s", p.Log())
@@ -63,8 +65,7 @@ func StartPostfix(t testing.TB, o PostfixOptions) *Postfix {
 		t.Fatalf("postfix check: %v\n%s", err, out)
 	}
 	// In the foreground, so that it ends with this process whatever becomes of the test.
-	run(t, exec.Command("/usr/lib/postfix/sbin/master", "-c", p.conf(), "-d"))
-	waitPort(t, p.Addr, p.Log)
+	testenv.Start(t, exec.Command("/usr/lib/postfix/sbin/master", "-c", p.conf(), "-d")).Await(t, testenv.Answers("tcp", p.Addr))
 	return p
 }
 
@@ -76,20 +77,8 @@ func (p *Postfix) Log() string {
 	return string(b)
 }
 
-func (p *Postfix) configure(o PostfixOptions, port int) {
-	cert, key := certificate(p.t, p.conf())
-	if o.NonSMTPD == "" {
-		o.NonSMTPD = o.Milter
-	}
-	if o.NoMilters {
-		o.Milter, o.NonSMTPD = "", ""
-	}
-	sasl := ""
-	if o.SASL != "" {
-		sasl = "smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = inet:" + o.SASL + "\nsmtpd_sasl_security_options = noanonymous\n"
-	}
-	host, relayPort, _ := strings.Cut(o.Relay, ":")
-	write(p.t, filepath.Join(p.conf(), "main.cf"), lastOfEach(fmt.Sprintf(`compatibility_level = 3.6
+// mainCF is main.cf: directory, host and port of the relay, certificate, key, milters of smtpd, other milters, SASL, further lines, queue.
+const mainCF = `compatibility_level = 3.6
 queue_directory = %[10]s
 data_directory = %[1]s/data
 command_directory = /usr/sbin
@@ -123,8 +112,10 @@ milter_connect_timeout = 10s
 milter_command_timeout = 20s
 milter_content_timeout = 60s
 %[8]s%[9]s
-`, p.dir, host, relayPort, cert, key, o.Milter, o.NonSMTPD, sasl, o.Main, p.queue)), 0o644)
-	write(p.t, filepath.Join(p.conf(), "master.cf"), fmt.Sprintf(`127.0.0.1:%d inet n - n - - smtpd
+`
+
+// masterCF is master.cf: address of smtpd, further lines.
+const masterCF = `%s inet n - n - - smtpd
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
@@ -148,7 +139,25 @@ virtual unix - n n - - virtual
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
-%s`, port, o.Master), 0o644)
+%s`
+
+// configure writes the files of Postfix's configuration.
+func (p *Postfix) configure(o PostfixOptions) {
+	cert, key := certificate(p.t, p.conf())
+	if o.NonSMTPD == "" {
+		o.NonSMTPD = o.Milter
+	}
+	if o.NoMilters {
+		o.Milter, o.NonSMTPD = "", ""
+	}
+	sasl := ""
+	if o.SASL != "" {
+		sasl = "smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = inet:" + o.SASL + "\nsmtpd_sasl_security_options = noanonymous\n"
+	}
+	host, relayPort, _ := strings.Cut(o.Relay, ":")
+	main := fmt.Sprintf(mainCF, p.dir, host, relayPort, cert, key, o.Milter, o.NonSMTPD, sasl, o.Main, p.queue)
+	write(p.t, filepath.Join(p.conf(), "main.cf"), lastOfEach(main), 0o644)
+	write(p.t, filepath.Join(p.conf(), "master.cf"), fmt.Sprintf(masterCF, p.Addr, o.Master), 0o644)
 }
 
 // lastOfEach leaves out the settings that a later line overrides. Postfix would warn of each, every daemon of it, and
@@ -172,7 +181,7 @@ func lastOfEach(main string) string {
 // Sendmail hands a message to sendmail(1), and so to pickup and non_smtpd_milters.
 func (p *Postfix) Sendmail(eml string, args ...string) {
 	p.t.Helper()
-	cmd := exec.Command(needProgram(p.t, "postfix", "/usr/sbin/sendmail"), append([]string{"-C", p.conf()}, args...)...)
+	cmd := exec.Command(testenv.Program(p.t, "postfix", "/usr/sbin/sendmail"), append([]string{"-C", p.conf()}, args...)...)
 	cmd.Stdin = strings.NewReader(eml)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		p.t.Fatalf("sendmail: %v\n%s\n%s", err, out, p.Log())
@@ -182,8 +191,8 @@ func (p *Postfix) Sendmail(eml string, args ...string) {
 // Queue is what lies in a queue ("hold", "deferred"), as postqueue -j tells.
 func (p *Postfix) Queue(name string) []map[string]any {
 	p.t.Helper()
-	out, err := exec.Command(needProgram(p.t, "postfix", "/usr/sbin/postqueue"), "-c", p.conf(), "-j").Output()
-	must(p.t, err)
+	out, err := exec.Command(testenv.Program(p.t, "postfix", "/usr/sbin/postqueue"), "-c", p.conf(), "-j").Output()
+	testenv.Must(p.t, err)
 	var list []map[string]any
 	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
 		var entry map[string]any
@@ -209,9 +218,11 @@ func (p *Postfix) WaitLog(text string) {
 // StartDovecotAuth runs a Dovecot that only authenticates, and gives its address. Any user may log in with password.
 func StartDovecotAuth(t testing.TB, password string) string {
 	t.Helper()
-	dovecot := needProgram(t, "dovecot-core", "/usr/sbin/dovecot")
-	dir := workDir(t)
-	port := freePort(t)
+	testenv.NotShort(t, "Dovecot")
+	dovecot := testenv.Program(t, "dovecot-core", "/usr/sbin/dovecot")
+	dir := testenv.ShortDir(t)
+	addr := testenv.FreeAddr(t)
+	_, port, _ := strings.Cut(addr, ":")
 	conf := write(t, filepath.Join(dir, "dovecot.conf"), fmt.Sprintf(`base_dir = %[1]s/run
 state_dir = %[1]s/state
 log_path = /dev/stderr
@@ -231,11 +242,10 @@ userdb {
 service auth {
   inet_listener {
     address = 127.0.0.1
-    port = %[2]d
+    port = %[2]s
   }
 }
 `, dir, port, password), 0o644)
-	p := run(t, exec.Command(dovecot, "-F", "-c", conf))
-	waitPort(t, loopback(port), p.out.String)
-	return loopback(port)
+	testenv.Background(t, exec.Command(dovecot, "-F", "-c", conf), "tcp", addr)
+	return addr
 }

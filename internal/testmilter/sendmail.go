@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // Sendmail is a real Sendmail in a directory of its own, with a milter, that relays to a Sink.
@@ -42,6 +44,7 @@ func unpacked(t testing.TB, pkg, path string, args ...string) *exec.Cmd {
 // Miltertest runs Debian's miltertest with a script and definitions ("name=value"); it returns what it said.
 func Miltertest(t testing.TB, script string, define ...string) (string, error) {
 	t.Helper()
+	testenv.NotShort(t, "miltertest")
 	var args []string
 	for _, d := range define {
 		args = append(args, "-D", d)
@@ -53,9 +56,10 @@ func Miltertest(t testing.TB, script string, define ...string) (string, error) {
 // StartSendmail runs a Sendmail whose only daemon has a milter.
 func StartSendmail(t testing.TB, milter, relay string) *Sendmail {
 	t.Helper()
-	port := freePort(t)
-	return StartSendmailWith(t, relay, loopback(port), fmt.Sprintf(`FEATURE(%[3]cno_default_msa')dnl
-DAEMON_OPTIONS(%[3]cName=MTA, Family=inet, Addr=127.0.0.1, Port=%[1]d')dnl
+	addr := testenv.FreeAddr(t)
+	_, port, _ := strings.Cut(addr, ":")
+	return StartSendmailWith(t, relay, addr, fmt.Sprintf(`FEATURE(%[3]cno_default_msa')dnl
+DAEMON_OPTIONS(%[3]cName=MTA, Family=inet, Addr=127.0.0.1, Port=%[1]s')dnl
 INPUT_MAIL_FILTER(%[3]cpostern', %[3]cS=%[2]s, F=T, T=C:10s;S:10s;R:20s;E:60s')dnl
 `, port, milter, '`'))
 }
@@ -64,23 +68,24 @@ INPUT_MAIL_FILTER(%[3]cpostern', %[3]cS=%[2]s, F=T, T=C:10s;S:10s;R:20s;E:60s')d
 // listens at addr. It needs root: it gives Sendmail a host name with a domain, without which it sleeps a minute at its start.
 func StartSendmailWith(t testing.TB, relay, addr, mc string) *Sendmail {
 	t.Helper()
+	testenv.NotShort(t, "Sendmail")
 	// Sendmail trusts no certificate below a directory that everybody may write to, such as /tmp.
-	s := &Sendmail{dir: workDirIn(t, filepath.Dir(sendmailRoot()))}
-	must(t, os.Mkdir(filepath.Join(s.dir, "mqueue"), 0o700))
+	s := &Sendmail{dir: testenv.ShortDirIn(t, filepath.Dir(sendmailRoot()))}
+	testenv.Must(t, os.Mkdir(filepath.Join(s.dir, "mqueue"), 0o700))
 	s.Addr = addr
 	conf := s.configure(t, relay, mc)
 	daemon := unpacked(t, "sendmail-bin", "usr/libexec/sendmail/sendmail")
 	cmd := exec.Command("/bin/sh", "-c", `hostname mta.example.com && exec "$@"`, "sh", daemon.Path, "-bD", "-C", conf, "-X", filepath.Join(s.dir, "traffic"))
 	cmd.Env = daemon.Env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUTS}
-	p := run(t, cmd)
+	p := testenv.Start(t, cmd)
 	t.Cleanup(func() {
 		if t.Failed() {
 			b, _ := os.ReadFile(filepath.Join(s.dir, "traffic"))
 			t.Logf("Sendmail's traffic:\n%s", b)
 		}
 	})
-	waitPort(t, s.Addr, p.out.String)
+	p.Await(t, testenv.Answers("tcp", s.Addr))
 	return s
 }
 
@@ -121,6 +126,6 @@ MAILER(^smtp')dnl
 `, "^", "`"), s.dir, cert, key, host, relayPort, own), 0o644)
 	m4 := unpacked(t, "m4", "usr/bin/m4", "-D_CF_DIR_="+cf+"/", filepath.Join(cf, "m4/cf.m4"), mc)
 	out, err := m4.Output()
-	must(t, err)
+	testenv.Must(t, err)
 	return write(t, filepath.Join(s.dir, "sendmail.cf"), string(out), 0o644)
 }

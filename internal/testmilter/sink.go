@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // Mail is one message that arrived at a Sink.
@@ -30,7 +32,7 @@ type Sink struct {
 func StartSink(t testing.TB) *Sink {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	testenv.Must(t, err)
 	s := &Sink{Addr: ln.Addr().String(), Mail: make(chan Mail, 1000), ln: ln}
 	go func() {
 		for {
@@ -122,7 +124,7 @@ type Client struct {
 func DialSMTP(t testing.TB, addr string) *Client {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
-	must(t, err)
+	testenv.Must(t, err)
 	t.Cleanup(func() { _ = c.Close() })
 	x := &Client{t: t, c: c, tp: textproto.NewConn(c)}
 	if got := x.read(); !strings.HasPrefix(got, "220") {
@@ -134,7 +136,7 @@ func DialSMTP(t testing.TB, addr string) *Client {
 // Say sends a line and returns the reply, its lines joined by "\n".
 func (x *Client) Say(format string, args ...any) string {
 	x.t.Helper()
-	must(x.t, x.tp.PrintfLine(format, args...))
+	testenv.Must(x.t, x.tp.PrintfLine(format, args...))
 	return x.read()
 }
 
@@ -154,7 +156,7 @@ func (x *Client) Data(eml []byte) string {
 	}
 	text := strings.ReplaceAll("\r\n"+string(eml), "\r\n.", "\r\n..")[2:]
 	_, err := x.c.Write([]byte(text + ".\r\n"))
-	must(x.t, err)
+	testenv.Must(x.t, err)
 	return x.read()
 }
 
@@ -163,7 +165,7 @@ func (x *Client) StartTLS() {
 	x.t.Helper()
 	x.Want("220", "STARTTLS")
 	tc := tls.Client(x.c, &tls.Config{InsecureSkipVerify: true})
-	must(x.t, tc.Handshake())
+	testenv.Must(x.t, tc.Handshake())
 	x.c, x.tp = tc, textproto.NewConn(tc)
 }
 

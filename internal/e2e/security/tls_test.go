@@ -16,7 +16,6 @@ import (
 
 	"github.com/postern-mail/postern/internal/e2e"
 	"github.com/postern-mail/postern/internal/testenv"
-	"github.com/postern-mail/postern/internal/testmilter"
 )
 
 // rsaPair makes a certificate with an RSA key: key exchange by RSA is possible with no other.
@@ -86,7 +85,7 @@ func TestNoRenegotiation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := new(testmilter.Output)
+	out := new(testenv.OutputBuffer)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
