@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 
 // TestScript runs the scenarios of testdata/script: one readable file each.
 func TestScript(t *testing.T) {
+	testenv.NotShort(t, "several seconds and smtp-sink")
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
