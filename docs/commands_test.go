@@ -1,11 +1,14 @@
 package docs_test
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -94,12 +97,34 @@ func sortedFlags(flags []string) []string {
 	return flags
 }
 
+// binary is the program, built once for all tests that run it.
+type binary struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+var program binary
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	os.RemoveAll(program.dir)
+	os.Exit(code)
+}
+
 // build makes the program and returns its path.
 func build(t *testing.T) string {
 	t.Helper()
-	postern := filepath.Join(t.TempDir(), "postern")
-	if out, err := exec.Command("go", "build", "-o", postern, "../cmd/postern").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	program.once.Do(func() {
+		if program.dir, program.err = os.MkdirTemp("", "postern-docs-"); program.err != nil {
+			return
+		}
+		if out, err := exec.Command("go", "build", "-o", program.dir, "../cmd/postern").CombinedOutput(); err != nil {
+			program.err = fmt.Errorf("%w\n%s", err, out)
+		}
+	})
+	if program.err != nil {
+		t.Fatal(program.err)
 	}
-	return postern
+	return filepath.Join(program.dir, "postern")
 }
