@@ -24,9 +24,9 @@ import (
 	"github.com/postern-mail/postern/internal/table"
 )
 
-// FuzzTarball: whatever the bytes are, there is a tree within its limits and within its root, or a LoadError that says what is
-// wrong; never a panic, and never more memory than the limits are for. The tree is what archive/tar finds when it is asked
-// without us, and packed and unpacked again it is the same.
+// FuzzTarball checks that any bytes give a tree within the limits and within its root, or a LoadError that says what is wrong.
+// There is no panic, and no more memory than the limits allow. The tree is what archive/tar finds on its own, and it is the same
+// after it has been packed and unpacked again.
 func FuzzTarball(f *testing.F) {
 	f.Add(packed(f, regular("/a.rego", module), regular("/data.json", `{"a": 1}`), regular("/.manifest", `{"revision": "r"}`)))
 	f.Add(packed(f, regular("../a.rego", module)))

@@ -62,7 +62,7 @@ func TestLastGood(t *testing.T) {
 	copyIsSound(t, state)
 }
 
-// copyIsSound: stock OPA reads it, nobody else does, and one that is cut short starts nothing.
+// copyIsSound checks that stock OPA reads the copy, that other users cannot read it, and that a truncated one is not activated.
 func copyIsSound(t *testing.T, state string) {
 	t.Helper()
 	name := filepath.Join(state, lastGood)
@@ -139,8 +139,8 @@ func TestLastGoodIsRefusedToo(t *testing.T) {
 	}
 }
 
-// TestKilledWhileKeeping: a copy that was half-written when the program was killed is no copy; the one before counts, and the half goes
-// with the next copy, unless somebody may still be writing it.
+// TestKilledWhileKeeping: a copy that was half written when the program was killed does not count; the one before does. The half is
+// removed with the next copy, unless another process may still be writing it.
 func TestKilledWhileKeeping(t *testing.T) {
 	dir := tempDir(t, map[string]string{"b/a.rego": module})
 	source, state := Dir(filepath.Join(dir, "b")), filepath.Join(dir, "state")
@@ -160,7 +160,7 @@ func TestKilledWhileKeeping(t *testing.T) {
 	write(t, dir, map[string]string{"b/a.rego": "package broken {"})
 	w, err := starting(t, source, state, nil)
 	if err != nil || !w.Active().LastGood {
-		t.Errorf("the copy does not help: %v", err)
+		t.Errorf("the copy is not activated: %v", err)
 	}
 	write(t, dir, map[string]string{"b/a.rego": module + "\n# changed\n"})
 	if _, err := starting(t, source, state, nil); err != nil {

@@ -30,7 +30,7 @@ type hub struct {
 	tags   map[string]godigest.Digest
 	blobs  map[godigest.Digest][]byte
 	types  map[godigest.Digest]string
-	login  string // "user:password" that the token service wants; "": nobody is asked
+	login  string // "user:password" that the token service requires; "": none
 	broken func(http.ResponseWriter, *http.Request) bool
 	pulled int // blobs
 }
@@ -215,7 +215,7 @@ func TestRegistryFailures(t *testing.T) {
 	}
 }
 
-// blobs answers requests for blobs, with a length that is not told.
+// blobs answers requests for blobs, without a Content-Length.
 func blobs(answer func(http.ResponseWriter)) func(http.ResponseWriter, *http.Request) bool {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		if !strings.Contains(r.URL.Path, "/blobs/") {

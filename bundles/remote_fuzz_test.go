@@ -23,8 +23,8 @@ import (
 	"oras.land/oras-go/v2/errdef"
 )
 
-// FuzzSignature: whatever stands in .signatures.json, a bundle is taken only if the secret made its token, as it is checked here
-// without OPA, and the token has the very hash of the file.
+// FuzzSignature checks that a bundle is accepted only if its token was made with the secret, which is verified here without OPA, and
+// if the token holds the hash of the file. .signatures.json may hold anything.
 func FuzzSignature(f *testing.F) {
 	const secret = "0123456789abcdef0123456789abcdef"
 	s, other := newSecretSigner(f, secret), newSecretSigner(f, strings.Repeat("other", 8))
@@ -118,8 +118,8 @@ func FuzzManifest(f *testing.F) {
 	})
 }
 
-// FuzzWeb: whatever a web server answers to a request for a bundle, there is a tree with the version that the server named, which
-// can be asked about again, or an error that is fit to be logged; never more memory than a file may have.
+// FuzzWeb checks that any response of a web server gives a tree with the version that the server named, which can be sent again, or
+// an error that can be logged. It never takes more memory than a file may have.
 func FuzzWeb(f *testing.F) {
 	packed := string(packed(f, regular("/a.rego", module)))
 	for _, s := range []string{
@@ -198,8 +198,8 @@ func (s *shelves) Fetch(_ context.Context, d ocispec.Descriptor) (io.ReadCloser,
 	return io.NopCloser(bytes.NewReader(s.text)), nil
 }
 
-// FuzzImage: whatever manifest a registry sends, there is a layer of a bundle in it, or an error that is fit to be logged, after a
-// bounded number of requests.
+// FuzzImage checks that any manifest of a registry gives the layer of a bundle, or an error that can be logged, after a bounded number
+// of requests.
 func FuzzImage(f *testing.F) {
 	for _, s := range []string{
 		`{"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":7}]}`, `{"manifests":[{"digest":"bogus","size":1}]}`, `{"manifests":[{"digest":"md9:00","size":1},{"digest":"","size":-1}]}`,

@@ -102,8 +102,8 @@ func directory(n int, kind string) string {
 	return text.String()
 }
 
-// TestLargeDocuments: a document with many users is a table over the bundle's own empty one, whatever its format; what is
-// wrong in it is still found at its place; tests of the bundle see it as OPA has it.
+// TestLargeDocuments: in each format, a document with many users becomes a table that replaces the bundle's empty object. Errors in it
+// have their place, and tests of the bundle see it as OPA does.
 func TestLargeDocuments(t *testing.T) {
 	const n = 5000
 	dir := tempDir(t, map[string]string{

@@ -89,7 +89,7 @@ func status(code int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
 }
 
-// TestWebFailures: whatever a server does, the policy that is active stays, the log says why once, and it recovers.
+// TestWebFailures: after each failure of a server the active policy stays, the log says why once, and the watcher recovers.
 func TestWebFailures(t *testing.T) {
 	good := map[string]string{"a.rego": rule("one")}
 	cases := map[string]struct {
@@ -369,7 +369,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// TestNobodyThere: each failure has words of its own, without ports that would make each one look new.
+// TestNobodyThere: each failure has its own text, without local ports, which would make each one look new.
 func TestNobodyThere(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -20,7 +20,7 @@ const (
 	maxEntries = 50_000 // names in directories, all together
 )
 
-// Fingerprint returns a text that changes when the content of one of the files does, whatever their sizes and times say.
+// Fingerprint returns a text that changes when the content of one of the files does, even if its size and time stay the same.
 // A path may be a directory, or missing. Take it before the files are read: a change while they are read then leads to
 // another fingerprint.
 func Fingerprint(paths ...string) string { return fingerprint(paths, nil) }

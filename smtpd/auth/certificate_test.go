@@ -174,7 +174,7 @@ func TestCertificates(t *testing.T) {
 		{"lost", "", "", "revoked"},
 		{"alien", "", "", "does not verify"},
 		{"pinned", "", "scanner", ""},
-		{"pinned", "ceo@example.com", "", "belongs to another login"}, // its authority vouches for nobody here
+		{"pinned", "ceo@example.com", "", "belongs to another login"}, // its authority is not trusted here
 		{"oldpin", "", "", "out of date"},
 		{"lostpin", "", "", "revoked"},
 	} {

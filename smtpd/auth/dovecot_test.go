@@ -127,7 +127,7 @@ func TestDovecotComesAndGoes(t *testing.T) {
 
 const dovecotGreeting = "VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nSPID\t1\nCUID\t1\nCOOKIE\tx\nDONE\n"
 
-// TestDovecotLies: whatever is at the other end, nobody gets in by it, and it is no wrong password either.
+// TestDovecotLies: a server that sends nonsense lets nobody log in, and its answer does not count as a wrong password.
 func TestDovecotLies(t *testing.T) {
 	for name, c := range map[string]struct{ greeting, answer, want string }{
 		"plain OK":           {dovecotGreeting, "OK\t1\tuser=alice\n", "alice"},

@@ -100,7 +100,7 @@ users:
 	}
 }
 
-// TestDecoyNeverMatches proves that nobody gets in through the hash that stands in for unknown logins.
+// TestDecoyNeverMatches proves that no password matches the decoy hash of unknown logins.
 func TestDecoyNeverMatches(t *testing.T) {
 	for _, text := range []string{cheap("x"), cheapBcrypt(t, "x")} {
 		f := open(t, "users: {alice: '"+text+"'}", FileOptions{})
@@ -269,7 +269,7 @@ func TestReloadWhileLoggingIn(t *testing.T) {
 	group.Wait()
 }
 
-// TestUnavailable: a check that gets no turn is no failed try.
+// TestUnavailable: a check that gets no turn is not a failed try.
 func TestUnavailable(t *testing.T) {
 	f := open(t, "users: {alice: '"+cheap("x")+"'}", FileOptions{})
 	if err := f.slots.Acquire(context.Background(), f.options.Memory); err != nil {
@@ -356,8 +356,8 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// TestTrustedDoNotWait: while strangers hold all the memory there is, one of them is told so after his time, and who has been here
-// before is served.
+// TestTrustedDoNotWait: while unknown clients use all the memory, a further one gets an error after its time-out, and a known client is
+// served.
 func TestTrustedDoNotWait(t *testing.T) {
 	f := open(t, "users: {alice: '"+cheap("x")+"'}", FileOptions{Wait: 20 * time.Millisecond, CacheLife: -1})
 	if err := f.slots.Acquire(context.Background(), f.options.Memory); err != nil {

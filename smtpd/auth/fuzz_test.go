@@ -26,8 +26,8 @@ const (
 	fuzzBcrypt = "$2b$12$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
 )
 
-// FuzzUsersFile: whom a users file lets in is who stands in it to another reader of YAML, with the hash that stands there, and in
-// bounds; and whatever is wrong with a file, what is said about it has no hash in it.
+// FuzzUsersFile checks that the users of a file are those that another YAML reader finds, with the same hashes, within the bounds; and
+// that no finding about a broken file quotes a hash.
 func FuzzUsersFile(f *testing.F) {
 	for _, s := range []string{
 		"users:\n  alice: \"HASH\"\n  bob: OTHER\n", "users:\n  carol: {password: \"HASH\", groups: [sales, staff], attributes: {phone: \"17\"}}\n",
@@ -71,8 +71,8 @@ func FuzzUsersFile(f *testing.F) {
 	})
 }
 
-// TestUsersFileKeepsHashes: what is said about a file that is no YAML, and about a hash that falls into keys at its commas because
-// nobody has quoted it, goes to logs and terminals, and has no piece of the hash in it.
+// TestUsersFileKeepsHashes: findings about a file that is not YAML, or about a hash without quotes that is split into keys at its commas,
+// go to logs and terminals, so they must not contain any part of the hash.
 func TestUsersFileKeepsHashes(t *testing.T) {
 	for _, text := range []string{"users:\n\talice: " + fuzzArgon + "\n", "users:\n  alice: '" + fuzzArgon + "\n", "users:\n  alice: >-" + fuzzArgon + "\n", "users: {alice: " + fuzzArgon + "}\n", "users:\n  alice: {password: x, " + fuzzArgon + ": y}\n"} {
 		path := filepath.Join(t.TempDir(), "users.yaml")
@@ -208,7 +208,7 @@ func FuzzClaims(f *testing.F) {
 		}
 		var plain struct{ Claims map[string]any }
 		if err := json.Unmarshal([]byte(`{"claims":`+string(payload)+`}`), &plain); err != nil {
-			return // numbers beyond float64 in claims that nobody reads
+			return // numbers beyond float64 in claims that are not used
 		}
 		p := plain.Claims
 		email, _ := p["email"].(string)

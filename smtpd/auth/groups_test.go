@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestAllGroupsOrNone: a login that is in more groups than can be looked at does not get in with a part of them, since a rule may
-// forbid by one that would be missing. Nobody's password is called wrong for it.
+// TestAllGroupsOrNone: a login in too many groups cannot log in with only some of them, because a rule may refuse a group that would be
+// missing. The error is not that of a wrong password.
 func TestAllGroupsOrNone(t *testing.T) {
 	for _, n := range []int{65, maxGroups, maxGroups + 1} {
 		var names, members []string

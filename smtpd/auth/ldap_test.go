@@ -259,7 +259,7 @@ func TestLDAPComesAndGoes(t *testing.T) {
 	}
 }
 
-// TestLDAPLies: whatever is at the other end, nobody gets in by it, and it is no wrong password either.
+// TestLDAPLies: a server that sends nonsense lets nobody log in, and its answer does not count as a wrong password.
 func TestLDAPLies(t *testing.T) {
 	for name, answer := range map[string]string{
 		"nothing":             "",

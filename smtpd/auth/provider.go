@@ -95,7 +95,7 @@ func CheckProviderURL(text string) error {
 const (
 	keysFresh    = time.Hour        // after it, the set is fetched again; a removed key is accepted until then
 	keysStale    = 24 * time.Hour   // how long old keys are used while the provider is down
-	keysInterval = 30 * time.Second // least time between two fetches, whatever key ids clients send
+	keysInterval = 30 * time.Second // least time between two fetches, even if clients send unknown key ids
 	maxKeys      = 256
 )
 

@@ -101,7 +101,7 @@ func TestSlowKeyServer(t *testing.T) {
 	}
 }
 
-// TestLyingKeyServers: whatever comes instead of a key set, nobody is let in, and the program goes on.
+// TestLyingKeyServers: a response that is not a key set lets nobody log in, and the program goes on.
 func TestLyingKeyServers(t *testing.T) {
 	private, err := jwk.Import(signers()["rsa"])
 	if err != nil {

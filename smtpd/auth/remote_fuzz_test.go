@@ -41,8 +41,8 @@ func (c *scripted) Write(b []byte) (int, error) { c.asked = append(c.asked, b...
 func (c *scripted) SetDeadline(time.Time) error { return nil }
 func (c *scripted) Close() error                { return nil }
 
-// FuzzDovecot: whatever stands for Dovecot says, somebody is let in only by an OK to what was asked that names him, as another
-// reading of the lines has it; a refusal is one only where it says so; and what becomes facts is text, bounded and no secret.
+// FuzzDovecot checks, against another reader of the lines, that a login succeeds only by an OK that answers the request and names a user;
+// that only a FAIL is a refusal; and that facts are text, bounded and not secret.
 func FuzzDovecot(f *testing.F) {
 	const hello = "VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nSPID\t1\nCUID\t2\nCOOKIE\tabc\nDONE\n"
 	for _, answer := range []string{
@@ -135,7 +135,7 @@ func dovecotSays(answer string) (login, verdict string) {
 	return "", ""
 }
 
-// wantFacts: what came from a server that is not ours is bounded and fit to be logged.
+// wantFacts checks that facts from a server are bounded and can be logged.
 func wantFacts(t *testing.T, id Identity, secret func(name string) bool) {
 	t.Helper()
 	if len(id.Groups) > maxGroups || len(id.Attributes) > maxAttributes {
@@ -151,8 +151,8 @@ func wantFacts(t *testing.T, id Identity, secret func(name string) bool) {
 	}
 }
 
-// FuzzRADIUS: an answer is one only with the authenticators that the secret makes, whatever attributes it has; one bit of it
-// changed, and it is dropped; and only an Access-Accept lets in, with facts that are bounded.
+// FuzzRADIUS checks that an answer with any attributes is accepted only with the authenticators that the secret makes, that a change of
+// one bit makes it invalid, and that only an Access-Accept is a success, with bounded facts.
 func FuzzRADIUS(f *testing.F) {
 	for _, attributes := range []string{"", "\x0b\x07sales\x12\x07Hello", "\x1a\x0f\x00\x00\x00\x09\x01\x09shell=1", "\x19\x04\x00\xff", "\x50\x12" + strings.Repeat("\x00", 16), "\x0b\x01", "\x0b\x00", "\x0b\xff", "\x1a\x03\x00", "\x1a\x06\x00\x00\x00\x09", "\x0b\x03,"} {
 		f.Add(byte(radius.CodeAccessAccept), attributes, uint16(0), "")
@@ -227,8 +227,8 @@ func radiusAttributes(s string) bool {
 	return true
 }
 
-// FuzzLDAP: a login stands in a filter and in a DN as itself, whatever is in it; and groups that a server lists become bounded
-// names, those beneath a DN only where they stand right there.
+// FuzzLDAP checks that any login is only a value in a filter and in a DN, and that the groups that a server lists become bounded names,
+// those below a DN only if they are directly below it.
 func FuzzLDAP(f *testing.F) {
 	for _, s := range []string{"alice", "*", "a)(uid=*", "a\\2a", "alice,ou=admins", "a=b+c=d", "#a", "\u00fc\"", "a@b;c<d>", "\\", "cn=sales,ou=groups,dc=example", "cn=a\\,b,ou=groups,dc=example", "cn=a+x=y,ou=groups,dc=example", "cn=a,cn=b,ou=groups,dc=example", "CN=Staff,OU=Groups,DC=Example", "{local}"} {
 		f.Add(s)

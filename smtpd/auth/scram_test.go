@@ -84,7 +84,7 @@ func TestScramVerifierOfGSASL(t *testing.T) {
 	}
 }
 
-// TestStoredKeys: a users file offers SCRAM when that works for everybody, and makes keys up for whoever has none.
+// TestStoredKeys: a users file offers SCRAM if all users have verifiers, and returns decoys for logins without one.
 func TestStoredKeys(t *testing.T) {
 	file := func(o FileOptions, lines ...string) *File {
 		t.Helper()

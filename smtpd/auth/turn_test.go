@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// TestStrangersLetOthersGoFirst: a stranger's check begins when nobody with trust is inside, or after courtesy.
+// TestStrangersLetOthersGoFirst: a check of an unknown client begins when no trusted check is under way, or after courtesy.
 func TestStrangersLetOthersGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c activity
 		begin := time.Now()
-		c.wait(context.Background(), courtesy) // nobody is inside
+		c.wait(context.Background(), courtesy) // nothing is under way
 		first, second := c.enter(), c.enter()
 		time.AfterFunc(100*time.Millisecond, first)
 		time.AfterFunc(200*time.Millisecond, second)
