@@ -9,13 +9,13 @@
 //   - evaluate.go: one query a stage evaluates the decision sets that the stage defines, on a worker (workers.go) with the
 //     worker's caches (caches.go).
 //   - decode.go: the sets become a Decision (decision.go), checked in full.
-//   - record.go: the decision and its input go to the Recorder before the client hears of them.
+//   - record.go: the decision and its input go to the Recorder before the reply goes to the client.
 //
 // Decide returns no error. A time-out, a conflict, a failing builtin or an answer of the wrong shape is the failure verdict of the
 // transaction with Decision.Err set, and the zero Decision defers, so that no front end can forget a failure path.
 //
 // Compile (compile.go) makes a Policy (policy.go) of a bundle that package lint has checked. A Policy does not change; Engine.Swap
-// replaces it as a whole. shadow.go and canary.go let a candidate decide beside the active policy, explain.go says why a decision
+// replaces it as a whole. shadow.go and canary.go let a candidate decide in addition to the active policy, explain.go says why a decision
 // was made, and logged.go decides what a decision log remembers once more.
 //
 // # Goroutines

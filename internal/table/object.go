@@ -6,12 +6,12 @@ import (
 	"slices"
 )
 
-// Members collects the members of one object: into a map while there are few, into a Table from Large on. The zero value is
-// an empty object.
+// Members collects the members of one object, in a map while there are few and in a Table from Large on. The zero value is an empty
+// object.
 type Members struct {
-	// Plain makes it a map whatever its size, as within lists.
+	// Plain makes the object a map of any size, as within lists.
 	Plain bool
-	// Large in place of the constant, for tests; 0: the constant.
+	// Large replaces the constant in tests; 0: the constant.
 	Large int
 
 	small map[string]any
@@ -19,7 +19,7 @@ type Members struct {
 	buf   []byte
 }
 
-// Add takes a member, whose value may be Packed. The error is ErrTwice, or says that the object is too large.
+// Add adds a member, whose value may be Packed. The error is ErrTwice, or says that the object is too large.
 func (m *Members) Add(key string, v any) error {
 	if m.large != nil {
 		if packed, ok := m.pack(v); ok {
@@ -48,7 +48,7 @@ func (m *Members) Add(key string, v any) error {
 	return nil
 }
 
-// pack a value; false where the object cannot be a Table with it in it.
+// pack packs a value; false if a Table cannot hold it.
 func (m *Members) pack(v any) (Packed, bool) {
 	if packed, ok := v.(Packed); ok {
 		return packed, true
@@ -61,7 +61,7 @@ func (m *Members) pack(v any) (Packed, bool) {
 	return Packed(out), true
 }
 
-// turn the map into a table.
+// turn converts the map into a table.
 func (m *Members) turn() error {
 	b := newBuilder()
 	for _, key := range slices.Sorted(maps.Keys(m.small)) {
@@ -78,12 +78,12 @@ func (m *Members) turn() error {
 	return nil
 }
 
-// spill turns the table back into a map, for good.
+// spill converts the table back into a map, which it stays.
 func (m *Members) spill() {
 	m.small, m.large, m.Plain = unpack(m.large.table()), nil, true
 }
 
-// Has says whether there is a member.
+// Has reports whether there is a member with that key.
 func (m *Members) Has(key string) bool {
 	if m.large != nil {
 		at, _ := m.large.t.find(key)
@@ -93,7 +93,7 @@ func (m *Members) Has(key string) bool {
 	return ok
 }
 
-// Object is what was collected: a map[string]any or a *Table. Nothing may be added afterwards.
+// Object returns the object, a map[string]any or a *Table. Nothing may be added afterwards.
 func (m *Members) Object() any {
 	switch {
 	case m.large != nil:
@@ -104,7 +104,7 @@ func (m *Members) Object() any {
 	return m.small
 }
 
-// IsObject says whether a value of a document is an object.
+// IsObject reports whether a value of a document is an object.
 func IsObject(v any) bool {
 	switch v.(type) {
 	case map[string]any, *Table:
@@ -113,7 +113,7 @@ func IsObject(v any) bool {
 	return false
 }
 
-// Size of an object; 0 of anything else.
+// Size returns the number of entries of an object; 0 for any other value.
 func Size(v any) int {
 	switch v := v.(type) {
 	case map[string]any:
@@ -124,7 +124,7 @@ func Size(v any) int {
 	return 0
 }
 
-// Look up a key in an object. The value may be Packed.
+// Look returns the value of a key in an object. It may be Packed.
 func Look(v any, key string) (any, bool) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -136,7 +136,7 @@ func Look(v any, key string) (any, bool) {
 	return nil, false
 }
 
-// Each member of an object, a map's sorted by key. The values may be Packed.
+// Each yields the members of an object; those of a map are sorted by key. The values may be Packed.
 func Each(v any) iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
 		switch v := v.(type) {
@@ -156,7 +156,7 @@ func Each(v any) iter.Seq2[string, any] {
 	}
 }
 
-// Plain is a value that may be Packed, as a document has it.
+// Plain returns a value as a document has it. v may be Packed.
 func Plain(v any) any {
 	if packed, ok := v.(Packed); ok {
 		return packed.Decode()
@@ -164,7 +164,7 @@ func Plain(v any) any {
 	return v
 }
 
-// Holds says whether there is a Table in a value.
+// Holds reports whether a value is or holds a Table.
 func Holds(v any) bool {
 	switch v := v.(type) {
 	case *Table:
@@ -179,7 +179,7 @@ func Holds(v any) bool {
 	return false
 }
 
-// Pack returns data with a Table in the place of every large object below it. data itself is not changed.
+// Pack returns a copy of data in which every large object below it is a Table. data itself does not change.
 func Pack(data map[string]any) map[string]any {
 	out := data
 	changed := false
@@ -213,7 +213,7 @@ func packObject(object map[string]any) any {
 	return m.Object()
 }
 
-// Unpack returns a value with a map in the place of every Table, itself among them. It is not changed.
+// Unpack returns a copy of a value in which every Table is a map. The value itself does not change.
 func Unpack(v any) any {
 	switch v := v.(type) {
 	case *Table:

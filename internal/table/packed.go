@@ -9,13 +9,13 @@ import (
 	"strconv"
 )
 
-// Packed is one value, written for a Table: a Kind, and what belongs to it. Decode and Cursor read it.
+// Packed is one value as a Table stores it: a Kind and its content. Decode and Cursor read it.
 type Packed string
 
-// Kind of a packed value, its first octet.
+// Kind is the first byte of a packed value.
 type Kind byte
 
-// Kinds. The length of a text, or the number of items or members that follow, stands after the kind.
+// Kinds. After the kind comes the length of the text, or the number of items or members that follow.
 const (
 	Null   Kind = 'z'
 	True   Kind = 't'
@@ -26,7 +26,7 @@ const (
 	Object Kind = 'o' // each member is a String and its value; sorted by key
 )
 
-// appendPacked packs a value. It fails on a Go type that no document yields, and on a Table.
+// appendPacked packs a value. It fails for a Go type that no document has, and for a Table.
 func appendPacked(out []byte, v any) ([]byte, error) {
 	var err error
 	switch v := v.(type) {
@@ -69,13 +69,13 @@ func appendText(out []byte, kind Kind, text string) []byte {
 	return append(binary.AppendUvarint(append(out, byte(kind)), uint64(len(text))), text...)
 }
 
-// Cursor goes through a packed value in order. The zero value is at the end of everything.
+// Cursor reads a packed value in order. The zero value is at its end.
 type Cursor struct{ rest Packed }
 
-// Cursor at the beginning of the value.
+// Cursor returns a cursor at the beginning of the value.
 func (p Packed) Cursor() *Cursor { return &Cursor{p} }
 
-// Next is the kind of what stands here, and its text, or the number of items or members that come next.
+// Next returns the kind of the next value, with its text or the number of items or members that follow.
 func (c *Cursor) Next() (kind Kind, text string, n int) {
 	if c.rest == "" {
 		return Null, "", 0
@@ -91,7 +91,7 @@ func (c *Cursor) Next() (kind Kind, text string, n int) {
 	return kind, text, n
 }
 
-// length reads a number as binary.Uvarint does, of a string.
+// length reads a number as binary.Uvarint does, from a string.
 func (c *Cursor) length() int {
 	n := 0
 	for i := range len(c.rest) {
@@ -105,7 +105,7 @@ func (c *Cursor) length() int {
 	return n
 }
 
-// Decode makes the value as a document has it.
+// Decode returns the value as a document has it.
 func (p Packed) Decode() any { return p.Cursor().value() }
 
 func (c *Cursor) value() any {

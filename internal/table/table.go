@@ -8,12 +8,12 @@ import (
 	"iter"
 )
 
-// Large is the number of entries from which an object becomes a Table.
+// Large is the number of entries from which an object is a Table.
 const Large = 1000
 
 // Table is an object of many entries. Its zero value is empty.
 type Table struct {
-	// Each chunk holds whole entries: length and octets of the key, length and octets of the packed value.
+	// Each chunk holds whole entries: length and bytes of the key, length and bytes of the packed value.
 	chunks [][]byte
 	// slots is a hash table with linear probing: 1 + the address of an entry, or 0. Its size is a power of two.
 	slots []uint32
@@ -21,17 +21,17 @@ type Table struct {
 	n     int
 }
 
-// An address is the number of a chunk and an offset in it. An entry that does not fit a chunk has one of its own.
+// An address is the number of a chunk and an offset in it. An entry that is larger than a chunk has a chunk of its own.
 const (
 	chunkBits = 20
 	chunkSize = 1 << chunkBits
-	maxChunks = 1<<(32-chunkBits) - 1 // so that 1 + an address fits, too
+	maxChunks = 1<<(32-chunkBits) - 1 // so that 1 + an address fits as well
 )
 
-// Len is the number of entries.
+// Len returns the number of entries.
 func (t *Table) Len() int { return t.n }
 
-// Get returns the value of a key.
+// Get returns the value of a key; false if there is none.
 func (t *Table) Get(key string) (Packed, bool) {
 	at, _ := t.find(key)
 	if at == 0 {
@@ -41,7 +41,7 @@ func (t *Table) Get(key string) (Packed, bool) {
 	return Packed(value), true
 }
 
-// All yields the entries in the order in which they came.
+// All yields the entries in the order in which they were added.
 func (t *Table) All() iter.Seq2[string, Packed] {
 	return func(yield func(string, Packed) bool) {
 		for _, rest := range t.chunks {
@@ -59,7 +59,7 @@ func (t *Table) All() iter.Seq2[string, Packed] {
 // MarshalJSON writes the object with its keys sorted.
 func (t *Table) MarshalJSON() ([]byte, error) { return json.Marshal(Unpack(t)) }
 
-// find returns what the slot of a key holds, 0 where there is no such key, and the slot.
+// find returns the slot of a key and its content, which is 0 if there is no such key.
 func (t *Table) find(key string) (at uint32, slot int) {
 	if len(t.slots) == 0 {
 		return 0, 0
@@ -73,13 +73,13 @@ func (t *Table) find(key string) (at uint32, slot int) {
 	return 0, slot
 }
 
-// from is the chunk from the entry on that a slot names.
+// from returns the chunk from the entry on to which a slot points.
 func (t *Table) from(at uint32) []byte {
 	at--
 	return t.chunks[at>>chunkBits][at&(chunkSize-1):]
 }
 
-// entry reads the one that data begins with.
+// entry reads the entry at the beginning of data.
 func entry(data []byte) (key, value []byte, size int) {
 	n, used := binary.Uvarint(data)
 	size = used + int(n)
@@ -91,7 +91,7 @@ func entry(data []byte) (key, value []byte, size int) {
 
 // Errors of a builder.
 var (
-	// ErrTwice: the key is there already.
+	// ErrTwice says that the object has the key already.
 	ErrTwice = errors.New("the key is there twice")
 	errFull  = errors.New("the object is larger than 4 GiB")
 )
@@ -108,7 +108,7 @@ func newBuilder() *builder {
 	return b
 }
 
-// add takes an entry.
+// add adds an entry.
 func (b *builder) add(key string, value Packed) error {
 	if b.t.n >= len(b.t.slots)/4*3 {
 		b.resize(2 * len(b.t.slots))
@@ -124,7 +124,7 @@ func (b *builder) add(key string, value Packed) error {
 		}
 		b.trim()
 		b.t.chunks, b.out = append(b.t.chunks, nil), nil
-		if n > 0 { // most tables are not that large
+		if n > 0 { // most tables need only the first chunk, which grows
 			b.out = make([]byte, 0, chunkSize)
 		}
 	}
@@ -140,14 +140,14 @@ func (b *builder) add(key string, value Packed) error {
 	return nil
 }
 
-// trim gives back what the last chunk does not need.
+// trim frees the part of the last chunk that is not used.
 func (b *builder) trim() {
 	if last := len(b.t.chunks) - 1; last >= 0 && cap(b.out)-len(b.out) > len(b.out)/16 {
 		b.t.chunks[last] = append(make([]byte, 0, len(b.out)), b.out...)
 	}
 }
 
-// resize makes the hash table anew, for n slots at least.
+// resize rebuilds the hash table with at least n slots.
 func (b *builder) resize(n int) {
 	size := 1
 	for size < n {
@@ -167,7 +167,7 @@ func (b *builder) resize(n int) {
 	}
 }
 
-// table ends the building.
+// table returns the finished table.
 func (b *builder) table() *Table {
 	b.trim()
 	return &b.t

@@ -89,8 +89,11 @@ func engineSource() ([]byte, error) {
 		fmt.Fprintf(&out, "\t%s *ast.Term\n", unexported(name))
 	}
 	out.WriteString("}\n\nfunc newFactKeys() factKeys {\n\treturn factKeys{\n")
-	for _, name := range sorted {
-		fmt.Fprintf(&out, "\t\t%s: ast.StringTerm(%q),\n", unexported(name), name)
+	for names := range slices.Chunk(sorted, 3) {
+		for _, name := range names {
+			fmt.Fprintf(&out, "%s: ast.StringTerm(%q), ", unexported(name), name)
+		}
+		out.WriteString("\n")
 	}
 	out.WriteString("\t}\n}\n")
 	return format.Source([]byte(out.String()))
