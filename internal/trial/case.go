@@ -15,9 +15,9 @@ import (
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
-// Case is a message test, and a golden transaction of ours: one txtar file with the sections session, envelope, message.eml
-// and want, and where they matter data.yaml (one more data document), policy/... (a bundle in place of the one under
-// test) and want.eml (the exact bytes that leave). docs/reference/message-tests.md has the format.
+// Case is a message test or a golden transaction. It is one txtar file with the sections session, envelope, message.eml and want. It may have
+// data.yaml (one more data document), policy/... (a bundle to use instead of the one under test) and want.eml (the exact bytes that are
+// sent). docs/reference/message-tests.md has the format.
 type Case struct {
 	Name        string
 	Transaction Transaction
@@ -25,7 +25,7 @@ type Case struct {
 	DataLine    int // where Data begins in the file
 	Policy      map[string][]byte
 	Want        string
-	WantMessage []byte // nil: any will do
+	WantMessage []byte // nil if the bytes do not matter
 
 	wants    []want
 	archive  *txtar.Archive
@@ -33,21 +33,21 @@ type Case struct {
 	findings yamldoc.Findings
 }
 
-// CaseTime is the time at which a case is decided that names none: 2026-06-01T12:00:00Z.
+// CaseTime is the time of the decision in a case that names none: 2026-06-01T12:00:00Z.
 var CaseTime = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
-// caseID is the transaction id of a case that names none.
+// caseID is the transaction id in a case that names none.
 const caseID = "golden"
 
-// section is one part of a case and where its text begins.
+// section is one part of a case, with the line where its text begins.
 type section struct {
 	name string
 	data []byte
 	line int
 }
 
-// ParseCase reads a case; name stands for the file in errors, which are yamldoc.Findings: everything that is wrong in it,
-// with line, column and how to mend it.
+// ParseCase reads a case. name is the name of its file in errors. These are yamldoc.Findings with everything that is wrong in the case, with
+// line, column and how to mend it.
 func ParseCase(name string, text []byte) (*Case, error) {
 	c := &Case{Name: name, archive: txtar.Parse(text), Policy: map[string][]byte{},
 		lines: strings.Split(strings.ReplaceAll(string(text), "\r\n", "\n"), "\n")}
@@ -83,7 +83,7 @@ func ParseCase(name string, text []byte) (*Case, error) {
 	return c, nil
 }
 
-// whole checks that the sections make a transaction together, and sets where it ends.
+// whole checks that the sections make one transaction, and sets its last stage.
 func (c *Case) whole(seen map[string]int) {
 	tx := &c.Transaction
 	if len(c.archive.Files) == 0 {
@@ -111,10 +111,10 @@ func (c *Case) whole(seen map[string]int) {
 	}
 }
 
-// Wants says whether the case wants anything.
+// Wants reports whether the case says what it wants.
 func (c *Case) Wants() bool { return len(c.wants) > 0 || c.WantMessage != nil }
 
-// find records what is wrong at a line of the file.
+// find adds a finding about a line of the file.
 func (c *Case) find(line, column int, problem, mend string) {
 	f := yamldoc.Finding{File: c.Name, Line: line, Column: column, Problem: problem, Mend: mend}
 	if line >= 1 && line <= len(c.lines) {
@@ -123,7 +123,7 @@ func (c *Case) find(line, column int, problem, mend string) {
 	c.findings = append(c.findings, f)
 }
 
-// near is how to mend a word that is not known.
+// near returns how to mend a word that is not known.
 func near(word string, known []string) string {
 	if n := yamldoc.Nearest(word, known); n != "" {
 		return fmt.Sprintf("did you mean %s?", n)
@@ -138,7 +138,7 @@ func cut(s string, most int) string {
 	return s
 }
 
-// each calls read for every line of a section that is neither empty nor a comment. column is where its text begins.
+// each calls read for every line of a section that is neither empty nor a comment. column is where the text of the line begins.
 func (s section) each(read func(line, column int, text string)) {
 	for i, raw := range strings.Split(strings.TrimSuffix(string(s.data), "\n"), "\n") {
 		text := strings.TrimSpace(raw)
@@ -148,7 +148,7 @@ func (s section) each(read func(line, column int, text string)) {
 	}
 }
 
-// envelope reads the commands as a client says them.
+// envelope reads the section envelope: MAIL and RCPT commands as a client sends them.
 func (c *Case) envelope(s section) {
 	tx := &c.Transaction
 	mail := 0
@@ -183,7 +183,7 @@ func (c *Case) envelope(s section) {
 	}
 }
 
-// ParsePath reads "<path> KEY=VALUE ...", brackets optional for a bare address.
+// ParsePath reads "<path> KEY=VALUE ...". An address without parameters needs no brackets.
 func ParsePath(s string) (message.Path, message.Params, error) {
 	if !strings.HasPrefix(s, "<") {
 		addr, params, _ := strings.Cut(s, " ")
@@ -210,7 +210,7 @@ func ParsePath(s string) (message.Path, message.Params, error) {
 	return p, params, nil
 }
 
-// CRLF gives text with LF line ends those of a message; text that has any CR is left as it is.
+// CRLF returns text with CRLF line ends. A text that has any CR is returned unchanged.
 func CRLF(b []byte) []byte {
 	if bytes.IndexByte(b, '\r') >= 0 {
 		return b

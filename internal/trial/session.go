@@ -12,10 +12,10 @@ import (
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
-// maxText bounds one value of a session.
+// maxText bounds one value of a session, in bytes.
 const maxText = 1024
 
-// session reads the section session: YAML in the shape of the policy input, with client, tls and login as short forms.
+// session reads the section session. It is YAML in the form of the policy input, with client, tls and login as short forms.
 func (c *Case) session(s section) {
 	doc, err := yamldoc.Parse(c.Name, s.data)
 	if err == nil {
@@ -56,7 +56,7 @@ func (r *sessionReader) text(fact string, into *string) func(yamldoc.Node) {
 	}
 }
 
-// texts reads a list of them.
+// texts reads a fact that is a list.
 func (r *sessionReader) texts(fact string, into *[]string) func(yamldoc.Node) {
 	return func(n yamldoc.Node) {
 		r.given[fact] = n
@@ -166,7 +166,7 @@ func (r *sessionReader) onError(n yamldoc.Node) {
 	r.s.Failure = map[string]engine.Verdict{"reject": engine.Reject, "accept": engine.Accept}[v]
 }
 
-// unknown reads which facts the front end could not know; check looks at what else is said about them.
+// unknown reads which facts the front end could not know.
 func (r *sessionReader) unknown(n yamldoc.Node) {
 	known := inputPaths()
 	n.List(false, func(_ int, n yamldoc.Node) {
@@ -183,7 +183,7 @@ func (r *sessionReader) unknown(n yamldoc.Node) {
 	slices.Sort(r.s.Unknown)
 }
 
-// check finds facts that are given and said to be unknown.
+// check finds facts that are given although the case says that they are unknown.
 func (r *sessionReader) check() {
 	for _, u := range r.s.Unknown {
 		for fact, n := range r.given {
@@ -194,7 +194,7 @@ func (r *sessionReader) check() {
 	}
 }
 
-// inputPaths are the dotted paths of the policy input, from its schema.
+// inputPaths returns the dotted paths of the policy input, from its schema.
 func inputPaths() []string {
 	var schema struct {
 		Properties map[string]json.RawMessage `json:"properties"`

@@ -1,7 +1,7 @@
-// Package trial takes one whole transaction through the engine without a network: connect, MAIL, each RCPT and the
-// message, as a front end would, and says what came of it. `postern eval` and the golden transactions stand on it.
+// Package trial takes one whole transaction through the engine without a network, as a front end would: connect, MAIL, each RCPT and the
+// message. `postern eval`, message tests and the golden transactions use it.
 //
-// It has no goroutines.
+// It starts no goroutines.
 package trial
 
 import (
@@ -18,29 +18,29 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// Session is who speaks, and over what. The zero value of each field is what is said beside it.
+// Session describes the client and its connection. The comments say what the zero value of a field means.
 type Session struct {
-	Login      string              // "" is not authenticated
-	Mechanism  string              // "PLAIN" where empty and Login is not
-	Backend    string              // "file" where empty and Login is not
-	AuthzID    string              // "" is as Login
+	Login      string              // "" for a client that is not authenticated
+	Mechanism  string              // "" for PLAIN if there is a Login
+	Backend    string              // "" for file if there is a Login
+	AuthzID    string              // "" for the same as Login
 	Groups     []string            // of Login
 	Attributes map[string][]string // of Login
 
-	Client engine.Client // without IP: 127.0.0.1; without EHLO: "localhost"
+	Client engine.Client // 127.0.0.1 if it has no IP, localhost if it has no EHLO
 
-	TLS         string              // "1.3"; "" is in the clear
-	Cipher      string              // "TLS_AES_128_GCM_SHA256" where empty
-	SNI         string              // "": the client asked for none
-	Certificate *engine.Certificate // of the client; nil: none
-	ImplicitTLS bool                // TLS is there when the client connects, not since STARTTLS
+	TLS         string              // version such as "1.3"; "" without TLS
+	Cipher      string              // "" for TLS_AES_128_GCM_SHA256
+	SNI         string              // "" if the client sent none
+	Certificate *engine.Certificate // of the client; nil for none
+	ImplicitTLS bool                // TLS began with the connection, not with STARTTLS
 
-	Hostname string // ours; "localhost" where empty
-	Listener string // "eval" where empty
-	Door     string // "submission" where empty
+	Hostname string // of the server; "" for localhost
+	Listener string // "" for eval
+	Door     string // "" for submission
 
-	Unknown []string       // dotted paths of facts that the front end could not know, sorted; they are then absent
-	Failure engine.Verdict // when policy cannot decide: Defer
+	Unknown []string       // dotted paths of facts that the front end could not know, sorted; these facts are absent
+	Failure engine.Verdict // verdict if policy cannot decide; the zero value is Defer
 }
 
 // Transaction is one message with its session and envelope.
@@ -52,34 +52,34 @@ type Transaction struct {
 	Params  message.Params // of MAIL
 	To      []engine.Recipient
 	Message []byte // CRLF line ends; header and body
-	// Last is the stage after which nothing more is asked; 0: the message.
+	// Last is the last stage at which policy is asked; 0 for the message.
 	Last engine.Stage
 }
 
-// Step is one question put to policy.
+// Step is one decision of policy.
 type Step struct {
 	Command  string // "MAIL FROM:<alice@example.com>"
 	Decision engine.Decision
 }
 
-// Result is what came of a Transaction.
+// Result is the result of a Transaction.
 type Result struct {
 	Steps []Step
-	// Final is the decision that settled the transaction: the first refusal at connect or MAIL, the last refused recipient
-	// where all were, else the message's, or where Transaction.Last ends it before, that of the last that was taken.
+	// Final is the decision that settled the transaction: the first refusal at connect or MAIL, the refusal of the last recipient if all were
+	// refused, or else the decision about the message or about the stage Transaction.Last.
 	Final    engine.Decision
-	Envelope *engine.Envelope // as it leaves; nil where the message was not reached
-	Before   []byte           // header block as it came
-	After    []byte           // header block as it leaves; nil unless accepted or quarantined
+	Envelope *engine.Envelope // as it is sent on; nil if the message stage was not reached
+	Before   []byte           // header block before the edits
+	After    []byte           // header block after the edits; nil unless accepted or quarantined
 	Body     []byte
-	// TraceID and Generated are the values that policy saw, for a test that wants to name them.
+	// TraceID and Generated are values in the input of policy, for tests that need them.
 	Generated engine.Generated
 }
 
-// ErrMessage says that the message cannot be read at all; a front end refuses it before policy is asked.
+// ErrMessage says that the message cannot be read. A front end refuses it without asking policy.
 var ErrMessage = errors.New("the message cannot be read")
 
-// Run asks eng at each stage and stops at the first that settles the transaction.
+// Run lets eng decide at each stage, until a decision settles the transaction.
 func Run(ctx context.Context, eng *engine.Engine, tx Transaction) (*Result, error) {
 	header, end, err := readHeader(tx)
 	if err != nil {
@@ -114,7 +114,7 @@ func Run(ctx context.Context, eng *engine.Engine, tx Transaction) (*Result, erro
 	return r, nil
 }
 
-// readHeader reads the message's header and says where it ends; there is none in a transaction that ends before.
+// readHeader reads the header of the message and returns where it ends. A transaction that ends before the message has none.
 func readHeader(tx Transaction) (*message.Header, int, error) {
 	if tx.Last != 0 && tx.Last < engine.StageMessage {
 		return nil, 0, nil
@@ -133,7 +133,7 @@ func readHeader(tx Transaction) (*message.Header, int, error) {
 	return header, end, nil
 }
 
-// connect asks about a client of which nothing is known but its address, and the TLS that it began with.
+// connect decides about a client of which only the address is known, and TLS that began with the connection.
 func (r *Result) connect(ctx context.Context, eng *engine.Engine, t *engine.Transaction, tx Transaction) bool {
 	c := *t
 	c.Client.EHLO, c.Auth = "", nil
@@ -143,7 +143,7 @@ func (r *Result) connect(ctx context.Context, eng *engine.Engine, t *engine.Tran
 	return r.ask(ctx, eng, &c, engine.StageConnect, "connect")
 }
 
-// ask puts one question and reports whether the dialogue goes on.
+// ask lets the engine decide and reports whether the dialogue goes on.
 func (r *Result) ask(ctx context.Context, eng *engine.Engine, t *engine.Transaction, s engine.Stage, command string) bool {
 	t.Stage = s
 	d := eng.Decide(ctx, t)
@@ -179,7 +179,7 @@ func (r *Result) message(ctx context.Context, eng *engine.Engine, t *engine.Tran
 	r.After = edited.AppendTo(nil)
 }
 
-// Bytes of the message as it leaves; nil where it does not.
+// Bytes returns the message as it is sent on, or nil if it is not.
 func (r *Result) Bytes() []byte {
 	if r.After == nil {
 		return nil
@@ -212,7 +212,7 @@ func facts(tx Transaction) *engine.Transaction {
 	return t
 }
 
-// forget takes back what is supposed about a fact that the front end could not know.
+// forget removes the value of a fact that the front end could not know.
 func forget(t *engine.Transaction, fact string) {
 	switch fact {
 	case "client":
@@ -242,7 +242,7 @@ func forget(t *engine.Transaction, fact string) {
 	}
 }
 
-// Author is the first author that the message names, for an envelope sender that nobody gave.
+// Author returns the first author in the header of a message, to be used as envelope sender.
 func Author(msg []byte) (string, error) {
 	end, complete := message.HeaderEnd(msg)
 	if !complete {

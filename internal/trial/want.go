@@ -21,10 +21,10 @@ type want struct {
 	values []string
 }
 
-// single are the keys of want that stand there once; the others make lists. The names of sets are reasons.
+// single are the keys of want that may be there only once. The others make lists.
 var single = map[string]bool{"verdict": true, "stage": true, "reply": true, "from": true}
 
-// sets are the decision sets whose elements are reasons, and what stands there for a failure and for what nothing allowed.
+// sets are the decision sets whose elements are reasons, and the names for a failure and for a transaction that no rule allowed.
 var sets = []string{"allow", "reject", "defer", "quarantine", "discard", "default", "error"}
 
 func wantKeys() []string {
@@ -59,13 +59,13 @@ func (c *Case) want(s section) {
 			c.find(line, column, key+" stands here a second time", "keep one of the two")
 			return
 		}
-		if value != "" { // nothing there wants that there is none
+		if value != "" { // a key without a value wants that there is none
 			c.wants[i].values = append(c.wants[i].values, value)
 		}
 	})
 }
 
-// wanted checks a value and gives it the form in which results have it.
+// wanted checks a value and returns it in the form of results.
 func wanted(key, value string) (normal, problem, mend string) {
 	choice := func(words ...string) (string, string, string) {
 		if slices.Contains(words, value) {
@@ -113,7 +113,7 @@ func wanted(key, value string) (normal, problem, mend string) {
 	return value, "", ""
 }
 
-// encoded is v as JSON with sorted keys on one line.
+// encoded returns v as JSON on one line, with sorted keys.
 func encoded(v any) string {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -124,14 +124,14 @@ func encoded(v any) string {
 	return strings.TrimSpace(b.String())
 }
 
-// Difference is one section of a case in which something else came than was wanted.
+// Difference is a section of a case from which the result differs.
 type Difference struct {
 	Section   string // "want" or "want.eml"
 	Want, Got []byte
 }
 
-// Compare says where r is not what the case wants; nil where it is. Only the keys that want names count, and the bytes only
-// where there is a want.eml.
+// Compare returns the sections from which r differs, or nil. It compares only the keys in the section want, and the bytes only if there is a
+// want.eml.
 func (c *Case) Compare(r *Result) []Difference {
 	var out []Difference
 	var wanted, got bytes.Buffer
@@ -148,7 +148,7 @@ func (c *Case) Compare(r *Result) []Difference {
 	return out
 }
 
-// text of a key with certain values, as want has it.
+// text returns a key with its values in the form of the section want.
 func (w want) text(values []string) string {
 	key := w.key + ":"
 	if w.field != "" {
@@ -164,7 +164,7 @@ func (w want) text(values []string) string {
 	return b.String()
 }
 
-// values that a result has of a key of want.
+// values returns what a result has for a key of the section want.
 func (r *Result) values(w want) (out []string) {
 	d := r.Final
 	switch w.key {
@@ -208,7 +208,7 @@ func (r *Result) values(w want) (out []string) {
 	return out
 }
 
-// fields are the header fields of a name as they leave, unfolded.
+// fields returns the header fields of a name after the edits, unfolded.
 func (r *Result) fields(name string) (out []string) {
 	h, err := message.ParseHeader(r.After, message.Limits{})
 	if r.After == nil || err != nil {
@@ -222,7 +222,7 @@ func (r *Result) fields(name string) (out []string) {
 	return out
 }
 
-// Describe writes a result as the want section has it: one line a fact, in a fixed order.
+// Describe returns a result in the form of the section want, with one line a fact in a fixed order.
 func (r *Result) Describe() string {
 	var b strings.Builder
 	all := func(keys ...string) {
@@ -240,8 +240,8 @@ func (r *Result) Describe() string {
 	return b.String()
 }
 
-// Update returns the file with what it wants replaced by what came. A case that wants a part, some keys or no bytes, wants
-// the same part afterwards, unless the verdict is another or it did not say which it wants; then it wants all.
+// Update returns the file of the case with the result in the place of what it wants. A case that wants some keys only, or no bytes, wants the
+// same part afterwards. If the verdict differs, or the case does not name one, it wants everything.
 func (c *Case) Update(r *Result) ([]byte, error) {
 	text, msg := r.Describe(), r.Bytes()
 	if len(c.wants) > 0 && c.Verdict() == r.Final.Verdict.String() || len(c.wants) == 0 && c.Wants() {
@@ -254,7 +254,7 @@ func (c *Case) Update(r *Result) ([]byte, error) {
 		}
 	}
 	out := c.write(text, msg)
-	// What cannot stand in a section, such as a line that looks like the begin of one, shows when it is read again.
+	// The file is read again, because a section cannot hold everything, such as a line that looks like the beginning of a section.
 	again, err := ParseCase(c.Name, out)
 	if err == nil && len(again.Compare(r)) > 0 {
 		err = fmt.Errorf("%s: the result cannot be written into a txtar file; does it hold a line like -- name --?", c.Name)
@@ -262,7 +262,7 @@ func (c *Case) Update(r *Result) ([]byte, error) {
 	return out, err
 }
 
-// Verdict that is wanted; "" where none is.
+// Verdict returns the verdict that the case wants, or "".
 func (c *Case) Verdict() string {
 	for _, w := range c.wants {
 		if w.key == "verdict" {
@@ -272,7 +272,7 @@ func (c *Case) Verdict() string {
 	return ""
 }
 
-// write returns the file with other sections want and want.eml, each where it was or else at the end; msg nil: no want.eml.
+// write returns the file with new sections want and want.eml, in their old places or at the end. A nil msg leaves want.eml out.
 func (c *Case) write(text string, msg []byte) []byte {
 	sections := map[string][]byte{"want": []byte(text)}
 	if text == "" {
