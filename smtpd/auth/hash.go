@@ -58,7 +58,7 @@ func parseHash(s string, maxMemory uint32) (hash, error) {
 	case strings.HasPrefix(s, "{") && strings.Contains(s, "}$"):
 		return nil, errors.New("a scheme in braces is not supported; write only the hash, from its first $")
 	case strings.HasPrefix(s, "$"):
-		return nil, errors.New("unknown kind of hash; use argon2id ($argon2id$...), bcrypt ($2b$...) or SCRAM-SHA-256$...")
+		return nil, errors.New("unknown kind of hash; a hash begins with $argon2id$, $2b$ (bcrypt) or SCRAM-SHA-256$")
 	}
 	return nil, errors.New("this is not a password hash")
 }
