@@ -100,7 +100,7 @@ func TestOnlyPlace(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (d.Name() == "testdata" || d.Name() == "tools" || strings.HasPrefix(d.Name(), "test") || d.Name() == ".git") {
+		if d.IsDir() && (d.Name() == "testdata" || d.Name() == "tools" || d.Name() == "e2e" || strings.HasPrefix(d.Name(), "test") || d.Name() == ".git") {
 			return fs.SkipDir // developer tools and test helpers
 		}
 		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
