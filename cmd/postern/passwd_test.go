@@ -74,7 +74,7 @@ func TestPasswdRefuses(t *testing.T) {
 		"two names":     {"x\n", []string{"passwd", "a", "b"}, exitcode.Usage, "accepts 1 arg"},
 		"bad name":      {"x\n", []string{"passwd", "a b"}, exitcode.Usage, "cannot be a login"},
 		"no password":   {"", []string{"passwd", "a"}, exitcode.Usage, "no password on standard input"},
-		"long password": {strings.Repeat("x", auth.MaxPassword+1), []string{"passwd", "a"}, exitcode.Usage, "1 to 1024 octets"},
+		"long password": {strings.Repeat("x", auth.MaxPassword+1), []string{"passwd", "a"}, exitcode.Usage, "1 to 1024 bytes"},
 		"broken file":   {"x\n", []string{"passwd", "a", "--file", broken}, exitcode.Usage, broken + ":2:10: users.alice: this is not a password hash"},
 		"no directory":  {"x\n", []string{"passwd", "a", "--file", filepath.Join(broken+".d", "u.yaml")}, exitcode.Failed, "no such file"},
 	} {
