@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/cover"
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // stock runs `opa test` as a user of OPA does, and returns what it prints on standard output.
@@ -151,6 +152,7 @@ test_mocked if data.limits.recipients == 5 with data.limits as {"recipients": 5}
 
 // TestStockVerdicts: test by test, our verdicts are those of stock `opa test`.
 func TestStockVerdicts(t *testing.T) {
+	testenv.NotShort(t, "stock OPA and several seconds")
 	dir := tempDir(t, map[string]string{
 		"every/postern/mail/mail.rego":        module,
 		"every/postern/every/every_test.rego": everyVerdict,
@@ -242,6 +244,7 @@ func TestStopped(t *testing.T) {
 
 // TestStockCoverage: of every file that is no test, stock says the same.
 func TestStockCoverage(t *testing.T) {
+	testenv.NotShort(t, "stock OPA and several seconds")
 	dir := tempDir(t, map[string]string{"postern/mail/mail.rego": "package postern.mail\n\nreject contains \"a\" if {\n\tinput.id == \"1\"\n\tinput.now > 1\n}\n\nreject contains \"b\" if input.id == \"2\"\n",
 		"postern/mail/mail_test.rego": "package postern.mail_test\n\nimport data.postern.mail\n\ntest_none if count(mail.reject) == 0 with input as {\"id\": \"1\", \"now\": 0}\n"})
 	for _, bundle := range []string{dir, "../policies"} {

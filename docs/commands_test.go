@@ -10,10 +10,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // TestCommands holds reference/commands.md against the help of the program: every command has a section with all its flags and no others.
 func TestCommands(t *testing.T) {
+	testenv.NotShort(t, "the built program")
 	sections := map[string]string{}
 	for _, s := range strings.Split(read(t, "reference/commands.md"), "\n## ")[1:] {
 		title, text, _ := strings.Cut(s, "\n")

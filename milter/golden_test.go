@@ -13,6 +13,7 @@ import (
 
 	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/internal/testenv"
 	"github.com/postern-mail/postern/internal/testmilter"
 	"github.com/postern-mail/postern/internal/trial"
 	"github.com/postern-mail/postern/policies"
@@ -219,6 +220,7 @@ var trialClient = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 // TestGoldenPostfix runs the golden transactions through a real Postfix.
 func TestGoldenPostfix(t *testing.T) {
+	testenv.NotShort(t, "Postfix")
 	files, err := filepath.Glob("../testdata/transactions/*.txtar")
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/testenv"
 	"github.com/postern-mail/postern/internal/testmilter"
 )
 
@@ -86,6 +87,7 @@ func withoutTrace(data []byte) []byte {
 }
 
 func TestPostfix(t *testing.T) {
+	testenv.NotShort(t, "Postfix")
 	r := serve(t, rego(t, "1", realPolicy), nil)
 	sink := testmilter.StartSink(t)
 	auth := testmilter.StartDovecotAuth(t, "secret")

@@ -8,11 +8,13 @@ import (
 	"testing"
 
 	"github.com/postern-mail/postern/engine"
+	"github.com/postern-mail/postern/internal/testenv"
 	"github.com/postern-mail/postern/internal/testmilter"
 )
 
 // TestSendmail runs a real Sendmail 8.17, which puts Received on top and must leave the rest as message.Header.Apply makes it.
 func TestSendmail(t *testing.T) {
+	testenv.NotShort(t, "Sendmail")
 	r := serve(t, rego(t, "1", realPolicy), nil)
 	sink := testmilter.StartSink(t)
 	_, port, _ := strings.Cut(r.addr, ":")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/decisionlog"
+	"github.com/postern-mail/postern/internal/testenv"
 	"github.com/postern-mail/postern/internal/trial"
 )
 
@@ -26,6 +27,7 @@ func (r *lineRecorder) Record(_ context.Context, rec engine.Record) error {
 // TestGoldenLogged decides what the log remembers of the golden transactions: at every stage it must come to what the live
 // path came to, whole.
 func TestGoldenLogged(t *testing.T) {
+	testenv.NotShort(t, "several seconds")
 	stages := map[engine.Stage]int{}
 	parser := decisionlog.NewParser()
 	golden(t, func(t *testing.T, c *trial.Case, eng *engine.Engine, _ string) {

@@ -63,6 +63,7 @@ func TestImportPostfixMap(t *testing.T) {
 		}
 	}
 	keys := []string{"alice@example.com", "press@example.com", "@example.org", "true@example.com", "1e5@example.com", "ops@example.net", "postmaster", "weird!#%&'*=?^`{|}~@example.com"}
+	testenv.NotShort(t, "postmap")
 	postmap := testenv.Program(t, "postfix", "postmap", "/usr/sbin/postmap")
 	for _, key := range keys {
 		for _, kind := range []string{"texthash", "hash"} {

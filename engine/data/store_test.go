@@ -16,6 +16,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 
 	"github.com/postern-mail/postern/internal/table"
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // someKeys are what keys of random documents are made of: few, so that paths meet, and odd ones.
@@ -94,6 +95,7 @@ func ask(s storage.Store, query string) (answer any, err error) {
 // TestStoreAsOPADoes holds the store against OPA's own over random documents and queries: the answer is the same, or an
 // error, and that only where a packed object would be read whole.
 func TestStoreAsOPADoes(t *testing.T) {
+	testenv.NotShort(t, "several seconds")
 	r := rand.New(rand.NewPCG(4, 7))
 	same, errs := 0, 0
 	for range 200 {

@@ -10,12 +10,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // smtpSink starts Postfix's smtp-sink, which ends with the test, on loopback or, with scheme lmtp+unix, on a unix socket; it gives
 // the target and the directory in which smtp-sink puts each message that it took as a file.
 func smtpSink(t *testing.T, scheme string, args ...string) (target, dir string) {
 	t.Helper()
+	testenv.NotShort(t, "smtp-sink")
 	program, err := exec.LookPath("/usr/sbin/smtp-sink")
 	if err != nil {
 		t.Fatalf("smtp-sink is missing, install Postfix: %v", err)

@@ -18,6 +18,7 @@ import (
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/decisionlog"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // policy of one module under a revision.
@@ -156,6 +157,7 @@ func tryPolicy(revision, rego string) (*engine.Policy, error) {
 
 // TestDeterministic: any number of workers gives the same summary and the same details.
 func TestDeterministic(t *testing.T) {
+	testenv.NotShort(t, "several seconds")
 	log := traffic(t, policy(t, "old", oldRego), 3000)
 	now := policy(t, "new", oldRego+`
 defer contains "five" if input.auth.login == "u5"

@@ -8,10 +8,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // TestSoak runs a soak of ten seconds: every kind of event happens, and nothing is lost.
 func TestSoak(t *testing.T) {
+	testenv.NotShort(t, "ten seconds and the built program")
 	program := filepath.Join(t.TempDir(), "postern")
 	if out, err := exec.Command("go", "build", "-o", program, "../../../cmd/postern").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
