@@ -1,12 +1,12 @@
 // Package engine turns facts about a mail transaction into a decision by evaluating compiled Rego policies.
 //
-// The way of a decision, in the order of the files:
+// The steps of a decision, in the order of the files:
 //
 //   - transaction.go: a front end fills a Transaction with the facts that it knows at a stage. Their types are generated
 //     (facts_gen.go) from the declaration in package contract.
 //   - engine.go: Engine.Decide takes the policy to which the transaction is pinned, or else the active one.
 //   - input.go: the facts become the input document, directly as OPA values. Only the parts that rules read are built (reads.go).
-//   - evaluate.go: one query a stage evaluates the decision sets that the stage defines, on a worker (workers.go) with the
+//   - evaluate.go: one query for each stage evaluates the decision sets that the stage defines, on a worker (workers.go) with the
 //     worker's caches (caches.go).
 //   - decode.go: the sets become a Decision (decision.go), checked in full.
 //   - record.go: the decision and its input go to the Recorder before the reply goes to the client.
@@ -16,7 +16,7 @@
 //
 // Compile (compile.go) makes a Policy (policy.go) of a bundle that package lint has checked. A Policy does not change; Engine.Swap
 // replaces it as a whole. shadow.go and canary.go let a candidate decide in addition to the active policy, explain.go says why a decision
-// was made, and logged.go decides what a decision log remembers once more.
+// was made, and logged.go decides again on the input in a decision log.
 //
 // # Goroutines
 //

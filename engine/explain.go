@@ -36,7 +36,7 @@ type Explanation struct {
 	Decision Decision `json:"-"` // what Decide decides on the same input
 }
 
-// Trail says how far one rule of a decision set came.
+// Trail reports for one rule of a decision set which elements it added, or at which statement it stopped.
 type Trail struct {
 	Set      string   `json:"set"`
 	Rule     string   `json:"rule"` // its name if the source has it, else its head
@@ -48,7 +48,7 @@ type Trail struct {
 	Stopped  *Stop    `json:"stopped,omitempty"`
 }
 
-// Stop is the statement that was not true, and why.
+// Stop is the statement at which a rule stopped because it was not true, with the values of its variables.
 type Stop struct {
 	File   string  `json:"file"`
 	Line   int     `json:"line"`

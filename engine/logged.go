@@ -16,8 +16,8 @@ import (
 	"github.com/postern-mail/postern/engine/contract"
 )
 
-// Logged is a decision's question as the decision log has it. A Policy that reads only facts that the log has decides it as it
-// would have decided then (Policy.DecideLogged). Policy.Lacks names the facts that the log does not have.
+// Logged is the input of one decision as the decision log has it. Policy.DecideLogged decides on it. If the policy reads only
+// facts that the log has, the result is the one that it would have been at that time. Policy.Lacks names the missing facts.
 type Logged struct {
 	Stage Stage
 	Input *Input

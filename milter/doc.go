@@ -9,12 +9,12 @@
 //
 // # Negotiation
 //
-// What is negotiated is the part of the mail server's offer that the policy active at that moment needs: the body only if
-// policy reads it or the size, answers only at stages that policy has, and only the operations that its edits take. This
-// holds for the connection. Each transaction pins the newest policy all the same. If that policy needs a fact or an operation
+// A session accepts only the part of the mail server's offer that the active policy needs: the body only if policy reads it or
+// the size, answers only at stages that policy has, and only the operations that its edits take. The result stays the same for
+// the whole connection, although each transaction pins the newest policy. If that policy needs a fact or an operation
 // that was not negotiated, the decision is the failure verdict, and a deferral is 421 instead of 451, so that the client
-// comes back over a new connection. A refusal at a stage whose answers were not negotiated is given at the next stage that
-// has one; end of message always has.
+// comes back over a new connection. A refusal at a stage whose answers were not negotiated is given at the next stage
+// that has an answer; end of message always has one.
 //
 // # Failing
 //

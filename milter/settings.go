@@ -23,7 +23,7 @@ type Limits struct {
 	Disk         int64         // bytes of all those files. 2 GiB
 	Idle         time.Duration // silence between commands, while the mail server waits for its own client. 2 h, as in libmilter
 	Frame        time.Duration // from the first byte of a frame to its last, and for a write. 30 s
-	Callback     time.Duration // for one decision, whatever the engine's own time-out is. 10 s
+	Callback     time.Duration // for one decision, even if the engine's own time-out is longer. 10 s
 }
 
 // Names of limits in the log and the metrics: the keys of the configuration.

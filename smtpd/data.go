@@ -101,7 +101,7 @@ func chunkSize(arg string) (size int64, last, ok bool) {
 	return size, more, err == nil
 }
 
-// noRecipients refuses a message for nobody. RFC 5321 §3.3 allows both codes; they tell whether any recipients were offered.
+// noRecipients refuses a message without recipients. RFC 5321 §3.3 allows both codes; they tell whether RCPT was sent at all.
 func noRecipients(t *transaction) message.Reply {
 	if t.tried {
 		return say(554, "5.5.1", "No valid recipients")

@@ -11,13 +11,13 @@ import (
 	"github.com/postern-mail/postern/smtpd/wire"
 )
 
-// Limits bound what clients may cost. Zero fields take the defaults that Declared gives.
+// Limits bound what clients can use. Zero fields take the defaults that Declared gives.
 type Limits struct {
 	MessageBytes     int64          // of one message as it was sent, without the end of data
 	Recipients       int            // of one message; ten times as many RCPT commands between two messages
 	Connections      int            // in all
 	ConnectionsPerIP int            // from one IPv4 address or IPv6 /64
-	Commands         int            // that lead nowhere, between two messages on one connection
+	Commands         int            // that do not send a message, between two messages on one connection
 	Errors           int            // commands wrong in form or order, on one connection
 	Messages         int            // on one connection
 	AuthFailures     int            // on one connection
@@ -46,7 +46,7 @@ type Limit struct {
 	Default, Least, Most int64
 	// Octets means that *Value is a size, and not a number of things.
 	Octets bool
-	// Uncounted means that nobody is refused because of it, so that there is no metric.
+	// Uncounted means that the limit refuses no client, so that there is no metric.
 	Uncounted bool
 }
 

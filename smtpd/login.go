@@ -52,7 +52,7 @@ func (s *session) authenticate(a attempt) (message.Reply, error) {
 	}
 	id, err := a.prove(ctx)
 	if err == nil && !sameLogin(a.authzid, id.Login, a.login) {
-		// Acting as somebody else (RFC 4422 §3.4.1) is not offered: which senders a login may use is for policy to decide.
+		// Acting as another user (RFC 4422 §3.4.1) is not offered: which senders a login may use is for policy to decide.
 		err = auth.ErrCredentials
 	}
 	switch {

@@ -60,7 +60,7 @@ func complete(r message.Reply) message.Reply {
 
 func replyText(r message.Reply) string { return strings.Join(r.Lines(), "\n") }
 
-// hopError is what the client is told when a next hop fails: the next hop's own reply if it gave one.
+// hopError returns the reply to the client when a next hop fails: the next hop's own reply if it gave one.
 func hopError(err error) (message.Reply, *relay.Error) {
 	var e *relay.Error
 	if errors.As(err, &e) && !e.Reply.IsZero() && e.Reply.Code()/100 != 2 {

@@ -72,7 +72,7 @@ func (m *scramServer) first(text string) ([]byte, message.Reply) {
 		}
 		m.talk = server.NewConversationWithChannelBindingRequired(binding)
 	case m.offersPlus:
-		// A client that sends "y" has not seen -PLUS in the reply to EHLO: somebody removed it on the way.
+		// A client that sends "y" has not seen -PLUS in the reply to EHLO: an attacker removed it on the way.
 		m.talk = server.NewConversationWithChannelBinding(m.s.anyBinding())
 	default:
 		m.talk = server.NewConversation()

@@ -14,8 +14,8 @@ import (
 	"github.com/postern-mail/postern/smtpd/wire"
 )
 
-// STARTTLS begins TLS (RFC 3207). Nothing that was said in the clear survives it. Octets that came after the command were written
-// by somebody who could write before the encryption, so they end the connection (CVE-2011-0411).
+// STARTTLS begins TLS (RFC 3207). Nothing that was said in the clear survives it. Octets that came after the command in
+// clear text may be an attacker's, so they end the connection (CVE-2011-0411).
 func (s *session) STARTTLS(arg string) message.Reply {
 	switch {
 	case arg != "": // RFC 3207 §4

@@ -49,8 +49,8 @@ func Denied() map[string]string {
 	}
 }
 
-// capabilities are OPA's of this version without what is Denied, and with no host to talk to. allow names what the
-// operator lets in all the same.
+// Capabilities returns those of this version of OPA without the builtins in Denied, and with no host that a policy may reach.
+// allow names builtins in Denied that the operator permits.
 func Capabilities(allow []string) *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	no := Denied()
@@ -62,8 +62,8 @@ func Capabilities(allow []string) *ast.Capabilities {
 	return c
 }
 
-// Unsafe returns the builtins that touch more than their arguments: the network or the environment of the process. Some of
-// json's and graphql's fetch what a schema refers to.
+// Unsafe returns the builtins that reach the network or the environment of the process. Some of json's and graphql's are among
+// them, because they fetch what a schema refers to.
 func Unsafe() map[string]bool {
 	out := map[string]bool{"http.send": true, "net.lookup_ip_addr": true, "opa.runtime": true}
 	denied := Denied()

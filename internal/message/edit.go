@@ -46,12 +46,20 @@ type Edit struct {
 	path  Path
 }
 
-// Op, Name, Index and Value of the edit. Path is that of an envelope edit.
-func (e Edit) Op() Op        { return e.op }
-func (e Edit) Name() string  { return e.name }
-func (e Edit) Index() int    { return e.index }
+// Op returns the operation.
+func (e Edit) Op() Op { return e.op }
+
+// Name returns the field name of a header edit.
+func (e Edit) Name() string { return e.name }
+
+// Index returns the occurrence or position of a header edit, as NewEdit takes it.
+func (e Edit) Index() int { return e.index }
+
+// Value returns the unfolded value of a header edit.
 func (e Edit) Value() string { return e.value }
-func (e Edit) Path() Path    { return e.path }
+
+// Path returns the address of an envelope edit.
+func (e Edit) Path() Path { return e.path }
 
 // String describes the edit for logs and errors.
 func (e Edit) String() string {

@@ -62,7 +62,7 @@ func (c *LineChecker) End() error {
 	return nil
 }
 
-// CheckLines checks a whole message.
+// CheckLines checks the line ends of a whole message. Errors are *LineError.
 func CheckLines(b []byte) error {
 	var c LineChecker
 	if err := c.Check(b); err != nil {

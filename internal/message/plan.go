@@ -52,7 +52,7 @@ func Plan(edits []Edit) (Edits, error) {
 }
 
 // compareEdits is the order of a plan. Differences in the case of letters come last, so that of two edits with the same effect
-// the same one stays, in whatever order they were given.
+// the same one stays in every order of the input.
 func compareEdits(a, b Edit) int {
 	return cmp.Or(compareEffects(a, b), strings.Compare(a.name, b.name), strings.Compare(a.path.Address(), b.path.Address()))
 }

@@ -20,9 +20,13 @@ type Reply struct {
 	lines  []string
 }
 
-// Code, Status ("5.7.1", or "" for none) and Lines of the reply. Lines must not be changed.
-func (r Reply) Code() int       { return r.code }
-func (r Reply) Status() string  { return r.status }
+// Code returns the reply code, or 0 for the zero value.
+func (r Reply) Code() int { return r.code }
+
+// Status returns the enhanced status, such as "5.7.1", or "" for none.
+func (r Reply) Status() string { return r.status }
+
+// Lines returns the text. The caller must not change it.
 func (r Reply) Lines() []string { return r.lines }
 
 // IsZero reports whether no reply was given.

@@ -34,7 +34,7 @@ func ReadSecret(name string) (string, error) {
 
 // ReadFile reads a regular file of at most max bytes. The error is a *fs.PathError.
 func ReadFile(name string, max int64) ([]byte, error) {
-	// A pipe that nobody writes to must not make the program wait.
+	// Opening a pipe that has no writer must not block.
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err

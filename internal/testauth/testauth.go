@@ -115,8 +115,8 @@ type LDAP struct {
 	CA               string // PEM file of its certificate
 }
 
-// Slapd starts one with the suffix dc=example,dc=com, the manager cn=manager,dc=example,dc=com (password "manager"), the overlay
-// memberof, and entries, which are LDIF. A user may read his own entry, and nobody but the manager anything else.
+// Slapd starts a slapd with the suffix dc=example,dc=com, the manager cn=manager,dc=example,dc=com (password "manager"), the overlay
+// memberof, and entries, which are LDIF. A user may read their own entry; only the manager may read anything else.
 func Slapd(t testing.TB, entries string) *LDAP {
 	t.Helper()
 	testenv.NotShort(t, "slapd")

@@ -64,7 +64,7 @@ func StartPostfix(t testing.TB, o PostfixOptions) *Postfix {
 	if out, err := exec.Command(postfix, "-c", p.conf(), "check").CombinedOutput(); err != nil {
 		t.Fatalf("postfix check: %v\n%s", err, out)
 	}
-	// In the foreground, so that it ends with this process whatever becomes of the test.
+	// In the foreground, so that it ends with this process even if the test crashes.
 	testenv.Start(t, exec.Command("/usr/lib/postfix/sbin/master", "-c", p.conf(), "-d")).Await(t, testenv.Answers("tcp", p.Addr))
 	return p
 }
@@ -188,7 +188,7 @@ func (p *Postfix) Sendmail(eml string, args ...string) {
 	}
 }
 
-// Queue is what lies in a queue ("hold", "deferred"), as postqueue -j tells.
+// Queue returns the messages in a queue ("hold", "deferred"), as postqueue -j lists them.
 func (p *Postfix) Queue(name string) []map[string]any {
 	p.t.Helper()
 	out, err := exec.Command(testenv.Program(p.t, "postfix", "/usr/sbin/postqueue"), "-c", p.conf(), "-j").Output()

@@ -113,7 +113,7 @@ func (s *Sink) Next(t testing.TB) Mail {
 	}
 }
 
-// Client is an SMTP client that says what it is told and returns the replies as they came.
+// Client is an SMTP client that sends given lines and returns the replies unchanged.
 type Client struct {
 	t  testing.TB
 	c  net.Conn

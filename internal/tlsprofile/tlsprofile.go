@@ -2,7 +2,7 @@
 // LDAP, OAuth providers, bundles and log services.
 //
 // It allows TLS 1.3, and TLS 1.2 with forward secrecy and authenticated encryption (RFC 8997, RFC 9325 §3.1.1, §4.2). crypto/tls
-// does not renegotiate unless it is told to, and has no compression (RFC 9325 §3.5). The package has no goroutines and no state.
+// does not renegotiate by default, and has no compression (RFC 9325 §3.5). The package has no goroutines and no state.
 package tlsprofile
 
 import (

@@ -169,7 +169,7 @@ func (d *Doc) Findings() Findings {
 	return d.findings.Sorted()
 }
 
-// precheck refuses what the parser should not see, or reports in words that nobody understands: text that is not UTF-8,
+// precheck refuses what the parser should not see, or what it reports in words that users do not understand: text that is not UTF-8,
 // control characters, tabs as indentation, nesting without bound.
 func (d *Doc) precheck() (Finding, bool) {
 	depth := 0

@@ -25,7 +25,7 @@ type Session interface {
 	// Header is called for each header field of the transaction. Lines of the value end in LF.
 	Header(name, value string)
 	// Body is called for each piece of the body; the piece is valid until Body returns. enough says that the rest is not
-	// needed, and the mail server is told so where that was negotiated.
+	// needed; the mail server then gets SKIP if that was negotiated.
 	Body(piece []byte) (enough bool)
 	// End is called once, before the socket is closed. reason is nil for an ordinary end, or wraps ErrProtocol, ErrIdle or
 	// ErrFrame, or is the error of the socket.

@@ -49,8 +49,8 @@ type transport struct {
 	placeholder []byte // what the library has not read yet
 }
 
-// Read implements net.Conn. Its only error is io.EOF, because the library prints all others to the standard logger; the
-// Session is told the reason.
+// Read implements net.Conn. Its only error is io.EOF, because the library prints all others to the standard logger. The
+// Session gets the reason.
 func (t *transport) Read(p []byte) (int, error) {
 	if len(t.placeholder) == 0 {
 		if err := t.conn.next(); err != nil {

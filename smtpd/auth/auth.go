@@ -7,7 +7,7 @@
 //
 // The interfaces [Offerer], [Verifier], [Bearer] and [Certifier] are for backends that serve more than PLAIN and LOGIN.
 // [Throttle] counts failures by address and by login, and slows further tries down. [RecentLogins] remembers who has logged in
-// elsewhere; it authenticates nobody.
+// elsewhere, as a fact for policies; it does not authenticate clients.
 //
 // A password in plain text is held only for the time of its check. What is remembered of a successful check is a keyed hash,
 // whose key never leaves the process.
@@ -134,7 +134,7 @@ type Bearer interface {
 	Offerer
 	// Token checks a bearer token. Errors are those of Backend.Password, and ErrScope. None of them quotes the token.
 	Token(ctx context.Context, token string) (Identity, error)
-	// Hint returns what a client with a refused token is told: where to get a token (RFC 7628 §3.2.2).
+	// Hint returns the text for a client whose token was refused, which says where to get one (RFC 7628 §3.2.2).
 	Hint() BearerHint
 }
 

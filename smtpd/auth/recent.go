@@ -15,7 +15,7 @@ import (
 )
 
 // RecentLogins remembers for a short while who has logged in elsewhere, and from which address, for "POP before SMTP". It
-// authenticates nobody. It only says that somebody at an address had a password a while ago: many people may share an address,
+// does not authenticate a client. It only says that a user at an address logged in a while ago; many people may share an address,
 // and an address may pass to others. Policies decide what that is worth.
 //
 // The zero value is ready for use. It is safe for concurrent use, and its memory is bounded.

@@ -101,7 +101,7 @@ func (c *Conn) TLS() (state tls.ConnectionState, ok bool) {
 	return conn.ConnectionState(), true
 }
 
-// Handshake puts TLS above the connection, within timeout. Octets that were buffered before it are an error: somebody who cannot
+// Handshake puts TLS above the connection, within timeout. Octets that were buffered before it are an error: an attacker who cannot
 // see the encrypted part may have written them (CVE-2011-0411). After an error nothing more is read or written, because there is
 // no way back to clear text.
 func (c *Conn) Handshake(ctx context.Context, config *tls.Config, timeout time.Duration) error {
