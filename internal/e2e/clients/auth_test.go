@@ -293,7 +293,7 @@ auth: [{certificate: {map: %[1]s/map.yaml}}, {file: users.yaml}]
 	}
 }
 
-// certificateFacts counts the decisions in which policy was told of a certificate, by whose it was.
+// certificateFacts counts the decisions whose input has a client certificate, by the names in the certificate and the groups.
 func certificateFacts(t *testing.T, s *e2e.Site) map[string]int {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(s.Dir, "state/decisions.jsonl"))

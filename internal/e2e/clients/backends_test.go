@@ -124,8 +124,8 @@ func regoBlocks(t *testing.T) (blocks []string) {
 	return blocks
 }
 
-// TestRecentLoginFromDovecot: a login at a real Dovecot's IMAP, told by the post-login script of the documentation, lets the
-// documented policy accept mail of him who logged in, and of nobody else.
+// TestRecentLoginFromDovecot logs in at a real Dovecot by IMAP, whose post-login script is that of the documentation. After that
+// the documented policy accepts mail of this user, and of no other user.
 func TestRecentLoginFromDovecot(t *testing.T) {
 	socket := filepath.Join(testenv.ShortDir(t), "recent.sock")
 	s := startBackends(t, "submission: {listen_tls: '127.0.0.1:0', require_auth: false, recent_logins: {socket: "+socket+", mode: '0666'}}\nauth: []\npolicy: {bundle: policy, timeout: 2s}\n")

@@ -28,8 +28,8 @@ func newLetter(id, eml string) letter {
 	return letter{e2e.Login, e2e.Password, e2e.Address, []string{"bob@example.net"}, strings.ReplaceAll(strings.ReplaceAll(eml, "{id}", id), "\n", "\r\n")}
 }
 
-// plainEML has what gets lost on the way when somebody is careless: leading dots, folded fields, odd spacing, a last empty line.
-// It lacks nothing, so that the default policy has nothing to repair.
+// plainEML has what careless programs lose: leading dots, folded fields, odd spacing, an empty last line. It lacks nothing, so
+// that the default policy has nothing to repair.
 const plainEML = `Received: from nowhere by example.com; Mon, 2 Mar 2026 09:00:00 +0100
 From: Alice <alice@example.com>
 To: bob@example.net
@@ -288,8 +288,8 @@ func arrivedOnce(t *testing.T, dir string, l letter, eol string, top ...string) 
 	checkArrived(t, found[0], l, eol, top...)
 }
 
-// checkArrived compares a message with what was submitted: nothing may differ but fields put on top. eol is how whoever wrote it
-// ends lines.
+// checkArrived compares a message with what was submitted. Only fields on top may differ. eol is the line end of the program
+// that wrote the message.
 func checkArrived(t *testing.T, got []byte, l letter, eol string, top ...string) {
 	t.Helper()
 	want := strings.ReplaceAll(l.eml, "\r\n", eol)
@@ -314,7 +314,7 @@ func checkArrived(t *testing.T, got []byte, l letter, eol string, top ...string)
 	}
 }
 
-// TestRefusals: what the client is told is what happened.
+// TestRefusals checks that each client reports the reason for which a message was refused, and that no refused message arrives.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	open := e2e.StartSite(t, "maildir:outbox", "submission: {listen: '127.0.0.1:0', listen_tls: '127.0.0.1:0', limits: {message_bytes: 4KiB}}\n")

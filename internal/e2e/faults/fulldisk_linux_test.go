@@ -104,8 +104,8 @@ func (d *smallDisk) readOnly(yes bool) {
 
 const diskFull, diskFails = "452 4.3.1 ", "451 4.3.0 "
 
-// TestFullDisks runs the program with its Maildir, its spool, its decision log and its own log on disks that fill up, run out of files
-// and become read-only, and that have room again: the client hears it in time, and nothing is left in half.
+// TestFullDisks runs the program with its Maildir, its spool, its decision log and its own log on file systems that fill up, run
+// out of files, become read-only, and have room again. The client gets a temporary refusal, and no partial file is left.
 func TestFullDisks(t *testing.T) {
 	t.Parallel()
 	s := e2e.NewSite(t, "maildir:mail/outbox", "decision_log: {file: decisions/log.jsonl}\nlog: {format: json}\n")
@@ -231,8 +231,8 @@ func wholeLines(t *testing.T, file, subject string) {
 	}
 }
 
-// TestNoMoreFiles lets the program run out of file descriptors: those who are connected hear 451 or are served, those who are not
-// yet wait, and all goes on when there are some again.
+// TestNoMoreFiles lets the program run out of file descriptors. Connected clients are served or get 451, new clients wait, and
+// everything works once there are file descriptors again.
 func TestNoMoreFiles(t *testing.T) {
 	t.Parallel()
 	s := e2e.StartSite(t, "maildir:outbox", "log: {format: json}\n")

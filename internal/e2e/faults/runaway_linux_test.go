@@ -56,8 +56,8 @@ reject contains "fails" if {
 }
 `
 
-// TestRunaways: while some messages drive policy into loops, string bombs, contradictions and failing builtins, at both doors, they
-// are deferred, and the others go on; the process keeps within its memory.
+// TestRunaways sends messages at both doors which make the policy loop, build huge strings, contradict itself, or call a builtin
+// that fails. They are deferred, other messages are accepted meanwhile, and the process stays within its memory.
 func TestRunaways(t *testing.T) {
 	t.Parallel()
 	dir := testenv.ShortDir(t)
@@ -85,7 +85,7 @@ func TestRunaways(t *testing.T) {
 	}
 	close(stop)
 	others.Wait()
-	// All is over: nobody has to wait any more.
+	// No runaway is left, so that a good message is accepted soon.
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline) && !strings.HasPrefix(x.Send("good", 500), "250 "); {
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -134,7 +134,7 @@ func (m milterClient) wantFailure(t *testing.T, subject string) {
 	}
 }
 
-// milterClient is a mail server that has told who its client is.
+// milterClient is a mail server that has sent the facts about its client.
 type milterClient struct{ *testmilter.MTA }
 
 func dialMilter(t *testing.T, s *e2e.Site) milterClient {

@@ -26,12 +26,12 @@ const (
 	killHalf          // the client goes away before its end
 )
 
-// killMail is one message: what it is, and what its sender was told.
+// killMail is one message: its kind, and the replies that its sender got.
 type killMail struct {
 	kind  int
 	text  string // CRLF line ends, dots not stuffed
 	to    []string
-	retry bool // its client sends it again when it was not told what became of it
+	retry bool // its client sends it again when it got no reply
 
 	taken   int // answered 250
 	unsure  int // tries of which the end was sent, or may have been, and which were not answered
@@ -251,7 +251,7 @@ func (c *killClient) send(id string, m *killMail) (done bool, err error) {
 	if refusal != "" {
 		return c.answered(id, m, refusal)
 	}
-	// All but the end first: without it nobody can have taken the message.
+	// Everything but the end first. Without the end, no server can have accepted the message.
 	text, end := m.text, ".\r\n"
 	if chunked {
 		text, end = m.text[:len(m.text)-1], m.text[len(m.text)-1:]

@@ -34,9 +34,9 @@ func kills(t *testing.T) int {
 	return n
 }
 
-// TestKilled kills the program with SIGKILL at random moments, when it starts and under load, and starts it again in the
-// same directories. Whatever was answered 250 is at the next hop or in the Maildir, whole and to whom it was sent; once, or
-// once more for each time that its client was not told what became of it and sent it again. Nothing else is there.
+// TestKilled kills the program with SIGKILL at random moments, at its start and under load, and starts it again in the same
+// directories. Every message that was answered 250 is at the next hop or in the Maildir, complete and with its recipients. It is
+// there once, or once more for each time that its client got no reply and sent it again. Nothing else is there.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	hopRefuses := func(text string) bool { return strings.Contains(text, "\r\nSubject: hop-refuses\r\n") }
@@ -146,7 +146,8 @@ func (k *killing) kill(t *testing.T, r *e2e.Process, early bool) {
 	k.addr.Store(nil)
 }
 
-// check holds what arrived against what was answered. certain: nobody was ever left without an answer once the end was sent.
+// check compares what arrived with what was answered. certain means that every message whose end was sent must have been
+// answered.
 func (l *killLedger) check(t *testing.T, hop, certain bool) {
 	t.Helper()
 	l.mu.Lock()
@@ -181,8 +182,8 @@ func (l *killLedger) check(t *testing.T, hop, certain bool) {
 	}
 }
 
-// checkLog reads the decision log: it is strict, so that whatever was answered 250 has its lines there. A line that was cut
-// when the program was killed is alone in that.
+// checkLog reads the decision log. The log is strict, so that every message that was answered 250 has its lines there. At most
+// one line for each kill may be cut off.
 func (k *killing) checkLog(t *testing.T) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(k.site.Dir, "decisions.jsonl"))
@@ -224,8 +225,8 @@ func (k *killing) checkLog(t *testing.T) {
 // seenField is what the policy of TestKilledMilter puts on top of each message that it lets through.
 const seenField = "X-Seen: yes\r\n"
 
-// TestKilledMilter is the same beside a real Postfix, which lives on: whatever happens to its milter, it answers, and no
-// message passes that the milter has not decided about and edited.
+// TestKilledMilter is TestKilled for the milter of a real Postfix, which is not killed. Postfix answers every message, and lets
+// no message pass that the milter has not decided about and edited.
 func TestKilledMilter(t *testing.T) {
 	t.Parallel()
 	l := &killLedger{mails: map[string]*killMail{}, single: true}

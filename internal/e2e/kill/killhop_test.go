@@ -21,8 +21,8 @@ type killCopy struct {
 	text string   // as it came, dots unstuffed
 }
 
-// killHop is a next hop, SMTP or LMTP, that hands over each message before it answers for it, and takes its time in
-// between: so that a sender may die when the message is there and nobody has been told.
+// killHop is a next hop, SMTP or LMTP, that delivers each message before it answers, and pauses in between. So a sender may be
+// killed when the message is delivered and not answered.
 type killHop struct {
 	url    string
 	lmtp   bool
@@ -155,7 +155,7 @@ func readStuffed(rd *bufio.Reader) (string, error) {
 	}
 }
 
-// takeMaildir hands over what is in new and removes it, as whatever picks up the mail does.
+// takeMaildir delivers the messages in new and removes them.
 func takeMaildir(dir string, arrive func(killCopy)) error {
 	entries, err := os.ReadDir(filepath.Join(dir, "new"))
 	if errors.Is(err, os.ErrNotExist) {

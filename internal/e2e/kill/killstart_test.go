@@ -20,8 +20,8 @@ import (
 const killedMore = "submission: {listen: '127.0.0.1:0', listen_tls: '127.0.0.1:0', recent_logins: {socket: recent.sock}}\nmilter: {listen: ['unix:milter.sock']}\n" +
 	"log: {format: json}\n"
 
-// TestKilledAtFirstStart kills the program while it makes its certificate, its keys, its sockets and its copy of the policy, then once more
-// when it runs. Each time the next start needs nobody's help, and the message that was taken stays.
+// TestKilledAtFirstStart kills the program while it makes its certificate, its keys, its sockets and its copy of the policy, and
+// once more when it runs. Each next start succeeds without help, and the message that was accepted is still there.
 func TestKilledAtFirstStart(t *testing.T) {
 	t.Parallel()
 	start := time.Second // how long a start takes; the first time it is measured
@@ -78,8 +78,8 @@ func madeBy(t *testing.T, s *e2e.Site, seen map[string]int) {
 	}
 }
 
-// TestHalvesLeftBehind starts the program in a directory in which everything that it writes is cut off, as a machine leaves it
-// that goes down: it starts, mends what is its own, says what it cannot read, and loses none of the decision log's whole lines.
+// TestHalvesLeftBehind starts the program in a directory in which every file that it writes is cut off, as after a power
+// failure. It starts, replaces its own files, reports what it cannot read, and loses no complete line of the decision log.
 func TestHalvesLeftBehind(t *testing.T) {
 	t.Parallel()
 	s := e2e.NewSite(t, "maildir:outbox", killedMore+"decision_log: {file: decisions.jsonl}\n")

@@ -26,7 +26,7 @@ func limited(t *testing.T, n int) string {
 	return script
 }
 
-// TestRefusesToStart where the configured connections cannot be.
+// TestRefusesToStart: the program does not start where the configured connections need more file descriptors than it may open.
 func TestRefusesToStart(t *testing.T) {
 	dir := testenv.ShortDir(t)
 	testenv.Write(t, filepath.Join(dir, "postern.yaml"), "submission: {listen: '127.0.0.1:0', require_auth: false, limits: {connections: 500}}\nauth: []\n")
@@ -36,8 +36,8 @@ func TestRefusesToStart(t *testing.T) {
 	}
 }
 
-// TestDescriptorsRunOut: clients that take every file descriptor there is do not end the server. Those inside are served, or deferred; the
-// others wait; the log has one line of it and not a flood; and when there is room again, everybody is served.
+// TestDescriptorsRunOut: clients that use up every file descriptor do not end the server. Connected clients are served or
+// deferred, the others wait, the log has one line about it, and everyone is served once there are descriptors again.
 func TestDescriptorsRunOut(t *testing.T) {
 	t.Parallel()
 	program := limited(t, 150)
@@ -64,7 +64,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 	time.Sleep(2 * time.Second) // many tries to accept
 	for range 20 {
 		if code := say(inside, "NOOP"); code != "250" {
-			t.Fatalf("who is inside hears %q", code)
+			t.Fatalf("the connected client gets the reply %q", code)
 		}
 	}
 	log, _ := os.ReadFile(s.Process.Log)

@@ -27,7 +27,7 @@ import (
 // reading is whom one reader takes for the originators of a message: addresses by field, sorted, domains in lower case.
 type reading struct {
 	From, Sender, Resent []string
-	Err                  string // the reader gave up on a field, and shows nobody there
+	Err                  string // why the reader gave up on a field and shows no address there
 }
 
 func (r reading) String() string {
@@ -48,8 +48,8 @@ var accepted = []struct{ reader, name, why string }{
 	{"python compat32", `(from|sender|resent)/folded-in-quotes-plain`, "it ends a quoted name at the line end and so loses the address: nobody else is read"},
 }
 
-// TestHostileMessages submits messages that are made to be read in two ways, and has what got to the next hop read by others.
-// The login may send as one address alone: whoever reads anybody else in what was accepted has been deceived.
+// TestHostileMessages submits messages that can be read in two ways, and has other programs read what the next hop received. The
+// login may send as one address only: a reader that finds another originator in an accepted message has been deceived.
 func TestHostileMessages(t *testing.T) {
 	t.Parallel()
 	sink := testmilter.StartSink(t)
@@ -122,7 +122,7 @@ func compareReadings(t *testing.T, names []string, arrived [][]byte) {
 				continue
 			}
 			used[k] = true
-			// Whatever the difference, nobody may be shown another's address.
+			// Even where readers differ, no address of another user may be shown.
 			for _, a := range slices.Concat(got.From, got.Sender, got.Resent) {
 				if _, err := message.ParseAddresses(a); err == nil && !ownAddress(a) {
 					t.Errorf("%s: %s reads %q, although the difference is called harmless:\n%.2000q", names[i], reader, a, eml)

@@ -14,7 +14,7 @@ import (
 	"github.com/postern-mail/postern/internal/testmilter"
 )
 
-// smuggledMail is a second transaction in the body of the first: whoever ends the message too early takes it for commands.
+// smuggledMail is a second transaction in the body of the first. A server that ends the message too early takes it for commands.
 const smuggledMail = "MAIL FROM:<alice@example.com>\r\nRCPT TO:<victim@example.net>\r\nDATA\r\nFrom: ceo@example.com\r\nSubject: smuggled\r\n\r\nevil\r\n"
 
 // smuggling is one try: octets as the client sends them, cut into writes or chunks.
@@ -136,7 +136,7 @@ func behind(t *testing.T, sink *testmilter.Sink, addr string, queued func() int)
 	}}
 }
 
-// TestSmuggling: with Postern in front of it, no server ever makes two messages of one, or sees a line end that is none.
+// TestSmuggling checks that no server behind Postern makes two messages of one, or receives a line end other than CR LF.
 func TestSmuggling(t *testing.T) {
 	t.Parallel()
 	for name, start := range map[string]func(t *testing.T) letterBox{
@@ -196,7 +196,7 @@ func TestSmuggling(t *testing.T) {
 
 var smugglingID = regexp.MustCompile(`(?m)^Subject: (id\d+\.)\r?$`)
 
-// checkSmuggled wants each message once, whole, and sent to nobody else.
+// checkSmuggled wants each message once, complete, and sent to its one recipient only.
 func checkSmuggled(t *testing.T, box letterBox, taken map[string]smuggling, got []testmilter.Mail) {
 	t.Helper()
 	for _, m := range got {

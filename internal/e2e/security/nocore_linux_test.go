@@ -14,8 +14,8 @@ import (
 	"github.com/postern-mail/postern/internal/testenv"
 )
 
-// TestNoCore: a crash of the kind that leaves a core file, with everything set for one, leaves none; and a process of the same
-// user, which could attach to an ordinary one, cannot read our memory.
+// TestNoCore: a crash with everything set up for a core file leaves none, and another process of the same user cannot read the
+// program's memory.
 func TestNoCore(t *testing.T) {
 	t.Parallel()
 	s := e2e.NewSite(t, "maildir:state/outbox", "")
@@ -33,7 +33,7 @@ func TestNoCore(t *testing.T) {
 	}
 	program := filepath.Join(testenv.ShortDir(t), "postern")
 	s.Start(t, func(cmd *exec.Cmd) {
-		if err := exec.Command("cp", cmd.Path, program).Run(); err != nil { // nobody may not look into the go command's directories
+		if err := exec.Command("cp", cmd.Path, program).Run(); err != nil { // the user nobody cannot read the directory of the built program
 			t.Fatal(err)
 		}
 		cmd.Path, cmd.Dir = program, state

@@ -112,9 +112,9 @@ func unauthorized(t *testing.T) string {
 	return provider.URL
 }
 
-// TestNoSecretsOut: secrets go in at every place where they belong and at many where they do not, with the log at its most
-// talkative, and none of them comes out: not in replies, logs, the decision log, metrics, health or any file, nor when the
-// program is told to dump its stacks.
+// TestNoSecretsOut puts secrets in at every place where they belong and at many where they do not, with the log at debug level.
+// No secret comes out: not in replies, logs, the decision log, metrics, health or any file, nor in the stacks that SIGQUIT
+// prints.
 func TestNoSecretsOut(t *testing.T) {
 	t.Parallel()
 	provider, dead := unauthorized(t), testenv.FreeAddr(t)
@@ -267,8 +267,8 @@ func waitFor(t *testing.T, file, text string) {
 	}
 }
 
-// TestModes: whatever the umask, what the program writes is for its user alone: after a first start, mail kept and held, a
-// decision log that was rotated, keys made, and a last good policy.
+// TestModes: with the widest umask, all files that the program writes are for its own user only: after a first start, with mail
+// in the outbox and in quarantine, a rotated decision log, keys, and a last good policy.
 func TestModes(t *testing.T) {
 	t.Parallel()
 	s := e2e.NewSite(t, "maildir:state/outbox", `
@@ -337,7 +337,8 @@ func walk(t *testing.T, dir string, f func(string, fs.FileInfo)) {
 	}
 }
 
-// TestAdminOnly: the admin server answers GET at two places, and nothing else; who is slow or says too much is let go.
+// TestAdminOnly: the admin server answers GET at two paths, and nothing else. It closes connections of clients that are slow or
+// send too much.
 func TestAdminOnly(t *testing.T) {
 	t.Parallel()
 	s := e2e.StartSite(t, "maildir:outbox", "")

@@ -31,8 +31,8 @@ func rsaPair(t *testing.T) (cert, key string) {
 	return cert, key
 }
 
-// TestOldTLS: openssl's client is refused whatever is old at both doors, by a certificate of either kind; the same client gets
-// it from openssl's own server, so that the refusal is ours.
+// TestOldTLS: both listeners refuse old protocol versions and ciphers, with certificates of both kinds. The same client reaches
+// openssl's own server with them, so that the refusal is the program's.
 func TestOldTLS(t *testing.T) {
 	t.Parallel()
 	cert, key := rsaPair(t)
@@ -140,8 +140,8 @@ func TestTicketsPerListener(t *testing.T) {
 	}
 }
 
-// TestResumedCertificate: who was let in by a certificate and resumes his session is asked again whether its authority is still
-// trusted: the ticket carries the certificate, not its being right.
+// TestResumedCertificate: when a client resumes a session that began with a client certificate, the certificate is checked again
+// against the authorities that are trusted now.
 func TestResumedCertificate(t *testing.T) {
 	t.Parallel()
 	dir, other := e2e.ClientAuthority(t), e2e.ClientAuthority(t)

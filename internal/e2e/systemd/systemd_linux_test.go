@@ -73,8 +73,8 @@ policy: {data: [senders.yaml], timeout: 2s}
 admin: {listen: "systemd:admin", autoconfig: {domain: example.com}}
 `
 
-// TestActivated: sockets that were passed serve like those that are opened here, several under one name and a milter of both
-// networks among them; what comes while nobody accepts waits in them for the next start.
+// TestActivated passes sockets to the program, several under one name among them, and a milter on both networks. They serve like
+// sockets that the program opens. A client that connects while the program does not run is served after the next start.
 func TestActivated(t *testing.T) {
 	t.Parallel()
 	s := e2e.NewSite(t, "maildir:outbox", allActivated)
@@ -204,7 +204,8 @@ func TestActivationErrors(t *testing.T) {
 	}
 }
 
-// TestNotify: the service manager hears when we are ready, reloading and stopping, and in between that we are alive.
+// TestNotify checks that the service manager is notified when the program is ready, reloading and stopping, and that it gets
+// watchdog messages in between.
 func TestNotify(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(testenv.ShortDir(t), "notify")
@@ -260,7 +261,7 @@ func unit(t *testing.T, program string) string {
 	return filepath.Join(dir, "postern.service")
 }
 
-// TestUnits: systemd has nothing to say about the units, and finds the service as little exposed as the page says.
+// TestUnits wants systemd-analyze to find no fault in the units, and the exposure level that the page names.
 func TestUnits(t *testing.T) {
 	t.Parallel()
 	analyze := testenv.Program(t, "systemd", "systemd-analyze")
@@ -286,9 +287,9 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// TestConfined: the program needs no privilege and nothing that the unit forbids. It runs as nobody without a capability, on a
-// file system that it cannot write to but for its state, with ports below 1024 that were opened for it, and does its work by
-// both doors; strace tells what it asked of the kernel.
+// TestConfined checks that the program needs no privilege and nothing that the unit forbids. It runs as the user nobody without
+// a capability, on a file system that is read-only except for its state, with ports below 1024 that were opened for it, and
+// serves both doors. strace shows its system calls.
 func TestConfined(t *testing.T) {
 	t.Parallel()
 	program, trace := filepath.Join(testenv.ShortDir(t), "postern"), filepath.Join(testenv.ShortDir(t), "trace")
@@ -362,7 +363,7 @@ exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --boundi
 	forbidden(t, testenv.Read(t, trace), program)
 }
 
-// lowPort is an address below 1024 where nobody listens.
+// lowPort returns an address with a free port below 1024.
 func lowPort(t *testing.T) string {
 	t.Helper()
 	for port := 1023; port > 600; port-- {
