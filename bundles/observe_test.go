@@ -56,7 +56,7 @@ func remove(t testing.TB, name string) {
 	}
 }
 
-// observed is a running watcher and what came of it.
+// observed is a running watcher with its outcomes.
 type observed struct {
 	t        *testing.T
 	w        *Watcher

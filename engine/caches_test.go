@@ -47,7 +47,7 @@ func keySet(refs []ast.Ref) map[string]bool {
 	return set
 }
 
-// TestCachesAsOPA: whatever is put and asked, in frames and again after a reset, the answers are those of OPA's own cache.
+// TestCachesAsOPA: for random puts and gets, in frames and again after a reset, the answers are those of OPA's own cache.
 func TestCachesAsOPA(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	c := newCaches(maphash.MakeSeed())

@@ -87,7 +87,7 @@ func TestShadowOfAnUndefinedStage(t *testing.T) {
 	}
 }
 
-// What does not fit into the queue is dropped and counted, and nobody waits.
+// A decision that does not fit into the queue is dropped and counted, and its caller does not wait.
 func TestShadowDrops(t *testing.T) {
 	const policy = "package postern.message\nnote contains input.message.size"
 	e, _, _ := beside(t, policy, policy)

@@ -223,7 +223,7 @@ func (e entered) TraceEvent(ev topdown.Event) {
 	}
 }
 
-// TestConstantsTraced: whoever looks which rules are reached sees those, too.
+// TestConstantsTraced: a tracer of a policy also sees rules that read only data.
 func TestConstantsTraced(t *testing.T) {
 	p := compile(t, map[string]any{"yes": true}, "package postern.message\n\nreject contains \"r\" if {\n\tinput.stage\n\t_yes\n}\n\n_yes if data.yes\n")
 	if !slices.Equal(ready(p), []string{"_yes"}) {
@@ -243,7 +243,7 @@ func TestConstantsTraced(t *testing.T) {
 	}
 }
 
-// BenchmarkConstants: what a rule makes of data alone costs a decision nothing, whatever there is.
+// BenchmarkConstants: a rule that reads only data costs a decision nothing, for any size of the data.
 func BenchmarkConstants(b *testing.B) {
 	for _, n := range []int{10, 10_000} {
 		b.Run(fmt.Sprintf("entries=%d", n), func(b *testing.B) {

@@ -57,8 +57,8 @@ func defaultPolicy(t testing.TB, n int) *engine.Policy {
 	return p
 }
 
-// TestRecipientsAreCounted: the default bundle is told at RCPT how many recipients came before, and not who they are: or what a
-// message costs, and writes into the log, grows with the square of its recipients.
+// TestRecipientsAreCounted: at RCPT the default bundle reads how many recipients came before, and not who they are. Otherwise the cost of
+// a message, and its lines in the log, would grow with the square of its recipients.
 func TestRecipientsAreCounted(t *testing.T) {
 	var log inputs
 	e := engine.Engine{Recorder: &log}

@@ -186,7 +186,7 @@ func TestExplainBounds(t *testing.T) {
 	}
 }
 
-// TestExplainFails: a conflict ends the evaluation, and what was seen before is told.
+// TestExplainFails: a conflict ends the evaluation, and the explanation has what was seen before.
 func TestExplainFails(t *testing.T) {
 	p := compile(t, nil, `package postern.message
 

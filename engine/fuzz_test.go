@@ -14,7 +14,7 @@ import (
 	"github.com/postern-mail/postern/engine/contract"
 )
 
-// FuzzDecode: whatever a policy answers becomes a Decision that keeps its promises, or an error; never a panic. The
+// FuzzDecode: any answer of a policy becomes a Decision that keeps its promises, or an error, without a panic. The
 // input is a JSON object of arrays, which become the decision sets.
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{
@@ -63,7 +63,7 @@ func FuzzDecode(f *testing.F) {
 		if want := precedence(sets); d.Verdict != want {
 			t.Errorf("%s is %v, want %v", doc, d.Verdict, want)
 		}
-		// Whatever is decided can be logged, in one line of JSON.
+		// Every decision can be logged in one line of JSON.
 		for _, note := range d.Notes {
 			if line, err := json.Marshal(note); err != nil || bytes.ContainsAny(line, "\r\n") {
 				t.Errorf("note %v: %v", note, err)

@@ -23,7 +23,7 @@ var authStates = []string{
 
 const fuzzPassword = "Tr0ub4dor"
 
-// FuzzAuthDialogue: for all octets in place of a SASL exchange, nobody is authenticated without the password, nothing is accepted
+// FuzzAuthDialogue: for all octets in place of a SASL exchange, no client is authenticated without the password, nothing is accepted
 // from an unauthenticated client, every reply is well-formed, the password is in no log, and the result is the same if the octets
 // come one by one.
 func FuzzAuthDialogue(f *testing.F) {

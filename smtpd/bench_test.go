@@ -35,7 +35,7 @@ func BenchmarkSession(b *testing.B) {
 }
 
 // BenchmarkLogin is one connection with STARTTLS, one login and QUIT, with client and server in this process. Compare with
-// "nobody", which does not log in. The SCRAM client derives its keys once, as clients do that keep them.
+// the case "nobody", which does not log in. The SCRAM client derives its keys once, as clients do that keep them.
 func BenchmarkLogin(b *testing.B) {
 	first := scramUsers(b)
 	s := start(b, func(s *Server, l *Listener) {

@@ -22,7 +22,7 @@ var states = []string{
 	"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<b@c.example>\r\nBDAT 6\r\nx: y\r\n",
 }
 
-// FuzzSession: for all octets in all states, nothing panics, every reply is well-formed, the client is told of exactly the
+// FuzzSession: for all octets in all states, nothing panics, every reply is well-formed, the client gets 250 for exactly the
 // messages that the next hop gets, and the next hop gets no bare CR, bare LF or NUL, and no address that can be read in two ways
 // (recorder). The result is the same if the octets come one by one.
 func FuzzSession(f *testing.F) {

@@ -36,7 +36,7 @@ func FuzzBearerMessage(f *testing.F) {
 	})
 }
 
-// FuzzScram: for all pairs of messages of a client, nothing panics, nobody is logged in, and the exchange ends.
+// FuzzScram: for all pairs of messages of a client, nothing panics, no login succeeds, and the exchange ends.
 func FuzzScram(f *testing.F) {
 	s := startPipe(f, wantsAuth, scramUsers(f), func(s *Server, _ *Listener) { s.Log = nil })
 	if err := s.setup(); err != nil { // Serve does it as well, on another goroutine

@@ -11,7 +11,7 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
 )
 
-// TestTestingPage runs the example of docs/how-to/test-policies.md as it stands there: it passes, and fails where what it wants is changed.
+// TestTestingPage runs the example of docs/how-to/test-policies.md unchanged: it passes, and it fails after its section want is changed.
 func TestTestingPage(t *testing.T) {
 	page, err := os.ReadFile("../../docs/how-to/test-policies.md")
 	if err != nil {

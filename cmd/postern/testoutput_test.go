@@ -63,7 +63,7 @@ func TestTestColours(t *testing.T) {
 	}
 }
 
-// TestTestJUnit: the report is well-formed XML whatever tests print, and its numbers agree.
+// TestTestJUnit: the report is well-formed XML for any output of tests, and its numbers agree.
 func TestTestJUnit(t *testing.T) {
 	dir := failing(t)
 	file := filepath.Join(t.TempDir(), "report.xml")

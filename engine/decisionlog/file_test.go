@@ -197,8 +197,8 @@ func TestRotationFails(t *testing.T) {
 	if err := l.Record(context.Background(), record("0")); err != nil {
 		t.Fatal(err)
 	}
-	// Whoever runs this may be root, whom no mode stops. A directory in the place of the name does: it is not our file, and it
-	// cannot be opened instead.
+	// The test may run as root, which no file mode stops. A directory with the name of the file does: it is not the log, and it
+	// cannot be opened as one.
 	if err := os.Rename(name, name+".aside"); err != nil {
 		t.Fatal(err)
 	}

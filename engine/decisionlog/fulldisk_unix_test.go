@@ -18,7 +18,7 @@ import (
 // TestDiskFills writes to a file that may not grow beyond a limit of the process, so that writes end half-way, as they do on a
 // disk that fills. Then there is room again.
 //
-// It runs in a process of its own, because the limit holds for whatever else writes.
+// It runs in a process of its own, because the limit applies to every write of the process.
 func TestDiskFills(t *testing.T) {
 	const inside = "POSTERN_TEST_DISK_FILLS"
 	if os.Getenv(inside) == "" {

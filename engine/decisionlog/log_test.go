@@ -277,7 +277,7 @@ func counted(t *testing.T, reg prometheus.Gatherer) map[string]float64 {
 	return out
 }
 
-// slow is an input whose encoding takes until it is told.
+// slow is an input whose encoding blocks until the test lets it go on.
 type slow struct{ release chan struct{} }
 
 func (s slow) AppendJSON(dst []byte) []byte {
@@ -332,7 +332,7 @@ func BenchmarkRecord(b *testing.B) {
 		if err := l.Record(context.Background(), r); err != nil {
 			b.Fatal(err)
 		}
-		if n%1000 == 0 { // the writer catches up while nobody looks at the clock
+		if n%1000 == 0 { // the writer catches up; this time is not measured
 			b.StopTimer()
 			for l.queued.Load() > 0 {
 				time.Sleep(time.Millisecond)

@@ -18,7 +18,7 @@ import (
 	"github.com/postern-mail/postern/internal/message"
 )
 
-// gossip is a policy that repeats whatever it reads wherever it can.
+// gossip is a policy that copies all its facts to every place where a policy can write text.
 const gossip = `package postern.message
 note contains input.envelope
 note contains input.auth
@@ -190,7 +190,7 @@ func pointers(doc map[string]any, name string) (out []string) {
 	return out
 }
 
-// TestPointers: what is masked is there, what is erased is not, and both are told.
+// TestPointers: a masked value is in the line, an erased one is not, and the line lists the pointers of both.
 func TestPointers(t *testing.T) {
 	mask := Mask{Addresses: HashedAddresses, ClientIP: NetworkClientIP, EraseSubject: true, Key: testKey}
 	for _, rego := range []string{gossip, editor} {
@@ -285,7 +285,7 @@ func TestScan(t *testing.T) {
 
 var plainAddress = regexp.MustCompile(`^[A-Za-z0-9]{3,20}@[A-Za-z0-9]{3,20}\.[A-Za-z]{3,10}\z`)
 
-// FuzzMaskedLine: whatever was decided and read, its line is one of JSON, and an address that is to be masked is.
+// FuzzMaskedLine: the line of any decision is one line of JSON, and every address that must be masked is masked.
 func FuzzMaskedLine(f *testing.F) {
 	f.Add("alice@example.com", "Alice <alice@example.com>", `{"message":{"headers":[{"key":"from","value":"a@b"}]}}`)
 	f.Add("Alice@Example.com", "user=alice@example.com, <ALICE@EXAMPLE.COM>;alice@example.com.", `{}`)
@@ -303,7 +303,7 @@ func FuzzMaskedLine(f *testing.F) {
 		if !json.Valid(line) || strings.ContainsAny(string(line), "\n\r") {
 			t.Errorf("no line of JSON: %q", line)
 		}
-		// An address that is masked stands nowhere else, in whatever prose a policy puts it.
+		// A masked address is nowhere in the line, not even in texts of the policy.
 		if plainAddress.MatchString(login) && !strings.Contains(strings.ToLower(input), strings.ToLower(login)) && strings.Contains(strings.ToLower(string(line)), strings.ToLower(login)) {
 			t.Errorf("%q stands in %q", login, line)
 		}

@@ -156,9 +156,9 @@ func TestParseMasked(t *testing.T) {
 	}
 }
 
-// FuzzLogLine: whatever stands in a log is read or refused with words, never a panic; the lines are those that stand there, plain
-// and compressed, whole and octet by octet, and up to where a file is cut; what is read is whole enough to be asked again, and
-// its input comes out as it went in.
+// FuzzLogLine: any line of a log is read or refused with an error, without a panic. Plain and compressed files, read whole or octet by
+// octet, give the same lines, and a truncated file gives those before the cut. A line that was read can be decided again, and its input is
+// encoded as it was.
 func FuzzLogLine(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte(good + "\n" + good[:40]))

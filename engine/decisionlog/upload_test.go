@@ -152,7 +152,7 @@ func tooMany(r request, most int) int {
 	return 0
 }
 
-// TestServiceDown: lines wait while nobody listens, and the path of mail does not notice, strict or not.
+// TestServiceDown: lines wait while the service is down, and decisions are not delayed, with Strict and without.
 func TestServiceDown(t *testing.T) {
 	hole, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -82,7 +82,7 @@ func FuzzParsePath(f *testing.F) {
 		if p.Domain == "" {
 			return
 		}
-		// Every other way in reads it so too, and the standard library, where it takes it, sees nobody else.
+		// The other parsers give the same mailbox, and so does the standard library if it accepts the text.
 		m, err := ParseMailbox(p.Address(), utf8)
 		e, eerr := NewEnvelopeEdit(OpAddRecipient, p.Address(), utf8)
 		if err != nil || m != p.Mailbox || eerr != nil || e.Path() != p {

@@ -89,7 +89,7 @@ func TestLinear(t *testing.T) {
 	}
 }
 
-// FuzzParseAddresses holds our reader against net/mail: whom we accept as an address, nobody may read as another one.
+// FuzzParseAddresses compares the reader with net/mail: an address that is accepted here must not be another address there.
 func FuzzParseAddresses(f *testing.F) {
 	for _, s := range []string{"a@b.c", "A <a@b.c>, b", `"x" <a@b.c> (c)`, "g: a@b.c, d;", "=?utf-8?q?a?= <a@b.c>", "a b@c.d", "é <é@b.c>"} {
 		f.Add(s)

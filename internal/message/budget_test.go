@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestBudget: nobody gets more than there is, however many come at once, and all of it comes back.
+// TestBudget: many goroutines together never take more than the maximum, and all of it is given back.
 func TestBudget(t *testing.T) {
 	b := &Budget{Max: 10}
 	if !b.Take(10) || b.Take(1) || b.Used() != 10 || b.Left() != 0 {
@@ -77,7 +77,7 @@ func TestSpoolBudgets(t *testing.T) {
 	}
 }
 
-// TestSpoolAccounts: whatever the sizes of the writes, no more memory is held than was taken, and a spill gives it back.
+// TestSpoolAccounts: for all sizes of writes, a spool holds no more memory than it took from the budget, and gives it back when it goes to disk.
 func TestSpoolAccounts(t *testing.T) {
 	for _, step := range []int{1, 100, 4096, 4097, 50_000} {
 		p := &Place{Dir: t.TempDir(), Memory: 100_000, InMemory: &Budget{Max: 1 << 20}, OnDisk: &Budget{Max: 1 << 20}}

@@ -14,8 +14,8 @@ var (
 	messageID = regexp.MustCompile(`^<[0-9]{14,}\.[0-9]{6}\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*>\z`)
 )
 
-// FuzzDate: whatever the clock and its zone say, a date that we write is a date-time of RFC 5322 and another reader takes it for
-// the same second; whatever the id and the host name are, a Message-ID is one, and both may stand in a header.
+// FuzzDate: for any time and zone, FormatDate gives a date-time of RFC 5322 that another reader takes for the same second. For any id and
+// host name, NewMessageID gives a valid Message-ID. Both can be put into a header.
 func FuzzDate(f *testing.F) {
 	for _, sec := range []int64{0, 951782399, 1709164800, 4102444799, 253402300799, -62135596800, 1 << 33} {
 		f.Add(sec, int64(999_999_999), 0, "Q1", "mail.example.com")

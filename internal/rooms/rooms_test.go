@@ -85,7 +85,7 @@ type arrow struct {
 	test               bool   // file is a test
 }
 
-// imports reads all Go files of the module, whatever their build constraints say. It reads them in this process, not through go list,
+// imports reads all Go files of the module, with any build constraint. It reads them in this process, not through go list,
 // so that the result of an earlier run is not taken from the cache after a file has changed.
 func imports(t *testing.T) (all []arrow) {
 	root := os.DirFS("../..")

@@ -205,8 +205,9 @@ func TestBroken(t *testing.T) {
 	}
 }
 
-// FuzzLoad: whatever stands in a configuration is taken with every limit in its bounds and no half of anything, as another reader
-// of YAML has it; or what is wrong is said, a line each, with its place and without a password of a URL.
+// FuzzLoad checks for any text that Load either accepts it or reports findings. An accepted configuration has every limit within its
+// bounds, no half-written pair of keys, and the values that another reader of YAML finds. A finding is one line with its place, and does not
+// show the password of a URL.
 func FuzzLoad(f *testing.F) {
 	for _, pattern := range []string{"testdata/*.yaml", "testdata/broken/*.yaml"} {
 		files, err := filepath.Glob(pattern)

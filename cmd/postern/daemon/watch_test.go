@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestReloadIsTriedAgain: what could not be read when it changed, because of anything that passes, is read at the next look, and the log
-// hears of each failure once.
+// TestReloadIsTriedAgain: a file that could not be read when it changed, for a reason that passes, is read at the next poll. Each failure
+// is logged once.
 func TestReloadIsTriedAgain(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "f")
 	write := func(text string) {

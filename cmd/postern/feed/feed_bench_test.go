@@ -47,9 +47,9 @@ test_r%[1]d if {
 	return files
 }
 
-// BenchmarkGate takes a bundle in from nothing but its files: read, parse, compile, lint, its tests, a transaction a stage, the
-// swap. Meanwhile somebody asks for a decision every 200 µs: idle-p99-µs is his 99th percentile before, busy-p99-µs during.
-// live-MB is what the active policy holds, peak-MB what the heap grew by at most on the way.
+// BenchmarkGate loads a bundle from its files and makes it active: read, parse, compile, lint, its tests, one transaction for each stage,
+// swap. Meanwhile another goroutine asks for a decision every 200 µs: idle-p99-µs is the 99th percentile of its latency before, busy-p99-µs
+// during the load. live-MB is the memory of the active policy, peak-MB the largest growth of the heap.
 func BenchmarkGate(b *testing.B) {
 	sizes := []int{100, 1000, 10000}
 	if testing.Short() {

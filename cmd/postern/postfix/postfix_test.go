@@ -138,8 +138,8 @@ func TestSocketAsItIs(t *testing.T) {
 	}
 }
 
-// configured reads a configuration, with QUEUE in it replaced by a directory that has a directory postern, which everybody
-// may pass, and a directory closed, which nobody else may.
+// configured reads a configuration, with QUEUE in it replaced by a directory. In that, every user can enter the directory postern, and
+// only the owner can enter the directory closed.
 func configured(t *testing.T, main, master string) (s *Setup, queue string) {
 	t.Helper()
 	dir := t.TempDir()

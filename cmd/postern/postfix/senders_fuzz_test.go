@@ -9,8 +9,8 @@ import (
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
-// FuzzSenderMap: nobody gets an address from a table of another server that does not stand in it with his login on the same entry,
-// nobody gets more than there without a word, and what cannot be taken over is said with its line.
+// FuzzSenderMap: a login gets an address only if one entry of the Postfix table has both. Rights that are wider than in the table are
+// reported, and an entry that cannot be converted is reported with its line.
 func FuzzSenderMap(f *testing.F) {
 	for _, s := range []string{
 		"alice@example.com alice\n@example.com\tbob, carol\n", "# c\nalice@example.com\n  alice,\n# between\n  bob\n", "alice alice\n", "\"a b\"@example.com alice\n", "a@b@c d\n", "@ d\n", "a@b\n", " a@b c\n", "/x/ y\n", "if x\n", "a@b \xff\n",
