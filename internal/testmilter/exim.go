@@ -21,13 +21,13 @@ type Exim struct {
 	t    testing.TB
 }
 
-// StartExim needs root, the user that Debian's Exim was built for, and Exim unpacked beside Sendmail (see .ci/run).
+// StartExim needs root, the user that Debian's Exim was built for, and Exim unpacked where Sendmail is (see .ci/install).
 func StartExim(t testing.TB, relay string) *Exim {
 	t.Helper()
 	testenv.NotShort(t, "Exim")
 	owner, err := user.Lookup("Debian-exim")
 	if err != nil || os.Getuid() != 0 {
-		t.Fatalf("an Exim of our own needs root and the user Debian-exim, which .ci/run makes: uid %d, %v", os.Getuid(), err)
+		t.Fatalf("Exim needs root and the user Debian-exim, which .ci/install creates: uid %d, %v", os.Getuid(), err)
 	}
 	e := &Exim{path: unpacked(t, "exim4-daemon-light", "usr/sbin/exim4").Path, t: t}
 	dir := testenv.ShortDir(t)

@@ -32,7 +32,7 @@ func unpacked(t testing.TB, pkg, path string, args ...string) *exec.Cmd {
 	root := sendmailRoot()
 	full := filepath.Join(root, path)
 	if _, err := os.Stat(full); err != nil {
-		t.Fatalf("%s of Debian's %s is missing: .ci/run unpacks it there (POSTERN_SENDMAIL_ROOT says where): %v", full, pkg, err)
+		t.Fatalf("%s of Debian's %s is missing; .ci/install unpacks it (POSTERN_SENDMAIL_ROOT is the directory): %v", full, pkg, err)
 	}
 	cmd := exec.Command(full, args...)
 	libs, _ := filepath.Glob(filepath.Join(root, "usr/lib/*-linux-gnu"))
