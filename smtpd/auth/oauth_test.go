@@ -238,7 +238,7 @@ func signRaw(t *testing.T, payload string) string {
 	return string(b)
 }
 
-// TestIntrospection: what the provider answers, and what comes of it.
+// TestIntrospection: the answers of a provider, each with the result of the login.
 func TestIntrospection(t *testing.T) {
 	answer := func(change func(object)) http.HandlerFunc {
 		c := goodClaims()

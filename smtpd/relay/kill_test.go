@@ -74,7 +74,7 @@ func (c *fakeConn) dribble() {
 
 // Outcomes of a message.
 const (
-	lost      = 1 << iota // an error: nobody has it
+	lost      = 1 << iota // an error: no recipient has it
 	delivered             // the next hop has it, once
 	uncertain             // an error with Uncertain
 	partial               // an error with Partial: some recipients have it
@@ -108,7 +108,7 @@ const (
 	large = 200_000
 )
 
-// killings in the order of the dialogue. 421 after the data is an answer: nobody has the message.
+// killings in the order of the dialogue. 421 after the data is an answer: no recipient has the message.
 var killings = []killing{
 	{"connect", stageConnect, small, lost, nil},
 	{"greeting", stageConnect, small, lost, nil},

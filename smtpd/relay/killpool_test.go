@@ -67,7 +67,7 @@ func TestKilledKept(t *testing.T) {
 				honest(t, second, a)
 				honest(t, first, a)
 				for id, err := range second {
-					// With the first message a time-out of ours may have come early.
+					// With the first message, a time-out of this side may have come early.
 					if first[id+".1"] == nil {
 						k.check(t, how, id, err, k.outcomes(how))
 					}

@@ -91,7 +91,7 @@ func TestSmtpSink(t *testing.T) {
 		text   string
 		out    int
 		stage  string
-		reply  string // beginning of what the client is told
+		reply  string // beginning of the reply to the client
 	}{
 		{"", "smtp", eight, delivered, "", "250 2.0.0 Ok"},
 		{"", "smtp", letter("X1", 2_000_000), delivered, "", "250 2.0.0 Ok"},
