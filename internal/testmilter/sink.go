@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"crypto/tls"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"net/textproto"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,6 +126,10 @@ type Client struct {
 func DialSMTP(t testing.TB, addr string) *Client {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
+	// Postfix opens its ports one after the other, so that the last may still be closed when the first answers.
+	for end := time.Now().Add(10 * time.Second); errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(end); c, err = net.Dial("tcp", addr) {
+		time.Sleep(20 * time.Millisecond)
+	}
 	testenv.Must(t, err)
 	t.Cleanup(func() { _ = c.Close() })
 	x := &Client{t: t, c: c, tp: textproto.NewConn(c)}
