@@ -101,6 +101,7 @@ func TestSendmail(t *testing.T) {
 
 // TestMiltertest runs Debian's miltertest, an independent client of the protocol.
 func TestMiltertest(t *testing.T) {
+	testenv.NotShort(t, "miltertest")
 	r := serve(t, rego(t, "1", realPolicy), nil)
 	_, port, _ := strings.Cut(r.addr, ":")
 	scripts, err := filepath.Glob("testdata/miltertest/*.lua")

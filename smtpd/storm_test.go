@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
+	"github.com/postern-mail/postern/internal/testenv"
 	"github.com/postern-mail/postern/smtpd/auth"
 )
 
@@ -116,6 +117,7 @@ func goodLogins(t testing.TB, s *site, addr string, stop <-chan struct{}) (took 
 // TestLoginStorm is a small storm: no wrong password is accepted, attempts are counted, and the good user is accepted each time.
 // BenchmarkLoginStorm measures how fast.
 func TestLoginStorm(t *testing.T) {
+	testenv.NotShort(t, "several seconds")
 	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("correct horse"), bcrypt.MinCost)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // How a next hop dies.
@@ -240,6 +242,7 @@ func honest(t *testing.T, got map[string]error, hops ...*fakeHop) {
 
 // TestKilled kills the next hop at each stage of the dialogue, in each way, a hundred times.
 func TestKilled(t *testing.T) {
+	testenv.NotShort(t, "many seconds")
 	for _, k := range killings {
 		for _, how := range ways {
 			t.Run(fmt.Sprintf("%s/%d/%s", k.at, k.size, how), func(t *testing.T) {
@@ -282,6 +285,7 @@ func (k killing) check(t *testing.T, how, id string, err error, may int) {
 
 // TestKilledUnderTLS is the same for the later stages over TLS, where the end of the connection looks different.
 func TestKilledUnderTLS(t *testing.T) {
+	testenv.NotShort(t, "many seconds")
 	for _, k := range killings {
 		if k.stage == stageConnect || k.at == "RCPT 2" {
 			continue

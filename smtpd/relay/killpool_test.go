@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // fewer times than in TestKilled: each is two messages, at two next hops or on a kept connection.
@@ -45,6 +47,7 @@ func (k killing) keptHop(t testing.TB, how string) *fakeHop {
 
 // TestKilledKept kills a connection that has been used for a message before.
 func TestKilledKept(t *testing.T) {
+	testenv.NotShort(t, "many seconds")
 	for _, k := range keptKillings {
 		for _, how := range ways {
 			t.Run(fmt.Sprintf("%s/%s", k.at, how), func(t *testing.T) {
@@ -82,6 +85,7 @@ func TestKilledKept(t *testing.T) {
 
 // TestKilledFailover: a second next hop gets a message only if the first certainly does not have it.
 func TestKilledFailover(t *testing.T) {
+	testenv.NotShort(t, "many seconds")
 	for _, k := range killings {
 		for _, how := range ways {
 			t.Run(fmt.Sprintf("%s/%d/%s", k.at, k.size, how), func(t *testing.T) {

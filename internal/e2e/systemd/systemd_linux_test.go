@@ -263,6 +263,7 @@ func unit(t *testing.T, program string) string {
 
 // TestUnits wants systemd-analyze to find no fault in the units, and the exposure level that the page names.
 func TestUnits(t *testing.T) {
+	testenv.NotShort(t, "systemd-analyze")
 	t.Parallel()
 	analyze := testenv.Program(t, "systemd", "systemd-analyze")
 	service := unit(t, "/bin/true")
