@@ -38,14 +38,18 @@ func (r reading) String() string {
 	return s
 }
 
-// accepted are differences between a reader and what Postern said that stay, by reader and name of the message, and why
-// they cannot make anybody another.
-var accepted = []struct{ reader, name, why string }{
-	{"net/mail", `(from|sender|resent)/(long-comment|comment-before|comment-(nested|nested-address|quoted-paren|escaped|angle|comma|empty|quotes-unbalanced))`, "it takes no comment before an address, and gives up: nobody is read"},
-	{"net/mail", `(from|sender|resent)/encoded-in-comment`, "the same"},
-	{"net/mail", `(from|sender|resent)/encoded-(unknown-charset|utf7|utf16|language)`, "it gives up where it does not know a character set: nobody is read"},
-	{"net/mail", `(from|sender|resent)/encoded-empty`, "it takes an empty encoded word for no word, and gives up: nobody is read"},
-	{"python compat32", `(from|sender|resent)/folded-in-quotes-plain`, "it ends a quoted name at the line end and so loses the address: nobody else is read"},
+// accepted are the harmless differences between what a reader and Postern read, by reader and name of the message. With some
+// set, only some versions of the reader differ.
+var accepted = []struct {
+	reader, name, why string
+	some              bool
+}{
+	{"net/mail", `(from|sender|resent)/(long-comment|comment-before|comment-(nested|nested-address|quoted-paren|escaped|angle|comma|empty|quotes-unbalanced))`, "it takes no comment before an address, and gives up: nobody is read", false},
+	{"net/mail", `(from|sender|resent)/encoded-in-comment`, "the same", false},
+	{"net/mail", `(from|sender|resent)/encoded-(unknown-charset|utf7|utf16|language)`, "it gives up where it does not know a character set: nobody is read", false},
+	{"net/mail", `(from|sender|resent)/encoded-empty`, "it takes an empty encoded word for no word, and gives up: nobody is read", false},
+	{"python compat32", `(from|sender|resent)/folded-in-quotes-plain`, "it ends a quoted name at the line end and so loses the address: nobody else is read", false},
+	{"python compat32", `(from|sender|resent)/comment-comma`, "since the fix of CVE-2023-27043 it refuses a field with a comma in a comment: nobody is read", true},
 }
 
 // TestHostileMessages submits messages that can be read in two ways, and has other programs read what the next hop received. The
@@ -131,7 +135,7 @@ func compareReadings(t *testing.T, names []string, arrived [][]byte) {
 		}
 	}
 	for i, a := range accepted {
-		if !used[i] {
+		if !used[i] && !a.some {
 			t.Errorf("%s and Postern do not differ about %s any more: take it out of the table", a.reader, a.name)
 		}
 	}
