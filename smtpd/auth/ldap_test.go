@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/testauth"
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 const ldapPeople = `dn: uid=alice,ou=people,dc=example,dc=com
@@ -261,6 +262,7 @@ func TestLDAPComesAndGoes(t *testing.T) {
 
 // TestLDAPLies: a server that sends nonsense lets nobody log in, and its answer does not count as a wrong password.
 func TestLDAPLies(t *testing.T) {
+	testenv.NotShort(t, "many time-outs")
 	for name, answer := range map[string]string{
 		"nothing":             "",
 		"text":                "220 mail.example.com ESMTP\r\n",

@@ -19,6 +19,7 @@ import (
 	"layeh.com/radius/rfc2869"
 
 	"github.com/postern-mail/postern/internal/testauth"
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 const (
@@ -170,6 +171,7 @@ func reply(t *testing.T, request []byte, code radius.Code, signed bool, secret s
 
 // TestRADIUSLies: what is not the server's word is dropped, and only an Access-Accept that is gets anybody in.
 func TestRADIUSLies(t *testing.T) {
+	testenv.NotShort(t, "many time-outs")
 	one := func(b []byte) [][]byte { return [][]byte{b} }
 	for name, c := range map[string]struct {
 		answer func(t *testing.T, request []byte) [][]byte

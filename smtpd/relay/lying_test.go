@@ -7,11 +7,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // TestLies: a next hop that sends a wrong reply at a wrong time. The client gets no 250 unless the next hop accepted the message after
 // the end of data, and a message that it may have is not tried again.
 func TestLies(t *testing.T) {
+	testenv.NotShort(t, "many time-outs")
 	type say = map[string]string
 	for _, tc := range []struct {
 		name  string
@@ -86,6 +89,7 @@ func TestLies(t *testing.T) {
 
 // TestResetHangs: if a next hop does not answer RSET, an aborted transaction takes at most five seconds, and its connection is closed.
 func TestResetHangs(t *testing.T) {
+	testenv.NotShort(t, "several seconds")
 	for _, how := range []string{hangs, dribbles, closes, resets, garbage} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
@@ -112,6 +116,7 @@ func TestResetHangs(t *testing.T) {
 
 // TestSips: a next hop that reads the message octet by octet. If a block takes too long, the message goes to another hop.
 func TestSips(t *testing.T) {
+	testenv.NotShort(t, "several seconds")
 	for _, under := range []*tls.Config{nil, testCA().server("127.0.0.1")} {
 		t.Run(fmt.Sprintf("TLS=%v", under != nil), func(t *testing.T) {
 			t.Parallel()
