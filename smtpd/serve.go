@@ -162,9 +162,9 @@ func (l *accepter) Accept() (net.Conn, error) {
 		}
 		s := l.srv.newSession(l.ctx, l.Listener, conn)
 		if !l.srv.table.add(s.conn, s.cancel, s.limits.Connections) {
-			l.turnAway(conn, say(421, "4.3.2", "Too many connections, try again later"), "limit")
 			s.setClient(conn.RemoteAddr())
-			s.hit(limitConnections)
+			s.hit(limitConnections) // before the reply, so that the count is right when the client has it
+			l.turnAway(conn, say(421, "4.3.2", "Too many connections, try again later"), "limit")
 			s.cancel()
 			l.srv.running.Done()
 			continue
