@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // TestCIPage runs the commands of how-to/ci.md in a repository that postern init makes.
@@ -161,9 +163,7 @@ func TestKubernetesPage(t *testing.T) {
 // policyRepository returns a directory that postern init made and an environment in which postern and opa are found.
 func policyRepository(t *testing.T) (dir string, env []string) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("takes seconds; make test runs it")
-	}
+	testenv.NotShort(t, "the commands of a page, which take seconds")
 	bin := t.TempDir()
 	if err := os.Symlink(build(t), filepath.Join(bin, "postern")); err != nil {
 		t.Fatal(err)

@@ -63,9 +63,7 @@ func pattern(shown string) *regexp.Regexp {
 // TestTutorial types the commands of the tutorial into one shell, in order, in a checkout, and holds what each block prints
 // against what the page shows. The port of the page is replaced only where another program has it.
 func TestTutorial(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds; make test runs it")
-	}
+	testenv.NotShort(t, "the commands of a page, which take seconds")
 	testenv.NotShort(t, "the built program")
 	release, err := testenv.LockDefaultPorts()
 	if err != nil {
