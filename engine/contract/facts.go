@@ -110,7 +110,7 @@ func messageFields() []Fact {
 			{Name: "value", Kind: Text, Always: true, Doc: "Unfolded value."},
 		}}},
 		{Name: "header", Kind: Open, Always: true, Part: true, Item: &Fact{Kind: List, Item: str}, Doc: "Header fields by lower-case name, each with its values in order. Look up fields here."},
-		mailboxes("from", "Mailboxes of From."),
+		mailboxes("from", "Mailboxes of From. Like sender and resent, empty if the three together have more than 50: see ambiguous."),
 		mailboxes("sender", "Mailbox of Sender."),
 		mailboxes("reply_to", "Mailboxes of Reply-To."),
 		mailboxes("to", "Mailboxes of To."),
@@ -123,7 +123,7 @@ func messageFields() []Fact {
 			{Name: "pieces", Kind: List, Always: true, Item: str, Doc: `Value, cut where a domain is missing. concat("@example.com", pieces) completes it.`},
 		}}},
 		{Name: "ambiguous", Kind: List, Always: true, Part: true, Doc: "Reasons why two programs could read the header differently.", Item: &Fact{Kind: Closed, Fields: []Fact{
-			{Name: "kind", Kind: Text, Always: true, Doc: `Stable name, such as "duplicate-from".`},
+			{Name: "kind", Kind: Text, Always: true, Doc: `Stable name, such as "duplicate-from" or "too-many-originators".`},
 			{Name: "field", Kind: Text, Always: true, Doc: "Lower-case name of the field."},
 			{Name: "text", Kind: Text, Always: true, Doc: "What is wrong and how to mend it, for people."},
 		}}},

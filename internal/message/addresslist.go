@@ -1,6 +1,7 @@
 package message
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -26,20 +27,27 @@ type Addresses struct {
 type AddressError struct {
 	Offset int // in octets, from 0, of the unfolded value
 	What   string
+	cause  error // errTooMany, or nil
 }
 
 func (e *AddressError) Error() string { return fmt.Sprintf("%s at octet %d", e.What, e.Offset+1) }
 
+func (e *AddressError) Unwrap() error { return e.cause }
+
+// errTooMany is the cause of the error about more mailboxes than may be.
+var errTooMany = errors.New("too many mailboxes")
+
 // ParseAddresses reads the value of an address field. Errors are *AddressError. It takes time linear in the length of value: it reads
 // nothing twice, and counts nested comments without recursion.
 func ParseAddresses(value string) (Addresses, error) {
-	a, _, err := parseAddresses(value)
+	a, _, err := parseAddresses(value, maxMailboxes)
 	return a, err
 }
 
-// parseAddresses also returns the comments, as written but without their outer brackets.
-func parseAddresses(value string) (Addresses, []string, error) {
-	l := listReader{s: value}
+// parseAddresses reads at most the given number of mailboxes; if there are more, the error is errTooMany. It also returns the comments,
+// as written but without their outer brackets.
+func parseAddresses(value string, most int) (Addresses, []string, error) {
+	l := listReader{s: value, most: most}
 	if len(value) > maxAddressField {
 		return Addresses{}, nil, l.fail("more than %d octets", maxAddressField)
 	}
@@ -64,6 +72,7 @@ func parseAddresses(value string) (Addresses, []string, error) {
 type listReader struct {
 	s    string
 	at   int
+	most int // mailboxes
 	out  Addresses
 	cuts []int // where a domain is missing
 
@@ -71,7 +80,7 @@ type listReader struct {
 }
 
 func (l *listReader) fail(format string, a ...any) error {
-	return &AddressError{l.at, fmt.Sprintf(format, a...)}
+	return &AddressError{Offset: l.at, What: fmt.Sprintf(format, a...)}
 }
 
 func (l *listReader) peek() byte {
@@ -260,8 +269,8 @@ func (l *listReader) member() error {
 }
 
 func (l *listReader) add(m Mailbox) error {
-	if len(l.out.List) == maxMailboxes {
-		return l.fail("more than %d addresses", maxMailboxes)
+	if len(l.out.List) >= l.most {
+		return &AddressError{l.at, fmt.Sprintf("more than %d addresses", l.most), errTooMany}
 	}
 	l.out.List = append(l.out.List, m)
 	return l.skip()

@@ -127,3 +127,19 @@ func BenchmarkSpool(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkManyOriginators is a header that a login can send to make work: 280 KB of Resent-From.
+func BenchmarkManyOriginators(b *testing.B) {
+	block := []byte("From: a@b.c\r\n" + strings.Repeat("Resent-From: a@b.c"+strings.Repeat(",\r\n somebody@example.com", 340)+"\r\n", 35) + "\r\n")
+	b.SetBytes(int64(len(block)))
+	b.ReportAllocs()
+	for b.Loop() {
+		h, err := ParseHeader(block, Limits{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if f := ReadFacts(h); len(f.Ambiguous) != 1 {
+			b.Fatal(f.Ambiguous)
+		}
+	}
+}

@@ -175,7 +175,7 @@ func fieldEnd(s string, line, max int) (n, lines int, err error) {
 		if i < 0 || i == 0 || s[n+i-1] != '\r' {
 			return 0, 0, &HeaderError{Line: line + lines, Text: excerpt(s[n:]), What: "a line that does not end in CRLF"}
 		}
-		if j := strings.IndexAny(s[n:n+i-1], "\r\x00"); j >= 0 {
+		if inside := s[n : n+i-1]; strings.IndexByte(inside, '\r') >= 0 || strings.IndexByte(inside, 0) >= 0 {
 			return 0, 0, &HeaderError{Line: line + lines, Text: excerpt(s[n:]), What: "a CR or NUL inside a line"}
 		}
 		n, lines = n+i+1, lines+1
@@ -207,10 +207,18 @@ func newField(raw string, line int) (Field, error) {
 // unfold removes the line ends (RFC 5322 §2.2.3).
 func unfold(s string) string {
 	s = strings.TrimSuffix(s, "\r\n")
-	if strings.IndexByte(s, '\n') < 0 {
+	end := strings.IndexByte(s, '\n')
+	if end < 0 {
 		return s
 	}
-	return strings.ReplaceAll(s, "\r\n", "")
+	var b strings.Builder
+	b.Grow(len(s))
+	for ; end >= 0; end = strings.IndexByte(s, '\n') {
+		b.WriteString(strings.TrimSuffix(s[:end], "\r"))
+		s = s[end+1:]
+	}
+	b.WriteString(s)
+	return b.String()
 }
 
 // NewHeader makes a Header of fields in the form that a milter receives: a name, and a value with LF or CRLF line ends inside.

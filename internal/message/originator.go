@@ -1,7 +1,9 @@
 package message
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -12,7 +14,12 @@ type Ambiguity struct {
 	Text  string // for people: what is wrong and how to mend it
 }
 
-// Facts are what policy may know about a header.
+// MaxOriginators is the number of mailboxes that From, Sender, Resent-From and Resent-Sender may name together. Policy looks at the
+// rights to each of them, so that a header of many would be expensive for its size.
+const MaxOriginators = 50
+
+// Facts are what policy may know about a header. From, Sender and Resent are empty if the header names more than MaxOriginators
+// mailboxes, which is ambiguous ("too-many-originators"): a rule about each of them must not pass after it has seen only some.
 type Facts struct {
 	From, Sender, ReplyTo, To, Cc, Bcc []Mailbox
 	// Resent holds the originators of Resent- fields: Resent-From and Resent-Sender, in order.
@@ -68,9 +75,11 @@ func ReadFacts(h *Header) Facts {
 }
 
 type factsReader struct {
-	header *Header
-	facts  Facts
-	seen   map[string]int // occurrences so far, where there is more than one
+	header      *Header
+	facts       Facts
+	seen        map[string]int // occurrences so far, where there is more than one
+	originators int            // mailboxes of originators so far
+	tooMany     bool           // originators, so that no more are read
 }
 
 func (r *factsReader) ambiguous(kind, field, format string, a ...any) {
@@ -102,8 +111,19 @@ func (r *factsReader) read(f *Field, into *[]Mailbox) {
 	if f.value == "" && destination {
 		return // RFC 5322 §3.6.3: Bcc may be empty
 	}
-	a, comments, err := parseAddresses(f.value)
-	if err != nil {
+	originator, most := originates(f.key), maxMailboxes
+	if originator {
+		if r.tooMany {
+			return
+		}
+		most = MaxOriginators - r.originators
+	}
+	a, comments, err := parseAddresses(f.value, most)
+	switch {
+	case originator && errors.Is(err, errTooMany):
+		r.tooManyOriginators(f)
+		return
+	case err != nil:
 		r.ambiguous("unparsable-"+f.key, f.key, "the %s field cannot be read for certain: %s", f.Name(), err)
 		return
 	}
@@ -111,10 +131,23 @@ func (r *factsReader) read(f *Field, into *[]Mailbox) {
 	if a.Pieces != nil {
 		r.facts.Unqualified = append(r.facts.Unqualified, Unqualified{f.Name(), r.seen[f.key], a.Pieces})
 	}
-	switch f.key {
-	case "from", "sender", "resent-from", "resent-sender":
+	if originator {
+		r.originators += len(a.List)
 		r.originator(f, a, comments)
 	}
+}
+
+// originates reports whether a field names an author or sender.
+func originates(key string) bool {
+	return key == "from" || key == "sender" || key == "resent-from" || key == "resent-sender"
+}
+
+// tooManyOriginators forgets what was read of the originators. f is the field that names one too many.
+func (r *factsReader) tooManyOriginators(f *Field) {
+	r.tooMany = true
+	r.facts.From, r.facts.Sender, r.facts.Resent = nil, nil, nil
+	r.facts.Unqualified = slices.DeleteFunc(r.facts.Unqualified, func(u Unqualified) bool { return originates(strings.ToLower(u.Name)) })
+	r.ambiguous("too-many-originators", f.key, "From, Sender and the Resent- fields name more than %d mailboxes together; name fewer", MaxOriginators)
 }
 
 // blankLine looks for a continuation line that consists of white space only. Some readers end the header there, and RFC 5322
@@ -123,10 +156,11 @@ func (r *factsReader) blankLine(f *Field) {
 	if strings.IndexByte(f.raw, '\n') == len(f.raw)-1 {
 		return
 	}
-	_, rest, _ := cutLine(f.raw)
-	for more := true; more && rest != ""; {
-		var line string
-		if line, rest, more = cutLine(rest); strings.Trim(line, " \t") == "" {
+	for rest := f.raw; ; {
+		if rest = rest[strings.IndexByte(rest, '\n')+1:]; rest == "" {
+			return
+		}
+		if strings.HasPrefix(strings.TrimLeft(rest, " \t"), "\r\n") {
 			if here, all := r.alike("blank-line-in-header", f.key); here > 0 || all == maxBlankLines {
 				return // already reported, or reported for enough fields
 			}

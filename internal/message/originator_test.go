@@ -73,6 +73,54 @@ func TestReadFacts(t *testing.T) {
 	}
 }
 
+// TestTooManyOriginators: From, Sender and the Resent- fields may name 50 mailboxes together. With one more, policy sees none of them
+// and one ambiguity, wherever the one too many is. Destinations do not count.
+func TestTooManyOriginators(t *testing.T) {
+	list := func(n int) string { return strings.TrimSuffix(strings.Repeat("a, ", n), ", ") + "\n" }
+	for _, tc := range []struct {
+		header                     string
+		field                      string // that names too many; "" for none
+		from, sender, resent, more int
+	}{
+		{"From: " + list(50), "", 50, 0, 0, 0},
+		{"From: " + list(51), "from", 0, 0, 0, 0},
+		{"From: a\nSender: b\nResent-From: " + list(24) + "Resent-Sender: " + list(24), "", 1, 1, 48, 0},
+		{"From: a\nSender: b\nResent-From: " + list(24) + "Resent-Sender: " + list(25), "resent-sender", 0, 0, 0, 0},
+		{"Resent-From: " + list(25) + "Resent-From: " + list(24) + "From: a\n", "", 1, 0, 49, 0},
+		{"Resent-From: " + list(25) + "Resent-From: " + list(24) + "Sender: a\nFrom: a\nSender: b\nResent-From: a, (\n", "from", 0, 0, 0, 0},
+		{"To: " + list(60) + "Resent-To: " + list(60) + "From: a\n", "", 1, 0, 0, 2},
+		{"To: " + list(60) + "From: " + list(60), "from", 0, 0, 0, 1},
+		{"From: " + list(40) + "From: " + list(11), "from", 0, 0, 0, 0},
+		{"From: g: " + strings.TrimSpace(list(51)) + ";\n", "from", 0, 0, 0, 0},
+	} {
+		f := facts(t, tc.header+"\n")
+		if len(f.From) != tc.from || len(f.Sender) != tc.sender || len(f.Resent) != tc.resent {
+			t.Errorf("%.60q: From has %d, Sender %d, Resent %d", tc.header, len(f.From), len(f.Sender), len(f.Resent))
+		}
+		if f.has("too-many-originators", tc.field) != (tc.field != "") {
+			t.Errorf("%.60q: %v", tc.header, f.Ambiguous)
+		}
+		if tc.field != "" && len(f.Unqualified) != tc.more {
+			t.Errorf("%.60q: %d unqualified fields are left", tc.header, len(f.Unqualified))
+		}
+	}
+}
+
+// TestTooManyOriginatorsAreNotRead: a header of 10,000 mailboxes costs no more than the 50 that are read.
+func TestTooManyOriginatorsAreNotRead(t *testing.T) {
+	h, err := ParseHeader(crlf(strings.Repeat("Resent-From: a@b.c"+strings.Repeat(", a@b.c", 99)+"\n", 100)+"\n"), Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(10, func() { ReadFacts(h) }); n > 200 {
+		t.Errorf("%v allocations", n)
+	}
+	f := ReadFacts(h)
+	if len(f.Ambiguous) != 2 || f.Ambiguous[0].Kind != "too-many-originators" || f.Ambiguous[1].Kind != "missing-from" {
+		t.Errorf("%v", f.Ambiguous)
+	}
+}
+
 func TestNewHeader(t *testing.T) {
 	h, err := NewHeader([][2]string{{"From", " a@b.c"}, {"Subject", " x\n\ty"}, {"X", ""}}, true, Limits{})
 	if err != nil || string(h.AppendTo(nil)) != "From: a@b.c\r\nSubject: x\r\n\ty\r\nX:\r\n\r\n" {

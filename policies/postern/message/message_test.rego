@@ -128,6 +128,14 @@ test_no_author_is_never_allowed if {
 	_decide_with(request, {"ambiguous_allow": ["missing-from"]}) == _refused(set())
 }
 
+# The facts of a message with more originators than are read: none of them is in the input.
+test_too_many_originators_are_never_allowed if {
+	facts := {"from": [], "resent": [], "ambiguous": [{"kind": "too-many-originators", "field": "resent-from", "text": "Name fewer."}]}
+	request := fixture.message(fixture.session("alice"), facts)
+	_decide(request) == _refused({"message.ambiguous"})
+	_decide_with(request, {"ambiguous_allow": ["too-many-originators"]}) == _refused(set())
+}
+
 test_ambiguity_that_does_not_leave if {
 	facts := {"ambiguous": [{"kind": "unparsable-bcc", "field": "bcc", "text": "The Bcc field cannot be read."}]}
 	_decide(fixture.message(fixture.session("alice"), facts)) == _allowed({"own address"})
