@@ -3,8 +3,10 @@ package engine
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -67,6 +69,37 @@ func TestShadow(t *testing.T) {
 				t.Errorf("rule %q was not counted; logged %s", c.rule, out)
 			}
 		})
+	}
+}
+
+// TestShadowNoticesWhatTheClientWould: each difference that a client would notice has its kind, and nothing else is a difference.
+func TestShadowNoticesWhatTheClientWould(t *testing.T) {
+	edits := func(value string) string {
+		return fmt.Sprintf("package postern.message\nedit contains {\"op\": \"add_header\", \"name\": \"X-New\", \"value\": %q} if input.message.size > 0", value)
+	}
+	reply := func(set, code, status, text string) string {
+		return fmt.Sprintf("package postern.message\n%s contains {\"rule\": \"r\", \"code\": %s, \"status\": %q, \"message\": %q} if input.message.size > 0", set, code, status, text)
+	}
+	for name, c := range map[string]struct{ active, candidate, kind, log string }{
+		"same":           {reply("reject", "550", "5.7.1", "No"), reply("reject", "550", "5.7.1", "No"), "same", ""},
+		"code":           {reply("reject", "550", "5.7.1", "No"), reply("reject", "554", "5.7.1", "No"), "reply", `reply="554 5.7.1 No"`},
+		"status":         {reply("reject", "550", "5.7.1", "No"), reply("reject", "550", "5.7.0", "No"), "reply", `reply="550 5.7.0 No"`},
+		"text":           {reply("defer", "451", "4.7.1", "Later"), reply("defer", "451", "4.7.1", "Not now"), "reply", `reply="451 4.7.1 Not now"`},
+		"verdict":        {reply("reject", "550", "5.7.1", "No"), reply("defer", "451", "4.7.1", "No"), "verdict", "candidate=defer"},
+		"value of edit":  {edits("1"), edits("2"), "edits", "kind=edits"},
+		"no edit":        {edits("1"), "package postern.message\nnote contains input.message.size", "edits", "kind=edits"},
+		"same edit":      {edits("1"), edits("1") + "\nnote contains 1", "same", ""},
+		"only candidate": {"package postern.message\nnote contains input.message.size", reply("reject", "550", "5.7.1", "No"), "verdict", `reply="550 5.7.1 No"`},
+	} {
+		e, out, _ := beside(t, c.active, c.candidate)
+		e.Decide(context.Background(), submission(t))
+		drain(e.Shadow)
+		if n := testutil.ToFloat64(e.Shadow.Metrics.decisions.WithLabelValues("message", c.kind)); n != 1 {
+			t.Errorf("%s: no outcome %s; logged %q", name, c.kind, out)
+		}
+		if !strings.Contains(out.String(), c.log) || (c.kind == "same") != (out.Len() == 0) {
+			t.Errorf("%s: logged %q", name, out)
+		}
 	}
 }
 
@@ -164,6 +197,43 @@ func TestCanaryShareIsStable(t *testing.T) {
 	}
 }
 
+// TestCanaryDecidesForItsShare: of many logins, the candidate decides for its share and the active policy for the others, and always
+// the same one for each login.
+func TestCanaryDecidesForItsShare(t *testing.T) {
+	const note = "package postern.message\nnote contains %q if input.message.size > 0"
+	for _, share := range []float64{0.05, 0.5, 0.95} {
+		var e Engine
+		e.Swap(compile(t, nil, fmt.Sprintf(note, "active")))
+		candidate := compile(t, nil, fmt.Sprintf(note, "candidate"))
+		e.SwapCanary(&Canary{Policy: candidate, Share: share})
+		const logins = 2000
+		by := map[string]int{}
+		for i := range logins {
+			login := fmt.Sprintf("user%d@example.com", i)
+			side := e.Pin(login)
+			for range 3 {
+				if e.Pin(login) != side {
+					t.Fatalf("%s changes sides", login)
+				}
+			}
+			tr := loggedIn(t, login)
+			tr.Policy = side
+			by[fmt.Sprint(e.Decide(context.Background(), tr).Notes)]++
+		}
+		if got := float64(by["[candidate]"]) / logins; got < share-0.02 || got > share+0.02 || len(by) != 2 {
+			t.Errorf("share %v: the candidate decided for %v of the logins; decisions: %v", share, got, by)
+		}
+	}
+}
+
+func loggedIn(t testing.TB, login string) *Transaction {
+	tr := submission(t)
+	auth := *tr.Auth
+	auth.Login = login
+	tr.Auth = &auth
+	return tr
+}
+
 func TestCanaryFallsBack(t *testing.T) {
 	const good = "package postern.message\nreject contains \"large\" if input.message.size > 1000"
 	for name, c := range map[string]struct{ candidate, why string }{
@@ -179,22 +249,155 @@ func TestCanaryFallsBack(t *testing.T) {
 			canary := &Canary{Policy: compile(t, nil, c.candidate), Share: 0.5, MaxFailures: 0.01, MaxRefusals: 0.05, MinDecisions: 20,
 				Metrics: NewCanaryMetrics(r), Fallback: func(reason string) { why = append(why, reason) }}
 			e.SwapCanary(canary)
+			var took int // decisions of the candidate
 			for i := range 200 {
-				tr := submission(t)
-				tr.Policy = e.Pin(fmt.Sprint("user", i))
+				login := fmt.Sprint("user", i)
+				tr := loggedIn(t, login)
+				if tr.Policy = e.Pin(login); tr.Policy == canary.Policy {
+					took++
+				}
 				e.Decide(context.Background(), tr)
 			}
 			fell := e.canary.Load() == nil
 			if fell != (c.why != "") || len(why) > 1 || fell && !strings.Contains(why[0], c.why) {
 				t.Errorf("fell back: %v, because %q", fell, why)
 			}
-			if fell && e.Pin("anybody") != e.Policy() {
-				t.Error("somebody is still on it")
+			if fell && (took != 20 || e.Pin("anybody") != e.Policy()) {
+				t.Errorf("it decided %d times, want 20; %v", took, e.Pin("anybody") != e.Policy())
 			}
 			if got := testutil.ToFloat64(canary.Metrics.active); fell == (got != 0) {
 				t.Errorf("postern_canary_share is %v", got)
 			}
 		})
+	}
+}
+
+// canaryDecisions gives a Canary n decisions for a login, of which the last bad are d.
+func canaryDecisions(t testing.TB, c *Canary, login string, now time.Time, candidate bool, n, bad int, d Decision) (reason string) {
+	tr := loggedIn(t, login)
+	tr.Now = now
+	for i := range n {
+		made := Decision{Verdict: Accept}
+		if i >= n-bad {
+			made = d
+		}
+		if why := c.observe(tr, &made, candidate); why != "" {
+			reason = why
+		}
+	}
+	return reason
+}
+
+var (
+	refused = Decision{Verdict: Reject}
+	failed  = Decision{Verdict: Defer, Err: errors.New("failed")}
+	aTime   = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+)
+
+// TestCanaryOutlivesOneLogin: what one or two logins do, however often, does not take the candidate off, whether it is refused or makes
+// the candidate fail. A third one does, where there are few; among many, as many as the bounds say.
+func TestCanaryOutlivesOneLogin(t *testing.T) {
+	for name, bad := range map[string]Decision{"refusals": refused, "deferrals": {Verdict: Defer}, "failures": failed} {
+		c := &Canary{MaxFailures: 0.01, MaxRefusals: 0.05}
+		for i := range 10 {
+			canaryDecisions(t, c, fmt.Sprint("good", i), aTime, true, 5, 0, bad)
+			canaryDecisions(t, c, fmt.Sprint("other", i), aTime, false, 5, 0, bad)
+		}
+		for _, login := range []string{"mallory", "marvin"} {
+			if why := canaryDecisions(t, c, login, aTime, true, 1000, 1000, bad); why != "" {
+				t.Errorf("%s of %s took it off: %s", name, login, why)
+			}
+		}
+		if why := canaryDecisions(t, c, "third", aTime, true, 1, 1, bad); why == "" {
+			t.Errorf("%s of three logins did not take it off", name)
+		}
+	}
+	// Nor is there a candidate to be taken off where nobody else is on it.
+	c := &Canary{}
+	if why := canaryDecisions(t, c, "mallory", aTime, true, 1000, 1000, refused); why != "" {
+		t.Error(why)
+	}
+}
+
+// TestCanaryWeighsLoginsAlike: a login that sends a thousand times weighs as one that sends ten times, on both sides.
+func TestCanaryWeighsLoginsAlike(t *testing.T) {
+	c := &Canary{MaxRefusals: 0.1, MinIdentities: 1}
+	canaryDecisions(t, c, "much", aTime, true, 1000, 0, refused)
+	for i := range 4 { // the active policy refuses a quarter for each of four, and nothing for one who sends much
+		canaryDecisions(t, c, fmt.Sprint("usual", i), aTime, false, 8, 2, refused)
+	}
+	canaryDecisions(t, c, "much, active", aTime, false, 1000, 0, refused)
+	if why := canaryDecisions(t, c, "half", aTime, true, 100, 50, refused); why != "" { // (0 + 1/2)/2 is 5 points above (4/4)/5 = 20 %
+		t.Error(why)
+	}
+	if why := canaryDecisions(t, c, "all", aTime, true, 10, 10, refused); !strings.Contains(why, "it refused 50.00 %, the active policy 20.00 %") {
+		t.Errorf("it stays: %q", why)
+	}
+}
+
+// TestCanaryIdentityWithoutLogin: clients without a login are weighed by network.
+func TestCanaryIdentityWithoutLogin(t *testing.T) {
+	c := &Canary{MaxRefusals: 0.05, MinDecisions: 1}
+	from := func(ip string) string {
+		tr := submission(t)
+		tr.Auth, tr.Client.IP, tr.Now = nil, netip.MustParseAddr(ip), aTime
+		return c.observe(tr, &refused, true)
+	}
+	for _, ip := range []string{"2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8::ffff:4", "192.0.2.1", "192.0.2.1", "::ffff:192.0.2.1"} {
+		if why := from(ip); why != "" {
+			t.Fatalf("%s took it off: %s", ip, why)
+		}
+	}
+	if from("192.0.2.2") == "" {
+		t.Error("three networks did not take it off")
+	}
+}
+
+// TestCanaryWindow: after an hour, or with a clock that jumped, everybody begins anew, unless there was too little to judge by.
+func TestCanaryWindow(t *testing.T) {
+	for name, tc := range map[string]struct {
+		between time.Duration
+		logins  int // on the candidate in the first window
+		off     bool
+	}{
+		"within":            {59 * time.Minute, 3, true},
+		"after":             {time.Hour, 3, false},
+		"jump back":         {-time.Hour, 3, false},
+		"too few to judge":  {time.Hour, 2, true},
+		"longer and longer": {30 * time.Hour, 2, true},
+	} {
+		c := &Canary{MaxRefusals: 0.05, MinDecisions: 10}
+		why := ""
+		for i := range tc.logins {
+			bad := 5 * max(0, 2-i)
+			why += canaryDecisions(t, c, fmt.Sprint("user", i), aTime, true, 5, bad, refused)
+		}
+		why += canaryDecisions(t, c, "last", aTime.Add(tc.between), true, 5, 5, refused)
+		if (why != "") != tc.off {
+			t.Errorf("%s: taken off because %q", name, why)
+		}
+	}
+}
+
+// TestCanaryIsBounded: it weighs a bounded number of identities, and judging them costs little for each decision.
+func TestCanaryIsBounded(t *testing.T) {
+	c := &Canary{MaxRefusals: 1, MaxFailures: 1}
+	for i := range maxIdentities + 500 {
+		canaryDecisions(t, c, fmt.Sprint("user", i), aTime, true, 1, 1, refused)
+		canaryDecisions(t, c, fmt.Sprint("user", i), aTime, false, 1, 1, refused)
+	}
+	if a, b := len(c.candidate.identities), len(c.active.identities); a != maxIdentities || b != maxIdentities {
+		t.Errorf("%d and %d identities", a, b)
+	}
+	judged, last := 0, c.judged
+	for range 4 * maxIdentities {
+		canaryDecisions(t, c, "mallory", aTime, true, 1, 1, refused)
+		if c.judged != last {
+			judged, last = judged+1, c.judged
+		}
+	}
+	if judged != 40 {
+		t.Errorf("it was judged %d times in %d decisions, want 40", judged, 4*maxIdentities)
 	}
 }
 

@@ -132,7 +132,7 @@ func (e *Engine) tellCandidates(p *Policy, t *Transaction, in *Input, d *Decisio
 	if c == nil || t.Stage == StageConnect { // a canary decides from MAIL on
 		return
 	}
-	if reason := c.observe(d, p == c.Policy); reason != "" && e.canary.CompareAndSwap(c, nil) {
+	if reason := c.observe(t, d, p == c.Policy); reason != "" && e.canary.CompareAndSwap(c, nil) {
 		c.Metrics.fellBack()
 		if c.Fallback != nil {
 			c.Fallback(reason)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
@@ -19,9 +20,12 @@ type Candidate struct {
 type Canary struct {
 	Candidate
 	Share        float64 // of identities, above 0 and at most 1; 0.05
-	MaxFailures  float64 // share of its decisions that may fail; 0.01
-	MaxRefusals  float64 // by how much its share of refusals may exceed that of the policy; 0.05
-	MinDecisions int     // before the bounds apply; 100
+	MaxFailures  float64 // share of its decisions that may fail, as the mean over identities; 0.01
+	MaxRefusals  float64 // by how much its share of refusals, as the mean over identities, may exceed that of the policy; 0.05
+	MinDecisions int     // in a window, before the bounds apply; 100
+
+	MinIdentities int           // that must fare badly; 3
+	Window        time.Duration // in which an identity weighs once; an hour
 }
 
 // Of returns the policy with the bundle and data of a candidate instead of its own.
@@ -46,7 +50,7 @@ func (r *reader) shadow(n yamldoc.Node) {
 }
 
 func (r *reader) canary(n yamldoc.Node) {
-	c := &Canary{Share: 0.05, MaxFailures: 0.01, MaxRefusals: 0.05, MinDecisions: 100}
+	c := &Canary{Share: 0.05, MaxFailures: 0.01, MaxRefusals: 0.05, MinDecisions: 100, MinIdentities: 3, Window: time.Hour}
 	r.section(n, yamldoc.Keys{
 		"bundle":        func(n yamldoc.Node) { r.bundle(n, &c.Bundle) },
 		"data":          func(n yamldoc.Node) { r.candidateData(n, &c.Candidate) },
@@ -54,6 +58,9 @@ func (r *reader) canary(n yamldoc.Node) {
 		"max_failures":  func(n yamldoc.Node) { r.percent(n, &c.MaxFailures) },
 		"max_refusals":  func(n yamldoc.Node) { r.percent(n, &c.MaxRefusals) },
 		"min_decisions": func(n yamldoc.Node) { set(&c.MinDecisions)(n.Int(1, 1_000_000)) },
+
+		"min_identities": func(n yamldoc.Node) { set(&c.MinIdentities)(n.Int(1, 1000)) },
+		"window":         func(n yamldoc.Node) { set(&c.Window)(n.Duration(time.Minute, 7*24*time.Hour)) },
 	})
 	switch {
 	case r.failed(n):

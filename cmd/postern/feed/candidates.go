@@ -67,7 +67,8 @@ func (c *Candidates) feeds() (list []*Feed) {
 func (c *Candidates) swapCanary(p *engine.Policy, k *config.Canary) {
 	c.fallback.Store(nil)
 	c.engine.SwapCanary(&engine.Canary{
-		Policy: p, Share: k.Share, MaxFailures: k.MaxFailures, MaxRefusals: k.MaxRefusals, MinDecisions: k.MinDecisions, Metrics: c.canaryMetrics,
+		Policy: p, Share: k.Share, MaxFailures: k.MaxFailures, MaxRefusals: k.MaxRefusals, MinDecisions: k.MinDecisions,
+		MinIdentities: k.MinIdentities, Window: k.Window, Metrics: c.canaryMetrics,
 		Fallback: func(reason string) {
 			c.fallback.Store(&reason)
 			c.log.Error("canary policy was taken off; the active policy decides for all identities", "revision", p.Revision(), "reason", reason)
