@@ -20,7 +20,8 @@ const maxBody = 1 << 20
 // Groups of parts: those for which the address fields are parsed, those that need a header, those of one object.
 const (
 	partsParsed = contract.PartMessageFrom | contract.PartMessageSender | contract.PartMessageReplyTo | contract.PartMessageTo |
-		contract.PartMessageCc | contract.PartMessageBcc | contract.PartMessageResent | contract.PartMessageUnqualified | contract.PartMessageAmbiguous
+		contract.PartMessageCc | contract.PartMessageBcc | contract.PartMessageResent | contract.PartMessageUnqualified | contract.PartMessageAmbiguous |
+		contract.PartMessageCanonical
 	partsHeader   = partsParsed | contract.PartMessageHeaders | contract.PartMessageHeader
 	partsEnvelope = contract.PartEnvelopeFrom | contract.PartEnvelopeTo | contract.PartEnvelopeRecipientCount
 	partsMessage  = partsHeader | contract.PartMessageSize | contract.PartMessageGenerated | contract.PartMessageBody
@@ -257,9 +258,20 @@ func (b *builder) header(pairs []pair, h *message.Header, read contract.Parts) [
 	if read&contract.PartMessageAmbiguous != 0 {
 		list := make([]*ast.Term, len(f.Ambiguous))
 		for i, a := range f.Ambiguous {
-			list[i] = b.object([]pair{{b.k.kind, b.str(a.Kind)}, {b.k.field, b.str(a.Field)}, {b.k.text, b.str(a.Text)}})
+			fields := append(make([]pair, 0, 5), pair{b.k.kind, b.str(a.Kind)}, pair{b.k.field, b.str(a.Field)}, pair{b.k.text, b.str(a.Text)}, pair{b.k.mended, b.bool(a.Mended)})
+			if a.Address != "" {
+				fields = append(fields, pair{b.k.address, b.str(a.Address)})
+			}
+			list[i] = b.object(fields)
 		}
 		pairs = append(pairs, pair{b.k.ambiguous, b.term(ast.NewArray(list...))})
+	}
+	if read&contract.PartMessageCanonical != 0 {
+		list := make([]*ast.Term, len(f.Canonical))
+		for i, c := range f.Canonical {
+			list[i] = b.object([]pair{{b.k.name, b.str(c.Name)}, {b.k.index, b.num(int64(c.Index))}, {b.k.pieces, b.strs(c.Pieces)}})
+		}
+		pairs = append(pairs, pair{b.k.canonical, b.term(ast.NewArray(list...))})
 	}
 	return pairs
 }

@@ -126,6 +126,13 @@ func messageFields() []Fact {
 			{Name: "kind", Kind: Text, Always: true, Doc: `Stable name, such as "duplicate-from" or "too-many-originators".`},
 			{Name: "field", Kind: Text, Always: true, Doc: "Lower-case name of the field."},
 			{Name: "text", Kind: Text, Always: true, Doc: "What is wrong and how to mend it, for people."},
+			{Name: "address", Kind: Text, Doc: "Address in lower case that a display name or comment shows. Only of kinds whose name has address-in-display-name."},
+			{Name: "mended", Kind: Boolean, Always: true, Doc: "Whether the form of the field in message.canonical does not have the fault."},
+		}}},
+		{Name: "canonical", Kind: List, Always: true, Part: true, Doc: "Originator fields that not every program is sure to read alike, in a form that they do.", Item: &Fact{Kind: Closed, Fields: []Fact{
+			{Name: "name", Kind: Text, Always: true, Doc: "Name of the field as written."},
+			{Name: "index", Kind: Integer, Always: true, Doc: "Which occurrence of that name, from 1."},
+			{Name: "pieces", Kind: List, Always: true, Item: str, Doc: "Value with names in UTF-8 or encoded words of it, plain addresses and no comments, cut where a domain is missing."},
 		}}},
 		{Name: "generated", Kind: Closed, Always: true, Part: true, Type: "Generated", Doc: "Values that are made once a message, so that a policy can add them.", Fields: []Fact{
 			{Name: "message_id", Kind: Text, Always: true, Go: "MessageID string", Doc: "Ready for a Message-ID field."},

@@ -24,6 +24,7 @@ const (
 	PartMessageResent                            // input.message.resent
 	PartMessageUnqualified                       // input.message.unqualified
 	PartMessageAmbiguous                         // input.message.ambiguous
+	PartMessageCanonical                         // input.message.canonical
 	PartMessageGenerated                         // input.message.generated
 	PartMessageBody                              // input.message.body
 

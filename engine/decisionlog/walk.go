@@ -235,7 +235,7 @@ func (c *encoder) message(name string, v ast.Value) {
 		c.object(obj, c.headerValues)
 	case !c.hides():
 		c.dst = engine.AppendValue(c.dst, v)
-	case name == "unqualified" && c.masker.Addresses != PlainAddresses:
+	case (name == "unqualified" || name == "canonical") && c.masker.Addresses != PlainAddresses:
 		c.erase() // pieces of names and local parts
 	case isList && name != "ambiguous":
 		c.mailboxes(list)

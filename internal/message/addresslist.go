@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/text/encoding/charmap"
 )
 
 // Bounds of an address field.
@@ -40,32 +42,33 @@ var errTooMany = errors.New("too many mailboxes")
 // ParseAddresses reads the value of an address field. Errors are *AddressError. It takes time linear in the length of value: it reads
 // nothing twice, and counts nested comments without recursion.
 func ParseAddresses(value string) (Addresses, error) {
-	a, _, err := parseAddresses(value, maxMailboxes)
-	return a, err
+	l := listReader{s: value, most: maxMailboxes}
+	err := l.read()
+	if err != nil {
+		return Addresses{}, err
+	}
+	return l.out, nil
 }
 
-// parseAddresses reads at most the given number of mailboxes; if there are more, the error is errTooMany. It also returns the comments,
-// as written but without their outer brackets.
-func parseAddresses(value string, most int) (Addresses, []string, error) {
-	l := listReader{s: value, most: most}
-	if len(value) > maxAddressField {
-		return Addresses{}, nil, l.fail("more than %d octets", maxAddressField)
+// parseOriginators reads the value of a field that names authors or senders. Text in it that is no UTF-8 is taken for windows-1252 if it stands
+// in names only: there it cannot hide an address, whatever character set of single octets its writer had in mind. It reads at most the given
+// number of mailboxes; if there are more, the error is errTooMany.
+func parseOriginators(value string, most int) (*listReader, error) {
+	l := &listReader{s: value, most: most}
+	if utf8.ValidString(value) || len(value) > maxAddressField {
+		return l, l.read()
 	}
-	if !utf8.ValidString(value) {
-		return Addresses{}, nil, l.fail("8-bit text that is not UTF-8")
+	l.undeclared = true
+	l.s, _ = charmap.Windows1252.NewDecoder().String(value)
+	if err := l.read(); err != nil {
+		return l, err
 	}
-	if err := l.list(); err != nil {
-		return Addresses{}, nil, err
-	}
-	if l.cuts != nil {
-		from := 0
-		for _, cut := range l.cuts {
-			l.out.Pieces = append(l.out.Pieces, value[from:cut])
-			from = cut
+	for _, m := range l.out.List {
+		if !ascii(m.Address()) {
+			return l, l.fail("8-bit text that is not UTF-8")
 		}
-		l.out.Pieces = append(l.out.Pieces, value[from:])
 	}
-	return l.out, l.comments, nil
+	return l, nil
 }
 
 // listReader reads address-list with its cursor at.
@@ -76,7 +79,37 @@ type listReader struct {
 	out  Addresses
 	cuts []int // where a domain is missing
 
-	comments []string
+	comments   []string      // as written, without their outer brackets
+	names      []mailboxName // of out.List
+	undeclared bool          // s was 8-bit text of an unknown character set
+}
+
+// mailboxName is what stands beside the address of a mailbox.
+type mailboxName struct {
+	phrase   phrase
+	comments int // how many comments the field has up to the end of the address
+}
+
+// read reads the whole value.
+func (l *listReader) read() error {
+	if len(l.s) > maxAddressField {
+		return l.fail("more than %d octets", maxAddressField)
+	}
+	if !utf8.ValidString(l.s) {
+		return l.fail("8-bit text that is not UTF-8")
+	}
+	if err := l.list(); err != nil {
+		return err
+	}
+	if l.cuts != nil {
+		from := 0
+		for _, cut := range l.cuts {
+			l.out.Pieces = append(l.out.Pieces, l.s[from:cut])
+			from = cut
+		}
+		l.out.Pieces = append(l.out.Pieces, l.s[from:])
+	}
+	return nil
 }
 
 func (l *listReader) fail(format string, a ...any) error {
@@ -122,7 +155,7 @@ func (l *listReader) address() error {
 	}
 	switch l.peek() {
 	case '<':
-		return l.angle(p.text())
+		return l.angle(p)
 	case ':':
 		return l.group(p)
 	case '@':
@@ -138,7 +171,7 @@ func (l *listReader) address() error {
 }
 
 // angle reads "<addr-spec>" after a display name.
-func (l *listReader) angle(name string) error {
+func (l *listReader) angle(p phrase) error {
 	l.at++
 	if err := l.noSpace(); err != nil {
 		return err
@@ -165,8 +198,8 @@ func (l *listReader) angle(name string) error {
 		l.cuts = append(l.cuts, l.at)
 	}
 	l.at++
-	m.Name = name
-	return l.add(m)
+	m.Name = p.text()
+	return l.add(m, p)
 }
 
 // noSpace refuses white space and comments inside an address. They are obsolete, and programs read them differently.
@@ -206,7 +239,7 @@ func (l *listReader) bare(p phrase) error {
 	if err := l.skip(); err != nil {
 		return err
 	}
-	return l.add(m)
+	return l.add(m, phrase{})
 }
 
 // unqualified makes the one word of p an address without a domain.
@@ -221,7 +254,7 @@ func (l *listReader) unqualified(p phrase) error {
 		return err
 	}
 	l.cuts = append(l.cuts, w.end)
-	return l.add(m)
+	return l.add(m, phrase{})
 }
 
 // group reads "display-name: [mailbox-list];" with its cursor on the colon.
@@ -257,7 +290,7 @@ func (l *listReader) member() error {
 	}
 	switch {
 	case l.peek() == '<':
-		err = l.angle(p.text())
+		err = l.angle(p)
 	case l.peek() == '@':
 		err = l.bare(p)
 	case len(p.words) == 1 && l.peek() != ':':
@@ -268,10 +301,11 @@ func (l *listReader) member() error {
 	return err
 }
 
-func (l *listReader) add(m Mailbox) error {
+func (l *listReader) add(m Mailbox, p phrase) error {
 	if len(l.out.List) >= l.most {
 		return &AddressError{l.at, fmt.Sprintf("more than %d addresses", l.most), errTooMany}
 	}
 	l.out.List = append(l.out.List, m)
+	l.names = append(l.names, mailboxName{p, len(l.comments)})
 	return l.skip()
 }

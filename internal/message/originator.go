@@ -12,6 +12,10 @@ type Ambiguity struct {
 	Kind  string // stable, greppable: "duplicate-from", "group-in-from", "several-authors-no-sender", "unparsable-from", ...
 	Field string // the field's key
 	Text  string // for people: what is wrong and how to mend it
+	// Address is the address that a display name or comment shows, in lower case, for the kinds with "address-in-display-name" in them.
+	Address string
+	// Mended reports that the field in its canonical form does not have the fault.
+	Mended bool
 }
 
 // MaxOriginators is the number of mailboxes that From, Sender, Resent-From and Resent-Sender may name together. Policy looks at the
@@ -26,6 +30,8 @@ type Facts struct {
 	Resent      []Mailbox
 	Unqualified []Unqualified
 	Ambiguous   []Ambiguity
+	// Canonical has the originator fields that not every program is sure to read alike.
+	Canonical []Canonical
 }
 
 // Unqualified is an address field with addresses that lack a domain.
@@ -83,8 +89,12 @@ type factsReader struct {
 }
 
 func (r *factsReader) ambiguous(kind, field, format string, a ...any) {
-	if alike, _ := r.alike(kind, field); alike < maxAlike {
-		r.facts.Ambiguous = append(r.facts.Ambiguous, Ambiguity{kind, field, fmt.Sprintf(format, a...)})
+	r.add(Ambiguity{Kind: kind, Field: field, Text: fmt.Sprintf(format, a...)})
+}
+
+func (r *factsReader) add(a Ambiguity) {
+	if alike, _ := r.alike(a.Kind, a.Field); alike < maxAlike {
+		r.facts.Ambiguous = append(r.facts.Ambiguous, a)
 	}
 }
 
@@ -111,14 +121,17 @@ func (r *factsReader) read(f *Field, into *[]Mailbox) {
 	if f.value == "" && destination {
 		return // RFC 5322 §3.6.3: Bcc may be empty
 	}
-	originator, most := originates(f.key), maxMailboxes
+	originator := originates(f.key)
+	l := &listReader{s: f.value, most: maxMailboxes}
+	var err error
 	if originator {
 		if r.tooMany {
 			return
 		}
-		most = MaxOriginators - r.originators
+		l, err = parseOriginators(f.value, MaxOriginators-r.originators)
+	} else {
+		err = l.read()
 	}
-	a, comments, err := parseAddresses(f.value, most)
 	switch {
 	case originator && errors.Is(err, errTooMany):
 		r.tooManyOriginators(f)
@@ -127,13 +140,14 @@ func (r *factsReader) read(f *Field, into *[]Mailbox) {
 		r.ambiguous("unparsable-"+f.key, f.key, "the %s field cannot be read for certain: %s", f.Name(), err)
 		return
 	}
+	a := l.out
 	*into = append(*into, a.List...)
 	if a.Pieces != nil {
 		r.facts.Unqualified = append(r.facts.Unqualified, Unqualified{f.Name(), r.seen[f.key], a.Pieces})
 	}
 	if originator {
 		r.originators += len(a.List)
-		r.originator(f, a, comments)
+		r.originator(f, l)
 	}
 }
 
@@ -145,7 +159,7 @@ func originates(key string) bool {
 // tooManyOriginators forgets what was read of the originators. f is the field that names one too many.
 func (r *factsReader) tooManyOriginators(f *Field) {
 	r.tooMany = true
-	r.facts.From, r.facts.Sender, r.facts.Resent = nil, nil, nil
+	r.facts.From, r.facts.Sender, r.facts.Resent, r.facts.Canonical = nil, nil, nil, nil
 	r.facts.Unqualified = slices.DeleteFunc(r.facts.Unqualified, func(u Unqualified) bool { return originates(strings.ToLower(u.Name)) })
 	r.ambiguous("too-many-originators", f.key, "From, Sender and the Resent- fields name more than %d mailboxes together; name fewer", MaxOriginators)
 }
@@ -171,44 +185,78 @@ func (r *factsReader) blankLine(f *Field) {
 }
 
 // originator makes further checks of a field that names an author or sender.
-func (r *factsReader) originator(f *Field, a Addresses, comments []string) {
-	if a.Group {
+func (r *factsReader) originator(f *Field, l *listReader) {
+	list := l.out.List
+	if l.out.Group {
 		r.ambiguous("group-in-"+f.key, f.key, "the %s field holds a group; name one mailbox", f.Name())
 	}
-	if len(a.List) == 0 {
+	if len(list) == 0 {
 		r.ambiguous("empty-"+f.key, f.key, "the %s field names nobody; name one mailbox", f.Name())
 	}
-	if len(a.List) > 1 && (f.key == "sender" || f.key == "resent-sender") {
-		r.ambiguous("several-in-"+f.key, f.key, "the %s field names %d mailboxes; RFC 5322 allows one", f.Name(), len(a.List))
+	if len(list) > 1 && (f.key == "sender" || f.key == "resent-sender") {
+		r.ambiguous("several-in-"+f.key, f.key, "the %s field names %d mailboxes; RFC 5322 allows one", f.Name(), len(list))
 	}
-	for _, m := range a.List {
-		own := func(key string) bool { return key == m.Key() }
-		if other := otherAddress(m.Name, own); other != "" {
-			r.ambiguous("address-in-display-name", f.key, "the name %q in the %s field looks like another address than %s; take it out",
-				clean(m.Name, 80), f.Name(), clean(m.Address(), 80))
-		}
+	for _, m := range list {
 		if strings.ContainsAny(m.Local, "@<>()[],;:\\\"") {
 			r.ambiguous("specials-in-local-part", f.key, "the address %q in the %s field quotes characters that end an address elsewhere; use another address",
 				clean(m.Address(), 80), f.Name())
 		}
 	}
+	if pieces := l.canonical(); pieces != nil {
+		r.facts.Canonical = append(r.facts.Canonical, Canonical{f.Name(), r.seen[f.key], pieces})
+	}
 	if what := foldedInside(f.raw[f.name+1:]); what != "" {
 		r.ambiguous("folded-in-"+f.key, f.key, "the %s field has a line end inside a %s, at which some readers end it and take what follows for an address; put it on one line",
 			f.Name(), what)
 	}
-	if len(comments) == 0 {
-		return
+	if l.undeclared {
+		r.add(Ambiguity{Kind: "undeclared-charset-in-" + f.key, Field: f.key, Mended: true,
+			Text: fmt.Sprintf("the %s field has 8-bit text that is not UTF-8; write it as UTF-8 or in encoded words (RFC 2047)", f.Name())})
 	}
-	// Some readers show a comment as the display name.
-	own := make(map[string]bool, len(a.List))
-	for _, m := range a.List {
-		own[m.Key()] = true
+	r.names(f, l)
+}
+
+// names checks what people see beside the addresses: display names, and comments, which some programs show as the name.
+func (r *factsReader) names(f *Field, l *listReader) {
+	owned := make(map[string]bool, len(l.out.List))
+	for _, m := range l.out.List {
+		owned[m.Key()] = true
 	}
-	for _, c := range comments {
-		if other := otherAddress(visible(c), func(key string) bool { return own[key] }); other != "" {
-			r.ambiguous("address-in-display-name", f.key, "a comment in the %s field holds the address %s; take it out", f.Name(), clean(other, 80))
+	for i, m := range l.out.List {
+		written := l.names[i].phrase.written()
+		if written != "" {
+			r.name(f, written, func(key string) bool { return key == m.Key() })
 		}
 	}
+	for _, c := range l.comments {
+		r.name(f, unescape(c), func(key string) bool { return owned[key] })
+	}
+}
+
+// name checks one display name or comment.
+func (r *factsReader) name(f *Field, written string, own func(key string) bool) {
+	decoded, fault := decodeWords(written)
+	switch {
+	case fault&wordUnknownCharset != 0:
+		r.ambiguous("unknown-charset-in-"+f.key, f.key, "the %s field has a name in a character set that not every program knows; write it in UTF-8", f.Name())
+	case fault&wordMalformed != 0:
+		r.ambiguous("malformed-encoded-word-in-"+f.key, f.key, "the %s field has an encoded word (RFC 2047) that programs read in different ways; encode the name again", f.Name())
+	case fault&wordUndecodable != 0:
+		r.ambiguous("undecodable-name-in-"+f.key, f.key, "the %s field has a name with octets that its character set does not have; write it in UTF-8", f.Name())
+	}
+	a, found := otherAddress(written, decoded, own)
+	if !found {
+		return
+	}
+	kind := "disguised-address-in-display-name"
+	switch {
+	case a.via:
+		kind = "via-address-in-display-name"
+	case a.plain:
+		kind = "address-in-display-name"
+	}
+	r.add(Ambiguity{Kind: kind, Field: f.key, Address: clean(a.key, maxPath),
+		Text: fmt.Sprintf("the name %q in the %s field shows an address which is not the one behind it; take it out", clean(decoded, 80), f.Name())})
 }
 
 // foldedInside looks for a quoted string or comment that is folded and holds characters which have a meaning outside of it.
@@ -281,41 +329,3 @@ func (r *factsReader) authors() {
 	}
 }
 
-// otherAddress returns the first address in a display name or comment that differs from the mailbox's own: a word of atext and
-// dots on both sides of an @, with a dot in the domain; "" where there is none. It also decodes encoded words inside a quoted
-// string, because some readers do.
-func otherAddress(text string, own func(key string) bool) string {
-	for _, s := range [...]string{text, decodeWords(text)} {
-		for from := 0; ; {
-			at := strings.IndexByte(s[from:], '@')
-			if at < 0 {
-				break
-			}
-			at += from
-			from = at + 1
-			if found := addressAround(s, at); found != "" && !own(lower(found)) {
-				return found
-			}
-		}
-		if !strings.Contains(text, "=?") {
-			break
-		}
-	}
-	return ""
-}
-
-// addressAround is the address whose @ is s[at]. It looks no further than the longest possible address,
-// so that a name of many @ and letters takes linear time.
-func addressAround(s string, at int) string {
-	start, end := at, at+1
-	for start > max(0, at-maxLocal) && (atext(s[start-1]) || s[start-1] == '.') && s[start-1] != '\'' {
-		start--
-	}
-	for end < min(len(s), at+maxDomain) && (letterDigit(s[end]) || s[end] == '-' || s[end] == '.' || s[end] >= 0x80) {
-		end++
-	}
-	if start == at || !strings.Contains(strings.Trim(s[at+1:end], "."), ".") {
-		return ""
-	}
-	return strings.Trim(s[start:end], ".")
-}

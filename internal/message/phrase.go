@@ -1,7 +1,6 @@
 package message
 
 import (
-	"mime"
 	"strings"
 	"unicode"
 )
@@ -20,8 +19,17 @@ type phrase struct{ words []word }
 
 // text is the display name: words with one space between them, encoded words decoded (RFC 2047 §5).
 func (p phrase) text() string {
-	if len(p.words) == 1 && p.words[0].quoted {
-		return visible(p.words[0].text)
+	text, fault := decodeWords(p.written())
+	if fault&wordUnknownCharset != 0 || len(p.words) == 1 && p.words[0].quoted { // RFC 2047 §5 (3): no encoded word in a quoted string
+		text = p.written()
+	}
+	return visible(text)
+}
+
+// written joins the words, unquoted, with one space between them.
+func (p phrase) written() string {
+	if len(p.words) == 1 {
+		return p.words[0].text
 	}
 	var b strings.Builder
 	for i, w := range p.words {
@@ -30,28 +38,7 @@ func (p phrase) text() string {
 		}
 		b.WriteString(w.text)
 	}
-	return visible(decodeWords(b.String()))
-}
-
-// decodeWords decodes the encoded words of s (RFC 2047). Words in an unknown character set stay as they are.
-func decodeWords(s string) string {
-	if !strings.Contains(s, "=?") {
-		return s
-	}
-	if d, err := (&mime.WordDecoder{}).DecodeHeader(s); err == nil {
-		return strings.ToValidUTF8(d, "\ufffd")
-	}
-	return s
-}
-
-// visible removes control characters and bidirectional controls from a display name.
-func visible(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
-			return -1
-		}
-		return r
-	}, s)
+	return b.String()
 }
 
 // phrase reads words up to the character that ends them. It skips white space and comments between them.

@@ -70,7 +70,7 @@ reject contains {
 	"message": ambiguity.text,
 } if {
 	some ambiguity in input.message.ambiguous
-	not settings.ambiguous_allow[ambiguity.kind]
+	not _tolerated(ambiguity)
 	not _blind[ambiguity.field] # the field is removed
 	_submission
 }

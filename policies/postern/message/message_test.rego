@@ -97,11 +97,11 @@ test_resent if {
 test_ambiguous if {
 	facts := {"ambiguous": [
 		{"kind": "duplicate-from", "field": "from", "text": "There are two From fields; leave one."},
-		{"kind": "address-in-display-name", "field": "from", "text": "The name is an address."},
+		{"kind": "via-address-in-display-name", "field": "from", "text": "The name is an address.", "address": "bob@example.net"},
 	]}
 	request := fixture.message(fixture.session("alice"), facts)
 	_decide(request).reject == {"message.ambiguous"}
-	_decide_with(request, {"ambiguous_allow": ["duplicate-from", "address-in-display-name"]}) == _allowed({"own address"})
+	_decide_with(request, {"ambiguous_allow": ["duplicate-from", "via-address-in-display-name"]}) == _allowed({"own address"})
 	refusals := message.reject with input as request
 		with data.senders as fixture.senders
 		with data.groups as fixture.groups
@@ -115,7 +115,7 @@ test_ambiguous if {
 }
 
 test_strictest if {
-	facts := {"ambiguous": [{"kind": "address-in-display-name", "field": "from", "text": "The name is an address."}]}
+	facts := {"ambiguous": [{"kind": "via-address-in-display-name", "field": "from", "text": "The name is an address.", "address": "bob@example.net"}]}
 	request := fixture.message(fixture.session("alice"), facts)
 	_decide(request) == _allowed({"own address"})
 	_decide_with(request, {"ambiguous_allow": []}).reject == {"message.ambiguous"}

@@ -113,7 +113,34 @@ sender_attributes := [name |
 
 # METADATA
 # title: Ambiguities allowed
-# description: Kinds of ambiguous headers that are accepted. The operator's list replaces the default one.
-default ambiguous_allow := {"address-in-display-name"}
+# description: |
+#   Kinds of ambiguous headers that are accepted. The operator's list replaces the default one. The kind
+#   own-address-in-display-name is an address-in-display-name in a domain of the login or of display_name_domains.
+default ambiguous_allow := {"own-address-in-display-name", "via-address-in-display-name"}
 
 ambiguous_allow := {kind | some kind in data.settings.ambiguous_allow} if is_array(data.settings.ambiguous_allow)
+
+# METADATA
+# title: Domains in display names
+# description: Domains whose addresses a display name may show, besides those of the login, in lower case.
+default display_name_domains := set()
+
+display_name_domains := {lower(domain) |
+	some domain in data.settings.display_name_domains
+	is_string(domain)
+} if {
+	is_array(data.settings.display_name_domains)
+}
+
+# METADATA
+# title: Canonical originators
+# description: |
+#   What happens to a From, Sender, Resent-From or Resent-Sender that not every program is sure to read alike: "rewrite" it in a form that
+#   they do, "refuse" the message, or "leave" the field.
+# custom:
+#   rfc: RFC 5322 section 3.6.2, RFC 2047
+default canonical_originators := "rewrite"
+
+canonical_originators := data.settings.canonical_originators if {
+	data.settings.canonical_originators in {"refuse", "leave"}
+}

@@ -14,6 +14,8 @@ _all := {
 	"sender": settings.sender,
 	"ambiguous_allow": settings.ambiguous_allow,
 	"sender_attributes": settings.sender_attributes,
+	"display_name_domains": settings.display_name_domains,
+	"canonical_originators": settings.canonical_originators,
 }
 
 _defaults := {
@@ -26,8 +28,10 @@ _defaults := {
 	"allow_address_literals": false,
 	"allow_dotless_domains": false,
 	"sender": "fix",
-	"ambiguous_allow": {"address-in-display-name"},
+	"ambiguous_allow": {"own-address-in-display-name", "via-address-in-display-name"},
 	"sender_attributes": [],
+	"display_name_domains": set(),
+	"canonical_originators": "rewrite",
 }
 
 test_defaults if _all == _defaults with data.settings as {}
@@ -47,8 +51,13 @@ test_each_setting if {
 		"sender": "leave",
 		"ambiguous_allow": {"duplicate-date"},
 		"sender_attributes": ["mail"],
+		"display_name_domains": {"example.org"},
+		"canonical_originators": "leave",
 	}
-	given := object.union(wanted, {"domain": "@Example.COM", "ambiguous_allow": ["duplicate-date"]})
+	given := object.union(wanted, {
+		"domain": "@Example.COM", "ambiguous_allow": ["duplicate-date"],
+		"display_name_domains": ["Example.ORG", 1],
+	})
 	_all == wanted with data.settings as given
 }
 
@@ -58,7 +67,7 @@ test_wrong_types_never_loosen if {
 }
 
 test_wrong_values_never_loosen if {
-	given := {"require_auth": "no", "allow_local": "yes", "max_recipients": 0, "sender": "anything", "ambiguous_allow": "all", "sender_attributes": "mail"}
+	given := {"require_auth": "no", "allow_local": "yes", "max_recipients": 0, "sender": "anything", "ambiguous_allow": "all", "sender_attributes": "mail", "display_name_domains": "example.org", "canonical_originators": "keep"}
 	_all == _defaults with data.settings as given
 }
 
