@@ -19,14 +19,30 @@ func (l *listReader) canonical() []string {
 	if plain {
 		return nil
 	}
+	pieces := l.write(l.shownName)
+	size := 0
+	for _, p := range pieces {
+		size += len(p)
+	}
+	if size > maxCanonical {
+		return l.write(func(int) string { return "" }) // one message has no room for that many long names
+	}
+	return pieces
+}
+
+// maxCanonical bounds a canonical value in octets, so that an edit can hold it with its domains.
+const maxCanonical = maxEditValue / 2
+
+// write writes the mailboxes with the names that name returns.
+func (l *listReader) write(name func(i int) string) []string {
 	pieces := []string{}
 	var b strings.Builder
 	for i, m := range l.out.List {
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		if name := l.shownName(i); name != "" {
-			b.WriteString(encodeName(name))
+		if shown := name(i); shown != "" {
+			b.WriteString(encodeName(shown))
 			b.WriteByte(' ')
 		}
 		b.WriteByte('<')

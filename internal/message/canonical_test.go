@@ -112,7 +112,7 @@ func FuzzCanonical(f *testing.F) {
 			return
 		}
 		written := strings.Join(pieces, "@example.org")
-		if _, err := NewEdit(OpReplaceHeader, "From", 1, written, true); err != nil && len(written) < maxEditValue/2 && len(value) < maxLine/3 {
+		if _, err := NewEdit(OpReplaceHeader, "From", 1, written, true); err != nil {
 			t.Fatalf("%q gives %q: %v", value, written, err)
 		}
 		again, err := parseOriginators(written, maxMailboxes)

@@ -82,8 +82,17 @@ func plainWord(atom string) bool {
 // nameMarks are marks that programs take for a part of the structure of a field, with what is shown instead.
 var nameMarks = strings.NewReplacer(`"`, "\u201d", `\`, "/", "<", "\u2039", ">", "\u203a", "@", " at ", "=?", "= ?", "\t", " ")
 
-// cleanName returns a decoded display name without anything that a program could take for the structure of a field.
+// maxName bounds a display name that is written again, in characters.
+const maxName = 256
+
+// cleanName returns a decoded display name without anything that a program could take for the structure of a field, and at most maxName
+// characters of it.
 func cleanName(decoded string) string {
+	if len(decoded) > maxName {
+		if r := []rune(decoded); len(r) > maxName {
+			decoded = string(r[:maxName])
+		}
+	}
 	s := nameMarks.Replace(strings.ReplaceAll(visible(norm.NFC.String(decoded)), "\ufffd", ""))
 	if !balanced(s) {
 		s = strings.NewReplacer("(", "", ")", "").Replace(s)
