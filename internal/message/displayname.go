@@ -76,7 +76,7 @@ func plainWord(atom string) bool {
 		return false
 	}
 	text, fault := decodeWords(atom)
-	return fault == 0 && text == visible(text) && !strings.ContainsAny(text, "\"\\<>@") && !strings.ContainsAny(w.text, " ?")
+	return fault == 0 && text != "" && text == visible(text) && !strings.ContainsAny(text, "\"\\<>@") && !strings.ContainsAny(w.text, " ?")
 }
 
 // nameMarks are marks that programs take for a part of the structure of a field, with what is shown instead.

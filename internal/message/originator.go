@@ -328,4 +328,3 @@ func (r *factsReader) authors() {
 		r.ambiguous("several-authors-no-sender", "from", "the From field names %d authors, so a Sender field must say who sent it (RFC 5322 section 3.6.2)", len(r.facts.From))
 	}
 }
-
