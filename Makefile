@@ -3,8 +3,9 @@ GO ?= go
 FUZZ ?= Fuzz.*
 FUZZTIME ?= 30s
 SOAK ?= 10m
+KILLS ?= 200
 
-.PHONY: build test quick lint rego vuln fuzz bench bench-once bench-peers soak golden clean
+.PHONY: build test quick lint rego vuln fuzz fuzz-targets bench bench-once bench-peers soak nightly golden clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/postern ./cmd/postern
@@ -34,8 +35,7 @@ golden: ## rewrite the expected results of the golden transactions; review the d
 	$(GO) test ./cmd/postern -run Golden -update
 
 fuzz: ## each fuzz target for FUZZTIME; only some: make fuzz FUZZ=FuzzHeader FUZZTIME=10m
-	@list=$$(git grep -Eo '^func Fuzz[A-Za-z0-9]+' -- '*_test.go' | sed -E 's|^(.*)/[^/]*:func (.*)$$|./\1 \2|' | grep -E ' ($(FUZZ))$$'); \
-	test -n "$$list" || { echo 'no fuzz target matches FUZZ=$(FUZZ)'; exit 1; }; \
+	@list=$$($(MAKE) -s --no-print-directory fuzz-targets) || exit 1; \
 	ulimit -v 8388608; n=0; \
 	echo "$$list" | while read -r pkg target; do \
 	  n=$$((n + 1)); echo "== $$n of $$(echo "$$list" | wc -l): $$target in $$pkg for $(FUZZTIME)"; \
@@ -44,6 +44,9 @@ fuzz: ## each fuzz target for FUZZTIME; only some: make fuzz FUZZ=FuzzHeader FUZ
 	    echo "== $$target failed. If it found an input, that is $$pkg/testdata/fuzz/$$target/$$seed. Fix the fault, give the file a name that describes it, and commit it"; \
 	    echo "== to run it again: $(GO) test $$pkg -run '^$$target\$$/^$$seed\$$'"; exit 1; }; \
 	done
+
+fuzz-targets: ## lists the fuzz targets that FUZZ matches, each with its package
+	@git grep -Eo '^func Fuzz[A-Za-z0-9]+' -- '*_test.go' | sed -E 's|^(.*)/[^/]*:func (.*)$$|./\1 \2|' | grep -E ' ($(FUZZ))$$' || { echo 'no fuzz target matches FUZZ=$(FUZZ)' >&2; exit 1; }
 
 bench: build ## measure the engine, then submission and milter together with comparable servers, and how costs grow
 	$(GO) test -run '^$$' -bench 'Input$$|Least|IndexedRules|WithData|DecideMessage|Decode|Record' -benchmem ./engine/...
@@ -58,5 +61,11 @@ bench-once: ## run every Go benchmark once, to see that it works; times are not 
 soak: build ## load, reloads, faults and bad clients for the time SOAK; fails if anything is lost or grows
 	$(GO) run ./internal/tools/soak -postern bin/postern -for $(SOAK) $(SOAKFLAGS)
 
+# These differ from the defaults above. SINCE=COMMIT fuzzes only what changed since COMMIT, and BESIDE=1 gives soak and the rest a processor each.
+nightly: SOAK = 60m
+nightly: FUZZTIME = 10m
+nightly: ## an hour's soak, 200 kill -9 of each kind, and all fuzz targets for 10 minutes each; logs and summary in nightly/
+	$(GO) run ./internal/tools/nightly -soak '$(SOAK)' -soak-flags '$(SOAKFLAGS)' -kills '$(KILLS)' -fuzz '$(FUZZ)' -fuzz-time '$(FUZZTIME)' -since '$(SINCE)' $(if $(BESIDE),-beside)
+
 clean:
-	rm -rf bin bench.json
+	rm -rf bin bench.json nightly

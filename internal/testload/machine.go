@@ -4,11 +4,21 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 )
 
 // Machine says where the figures come from, and how busy it was besides.
 func Machine() string {
+	load := "unknown"
+	if now, ok := LoadAverage(); ok {
+		load = fmt.Sprint(now)
+	}
+	return fmt.Sprintf("%s, load average at the end %s", Processor(), load)
+}
+
+// Processor names the processors and the version of Go.
+func Processor() string {
 	model := "unknown processor"
 	b, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(b)) {
@@ -17,11 +27,17 @@ func Machine() string {
 			break
 		}
 	}
-	busy, _ := os.ReadFile("/proc/loadavg")
-	fields := strings.Fields(string(busy))
-	load := "unknown"
-	if len(fields) > 2 {
-		load = strings.Join(fields[:3], " ")
+	return fmt.Sprintf("%d × %s, %s", runtime.NumCPU(), model, runtime.Version())
+}
+
+// LoadAverage is the number of processes that ran or waited for a processor, on average over the last minute. ok is false where the
+// system does not tell.
+func LoadAverage() (load float64, ok bool) {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0, false
 	}
-	return fmt.Sprintf("%d × %s, %s, load average at the end %s", runtime.NumCPU(), model, runtime.Version(), load)
+	first, _, _ := strings.Cut(string(b), " ")
+	load, err = strconv.ParseFloat(first, 64)
+	return load, err == nil
 }

@@ -20,12 +20,15 @@ import (
 	"github.com/postern-mail/postern/internal/testmilter"
 )
 
-// kills is how often each server is killed: POSTERN_KILLS, or few.
-func kills(t *testing.T) int {
+// usualKills is how often TestKilled kills each of its servers if nothing else is asked for.
+const usualKills = 6
+
+// kills is how often a server is killed: POSTERN_KILLS, or usual without it.
+func kills(t *testing.T, usual int) int {
 	t.Helper()
 	text := os.Getenv("POSTERN_KILLS")
 	if text == "" {
-		return 6
+		return usual
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
@@ -57,7 +60,7 @@ func TestKilled(t *testing.T) {
 			relay, between := hop(t, l)
 			s := e2e.NewSite(t, relay, "decision_log: {file: decisions.jsonl, strict: true}\nlog: {format: json}\n")
 			k := &killing{site: s, ledger: l, between: func() error { return between(s.Dir) }}
-			k.run(t, kills(t))
+			k.run(t, kills(t, usualKills))
 			l.check(t, name != "maildir", false)
 			k.checkLog(t)
 		})
@@ -217,7 +220,7 @@ func (k *killing) checkLog(t *testing.T) {
 		}
 	}
 	t.Logf("%d lines of the decision log were cut off", cut)
-	if cut > kills(t) {
+	if cut > kills(t, usualKills) {
 		t.Errorf("%d lines of the decision log cannot be read", cut)
 	}
 }
@@ -250,7 +253,7 @@ edit contains {"op": "insert_header", "name": "X-Seen", "value": "yes", "index":
 	p := testmilter.StartPostfix(t, testmilter.PostfixOptions{Milter: "unix:" + socket, Relay: strings.TrimPrefix(hop.url, "smtp://"),
 		Main: "in_flow_delay = 0\n"})
 	k := &killing{site: s, ledger: l, front: p.Addr, between: func() error { return nil }}
-	k.run(t, (kills(t)+2)/3)
+	k.run(t, kills(t, 2))
 	for i := 0; len(p.Queue("incoming"))+len(p.Queue("active"))+len(p.Queue("deferred")) > 0; i++ {
 		if i == 600 {
 			t.Fatalf("Postfix keeps mail: %s", p.Log())

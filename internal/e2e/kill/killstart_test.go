@@ -26,7 +26,7 @@ func TestKilledAtFirstStart(t *testing.T) {
 	t.Parallel()
 	start := time.Second // how long a start takes; the first time it is measured
 	seen := map[string]int{}
-	for i := range (kills(t) + 1) / 2 {
+	for i := range kills(t, 3) {
 		s := e2e.NewSite(t, "maildir:outbox", killedMore+"decision_log: {file: decisions.jsonl, mask: {addresses: hash}}\n")
 		if i > 0 {
 			r := s.Launch(t, "first.log")
