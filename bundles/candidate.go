@@ -32,6 +32,8 @@ type Candidate struct {
 	Ignored []string
 	// LastGood reports whether this is the copy of a candidate that was active before.
 	LastGood bool
+	// Tested reports whether the tests of Own have passed before, in the same Watcher.Tester.
+	Tested bool
 }
 
 // content is all that a candidate is made of, before it is parsed.

@@ -22,7 +22,8 @@
 // A [Watcher] reads its source when files change, when [Watcher.Trigger] is called, and at intervals. A candidate that cannot be
 // read, or that the gate refuses, changes nothing: the last good one stays active, the log names the place once, and the metric
 // postern_policy_last_reload_successful turns 0. The candidate is tried again later. A copy of the active content is kept on
-// disk (the last good copy), for a start at which the source is broken.
+// disk (the last good copy), for a start at which the source is broken or takes too long. A file beside it says that the tests of that
+// content passed, and in which program, so that a start with the same content does not run them again.
 //
 // # Failing
 //

@@ -3,6 +3,7 @@ package bundles
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/base64"
@@ -23,7 +24,55 @@ import (
 const (
 	lastGood          = "last-good.tar.gz"
 	lastGoodDocuments = "last-good-documents.json"
+	// lastGoodTests says whose tests passed, and in which program. It stands alone: it is true whatever the other files hold.
+	lastGoodTests = "last-good-tests.json"
 )
+
+// maxPassed bounds the size of lastGoodTests, in bytes.
+const maxPassed = 4096
+
+// passedTests is what lastGoodTests holds: the tests of the bundle with this OwnHash passed in this Watcher.Tester. The
+// operator's documents are not part of it, because the tests run without them.
+type passedTests struct {
+	Bundle  string `json:"bundle"`
+	Tester  string `json:"tester"`
+	Outcome string `json:"outcome"`
+}
+
+// passed returns the content of lastGoodTests for a candidate whose tests have passed.
+func (w *Watcher) passed(c *Candidate) ([]byte, error) {
+	text, err := json.Marshal(passedTests{c.OwnHash, w.Tester, "passed"})
+	return append(text, '\n'), err
+}
+
+// tested reports whether the directory of the last good copy says that the tests of c have passed. What cannot be read, or
+// says anything else, does not say so.
+func (w *Watcher) tested(c *Candidate) bool {
+	if w.Keep == "" || w.Tester == "" {
+		return false
+	}
+	want, err := w.passed(c)
+	if err != nil {
+		return false
+	}
+	text, err := safefile.ReadFile(filepath.Join(w.Keep, lastGoodTests), maxPassed)
+	return err == nil && bytes.Equal(text, want)
+}
+
+// saveTested remembers that the tests of c have passed. saveLastGood has made the directory.
+func (w *Watcher) saveTested(c *Candidate) error {
+	if w.Tester == "" || c.Tested {
+		return nil
+	}
+	text, err := w.passed(c)
+	if err == nil {
+		err = safefile.WriteFile(filepath.Join(w.Keep, lastGoodTests), text, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("remember that its tests passed: %w", err)
+	}
+	return nil
+}
 
 // savedDocument is an extra data document in the last good copy.
 type savedDocument struct {

@@ -171,3 +171,117 @@ func TestKilledWhileKeeping(t *testing.T) {
 		t.Errorf("left: %q, %v", left, err)
 	}
 }
+
+// TestTestsAreRemembered: the next start is told that the tests passed where the bundle and the tester are the same, and only there.
+func TestTestsAreRemembered(t *testing.T) {
+	dir := tempDir(t, map[string]string{"b/a.rego": module, "b/data.json": `{"own": 1}`, "s.yaml": "senders: {a: [1]}\n"})
+	source, state := Dir(filepath.Join(dir, "b")), filepath.Join(dir, "state")
+	start := func(tester string, refuse error) *Candidate {
+		t.Helper()
+		var seen *Candidate
+		starting(t, source, state, func(w *Watcher) {
+			w.Tester, w.Data = tester, []string{filepath.Join(dir, "s.yaml")}
+			w.Activate = func(_ context.Context, c *Candidate) error { seen = c; return refuse }
+		})
+		return seen
+	}
+	record := filepath.Join(state, lastGoodTests)
+	if start("", nil).Tested {
+		t.Error("told at the first start")
+	}
+	if _, err := os.Stat(record); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("remembered without a tester: %v", err)
+	}
+	if start("one", errors.New("a test fails")).Tested || start("one", nil).Tested {
+		t.Error("told although its tests failed")
+	}
+	if info, err := os.Stat(record); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info, err)
+	}
+	whole, err := os.ReadFile(record)
+	if err != nil || !strings.Contains(string(whole), `"outcome":"passed"`) {
+		t.Fatalf("%s, %v", whole, err)
+	}
+	if !start("one", nil).Tested || start("", nil).Tested {
+		t.Error("not told at the second start, or told without a tester")
+	}
+	write(t, dir, map[string]string{"s.yaml": "senders: {b: [2]}\n"})
+	if !start("one", nil).Tested {
+		t.Error("the operator's documents are no part of the tests")
+	}
+	if start("two", nil).Tested || start("one", nil).Tested {
+		t.Error("told for another tester")
+	}
+	for name, text := range map[string]string{"b/a.rego": module + "\n# changed\n", "b/data.json": `{"own": 2}`} {
+		write(t, dir, map[string]string{name: text})
+		if start("one", nil).Tested {
+			t.Errorf("told although %s has changed", name)
+		}
+	}
+	if whole, err = os.ReadFile(record); err != nil {
+		t.Fatal(err)
+	}
+	for what, text := range map[string]string{"empty": "", "half": string(whole[:len(whole)/2]), "more": string(whole) + " ",
+		"another outcome": strings.Replace(string(whole), "passed", "failed", 1), "long": string(whole) + strings.Repeat(" ", 2*maxPassed)} {
+		if err := os.WriteFile(record, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if start("one", errors.New("refused")).Tested {
+			t.Errorf("a record that is %s is believed", what)
+		}
+	}
+}
+
+// TestStartIsPatient: a source that takes too long does not keep clients waiting where there is a copy to start with. Without a sound copy
+// they have to wait.
+func TestStartIsPatient(t *testing.T) {
+	dir := tempDir(t, map[string]string{"b/a.rego": module})
+	source, state := Dir(filepath.Join(dir, "b")), filepath.Join(dir, "state")
+	slow := func(w *Watcher) {
+		w.Patience = 50 * time.Millisecond
+		w.Activate = func(ctx context.Context, c *Candidate) error {
+			if c.LastGood {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(500 * time.Millisecond):
+				return nil
+			}
+		}
+	}
+	if w, err := starting(t, source, state, slow); err != nil || w.Active().LastGood {
+		t.Fatalf("without a copy: %v", err)
+	}
+	write(t, dir, map[string]string{"b/a.rego": module + "\n# changed\n"})
+	w, err := starting(t, source, state, slow)
+	if err != nil || !w.Active().LastGood {
+		t.Fatalf("with a copy: %v", err)
+	}
+	if r := w.Refused(); r == nil || r.Stage != StageTest || !strings.Contains(r.Error(), "was not ready within 50ms") {
+		t.Errorf("refused: %+v", r)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	for deadline := time.Now().Add(20 * time.Second); w.LastError() != nil && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	cancel()
+	<-done
+	if w.LastError() != nil || !mentions(w.Active(), "# changed") {
+		t.Errorf("what took too long is never tried again: %v", w.LastError())
+	}
+	if err := os.WriteFile(filepath.Join(state, lastGood), []byte("broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if w, err := starting(t, source, state, slow); err != nil || w.Active().LastGood {
+		t.Errorf("with a broken copy: %v", err)
+	}
+	gone, stop := context.WithCancel(context.Background())
+	stop()
+	if err := w.Start(gone); !errors.Is(err, context.Canceled) {
+		t.Errorf("stopped: %v", err)
+	}
+}

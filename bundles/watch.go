@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -34,6 +36,13 @@ type Watcher struct {
 	Activate Gate
 	// Keep is the directory of the last good copy, which Start uses if the source is broken; "": no copy is kept.
 	Keep string
+	// Tester names the program and the settings with which Activate runs a candidate's tests. What is kept beside the copy
+	// says that the tests passed, so that a start with the same bundle and the same Tester need not run them again (see
+	// [Candidate.Tested]). "": nothing is remembered.
+	Tester string
+	// Patience is how long Start tries the source, because clients wait meanwhile. After that it starts with the last good
+	// copy, and Run goes on trying. 0, or no copy: as long as it takes.
+	Patience time.Duration
 	// Settle is how long the source must be quiet before it is read, so that half-written files are not read; 0: 300 ms.
 	// A source that is never quiet is read after ten times as long.
 	Settle time.Duration
@@ -89,14 +98,42 @@ func (w *Watcher) init() {
 	})
 }
 
-// Start loads and activates the first candidate. If that fails, it activates the last good copy; if there is none, it returns
-// an error. Start is optional: Run also loads the first candidate, does not use the copy, and goes on if that fails.
+// Start loads and activates the first candidate. If that fails, or takes longer than Patience, it activates the last good copy;
+// if there is none, it returns an error. Start is optional: Run also loads the first candidate, does not use the copy, and goes
+// on if that fails.
 func (w *Watcher) Start(ctx context.Context) error {
-	err := w.look(ctx, true)
+	limited, cancel := w.patient(ctx)
+	defer cancel()
+	err := w.look(limited, true)
 	if err == nil || w.Keep == "" || ctx.Err() != nil {
 		return err
 	}
-	return w.fallBack(ctx, err)
+	if limited.Err() == nil {
+		return w.fallBack(ctx, err)
+	}
+	if w.fallBack(ctx, w.late(err)) == nil {
+		return nil
+	}
+	return w.look(ctx, true) // the copy is no help, so the clients have to wait
+}
+
+// patient returns ctx with the bound of Patience, if there is a copy to start with.
+func (w *Watcher) patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	if w.Patience > 0 && w.Keep != "" {
+		if _, err := os.Stat(filepath.Join(w.Keep, lastGood)); err == nil {
+			return context.WithTimeout(ctx, w.Patience)
+		}
+	}
+	return context.WithCancel(ctx)
+}
+
+// late records that the source took longer than Patience. It was being tested if its content had been read.
+func (w *Watcher) late(err error) error {
+	stage := StageRead
+	if errors.As(err, new(*Refusal)) {
+		stage = StageTest
+	}
+	return w.failed(&Refusal{stage, fmt.Errorf("it was not ready within %v; it is tried again while mail is served", w.Patience)})
 }
 
 // Active returns the candidate that was activated last; nil before the first.
@@ -220,6 +257,7 @@ func (w *Watcher) try(ctx context.Context, raw *content) (*Candidate, *Refusal) 
 	if err != nil {
 		return nil, refusal(err, StageLoad)
 	}
+	c.Tested = w.tested(c)
 	if err := w.Activate(ctx, c); err != nil {
 		return nil, refusal(err, StageCompile)
 	}
@@ -287,11 +325,15 @@ func (w *Watcher) activated(c *Candidate, raw *content, took time.Duration) {
 	w.mu.Unlock()
 	w.metrics.activated(c.Revision, c.Source, w.Now())
 	w.Log.Info("policy activated", "source", c.Source, "revision", c.Revision, "modules", len(c.Bundle.Modules),
-		"data_only", before != nil && before.ModulesHash == c.ModulesHash, "took", took)
+		"data_only", before != nil && before.ModulesHash == c.ModulesHash, "tested_before", c.Tested, "took", took)
 	if w.Keep == "" {
 		return
 	}
-	if err := saveLastGood(w.Keep, raw); err != nil {
+	err := saveLastGood(w.Keep, raw)
+	if err == nil {
+		err = w.saveTested(c)
+	}
+	if err != nil {
 		w.Log.Error("the policy is active, but its last good copy could not be written", "error", err)
 	}
 }
@@ -360,7 +402,7 @@ func (w *Watcher) fallBack(ctx context.Context, broken error) error {
 	if err != nil {
 		return fmt.Errorf("the policy cannot be activated:\n%w\nand the last good copy cannot be activated:\n%w", broken, err)
 	}
-	w.Log.Error("the policy is broken; started with the last good copy", "source", w.Source.String(), "revision", w.Active().Revision)
+	w.Log.Error("the policy is not active; started with the last good copy", "source", w.Source.String(), "revision", w.Active().Revision)
 	return nil
 }
 

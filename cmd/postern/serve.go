@@ -25,12 +25,15 @@ policy, and stores accepted mail in the Maildir outbox. All files are in one dir
 else the current one.
 
 A change on disk, or SIGHUP, reloads policy, users and certificates. What cannot be loaded changes
-nothing. SIGHUP also reopens the decision log. After SIGTERM the server accepts no more connections,
-lets transactions finish for as long as --grace, and then cuts the connections. A second SIGTERM
-cuts them at once.
+nothing. SIGHUP also reopens the decision log, and logs which changed keys of the configuration
+need a restart, or what is wrong with the file. After SIGTERM the server accepts no more
+connections, lets transactions finish for as long as --grace, and then cuts the connections. A
+second SIGTERM cuts them at once. A server that was started from a terminal stops in the same way
+when the terminal is closed, unless it was started with nohup or setsid.
 
-Exit codes: 0 stopped by a signal; 1 a listener could not be opened, or failed; 2 wrong usage or
-configuration, or no policy can be loaded.`,
+Exit codes: 0 stopped by a signal; 1 a listener could not be opened or failed, or another server
+uses the state directory or the decision log; 2 wrong usage or configuration, or no policy can be
+loaded.`,
 		Example: `  postern serve
   postern serve --dir /var/lib/postern
   postern serve --config /etc/postern/postern.yaml --log-level debug`,
@@ -57,5 +60,9 @@ func (p *program) serve(ctx context.Context, grace time.Duration) error {
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	return daemon.Run(ctx, daemon.Options{Config: cfg, Log: log, Notice: p.stderr, Grace: grace})
+	o := daemon.Options{Config: cfg, Log: log, Notice: p.stderr, Grace: grace}
+	if cfg.File != "" {
+		o.Reread = p.loadConfig
+	}
+	return daemon.Run(ctx, o)
 }

@@ -106,7 +106,7 @@ func (n Node) List(single bool, f func(i int, value Node)) bool {
 		return false
 	}
 	for i, v := range n.node.Content {
-		f(i, Node{doc: n.doc, node: v, key: fmt.Sprintf("%s[%d]", n.key, i), pos: n.Pos()})
+		f(i, Node{doc: n.doc, node: v, key: element(n.key, i), pos: n.Pos()})
 	}
 	return true
 }
@@ -265,5 +265,8 @@ func join(parent, name string) string {
 	}
 	return parent + "." + name
 }
+
+// element returns the key of a list's value number i.
+func element(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }
 
 func quoted(s string) string { return strconv.Quote(clip(s, 60)) }

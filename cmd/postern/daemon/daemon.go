@@ -8,9 +8,11 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -23,15 +25,19 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/systemd"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/decisionlog"
+	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
-// daemon is everything that runs. build makes it, bind opens its sockets, run starts its goroutines, shutdown ends the doors, and close
-// frees the rest.
+// daemon is everything that runs. open opens its sockets, build makes the rest, run starts its goroutines, shutdown ends the doors, and
+// close frees the rest.
 type daemon struct {
 	cfg       *config.Config
+	reread    func() (*config.Config, yamldoc.Findings, error) // nil without a file
 	log       *slog.Logger
 	metrics   *prometheus.Registry
 	inherited *systemd.Sockets // opened by systemd
+	hang      hangUp
+	locks     locks
 
 	engine     *engine.Engine
 	feed       *feed.Feed
@@ -44,11 +50,30 @@ type daemon struct {
 	reloadAll  chan struct{} // asks for a reload of all files
 }
 
-// build makes everything that can fail before a socket is open. notice is where a first start prints the password of its demo user.
-func (d *daemon) build(ctx context.Context, notice io.Writer) error {
+// open takes the locks and opens all sockets. Connections wait in the sockets' queues until run accepts them, so that a start which takes
+// long refuses nobody. Nothing has been made or printed yet, so that a port that is taken is the first thing that the operator learns. If it
+// fails, close closes what was opened.
+func (d *daemon) open() (err error) {
 	if !d.cfg.Submission.Enabled() && len(d.cfg.Milter.Listen) == 0 {
 		return exitcode.UsageError(errors.New("there is nothing to serve; configure submission.listen, submission.listen_tls or milter.listen"))
 	}
+	if err := d.locks.take(d.cfg, d.log); err != nil {
+		return err
+	}
+	if err := d.submission.bind(d.cfg.Submission, d.inherited); err != nil {
+		return err
+	}
+	if err := d.milter.bind(d.cfg, d.inherited); err != nil {
+		return err
+	}
+	d.admin, err = listenAdmin(d.cfg.Admin, d.inherited)
+	return err
+}
+
+// build makes everything else that can fail. notice is where a first start prints the password of its demo user. If it fails, close frees
+// what was made.
+func (d *daemon) build(ctx context.Context, notice io.Writer) error {
+	patience := time.Now().Add(feed.Patience)
 	d.metrics = prometheus.NewRegistry()
 	d.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.engine = &engine.Engine{Metrics: engine.NewMetrics(d.metrics)}
@@ -68,7 +93,7 @@ func (d *daemon) build(ctx context.Context, notice io.Writer) error {
 	if err := d.feed.Watcher.Start(ctx); err != nil {
 		return exitcode.UsageError(err)
 	}
-	d.candidates.Start(ctx)
+	d.candidates.Start(ctx, patience)
 	if d.cfg.Submission.Enabled() {
 		if err := firstStart(d.cfg, notice); err != nil {
 			return err
@@ -81,18 +106,6 @@ func (d *daemon) build(ctx context.Context, notice io.Writer) error {
 		d.milter.build(d.cfg, d.engine, d.log, d.metrics)
 	}
 	return nil
-}
-
-// bind opens all sockets. If it fails, close closes those that it has opened.
-func (d *daemon) bind() (err error) {
-	if err := d.submission.bind(d.cfg.Submission, d.inherited); err != nil {
-		return err
-	}
-	if err := d.milter.bind(d.cfg, d.inherited); err != nil {
-		return err
-	}
-	d.admin, err = listenAdmin(d.cfg.Admin, d.inherited)
-	return err
 }
 
 // run starts the goroutines in group. All of them end with ctx, and the first that fails ends the others.
@@ -111,6 +124,7 @@ func (d *daemon) run(ctx context.Context, group *errgroup.Group) {
 // reload does what SIGHUP asks for.
 func (d *daemon) reload() {
 	d.log.Info("reloading")
+	d.compareConfig()
 	d.feed.Watcher.Trigger()
 	d.candidates.Reload()
 	d.submission.backends.flush()
@@ -124,6 +138,38 @@ func (d *daemon) reload() {
 		}
 	}
 }
+
+// compareConfig logs what in the configuration's file is wrong, or differs from what runs. The file is read at the start only.
+func (d *daemon) compareConfig() {
+	if d.reread == nil {
+		return
+	}
+	next, found, err := d.reread()
+	var keys []string
+	if err == nil {
+		if keys = d.cfg.Changed(next); len(keys) == 0 {
+			return
+		}
+		d.log.Warn("the configuration has changed; these keys need a restart", "file", d.cfg.File, "keys", keys)
+	}
+	for i, f := range found {
+		switch {
+		case i == maxFindings:
+			d.log.Error("configuration", "finding", fmt.Sprintf("%d more findings; run postern check", len(found)-i))
+			return
+		case f.Warning:
+			d.log.Warn("configuration", "finding", f.String())
+		default:
+			d.log.Error("the configuration is broken; what was read at the start stays in use", "finding", f.String())
+		}
+	}
+	if err != nil && len(found) == 0 {
+		d.log.Error("the configuration cannot be read; what was read at the start stays in use", "error", err)
+	}
+}
+
+// maxFindings bounds how many findings about one configuration SIGHUP logs.
+const maxFindings = 25
 
 // health returns what /healthz answers.
 func (d *daemon) health() health {
@@ -161,7 +207,8 @@ func (d *daemon) shutdown(ctx context.Context) error {
 	return group.Wait()
 }
 
-// close frees what build and bind took. The decision log is last, because the doors write to it until they have ended.
+// close frees what open and build took. The decision log comes after the doors, which write to it until they have ended, and the locks
+// come last.
 func (d *daemon) close() {
 	d.submission.close()
 	d.milter.close()
@@ -173,4 +220,5 @@ func (d *daemon) close() {
 			d.log.Error("decision log", "error", err)
 		}
 	}
+	d.locks.release()
 }

@@ -16,11 +16,15 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/daemon/process"
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
 	"github.com/postern-mail/postern/cmd/postern/systemd"
+	"github.com/postern-mail/postern/internal/yamldoc"
 )
 
 // Options are what Run needs.
 type Options struct {
 	Config *config.Config // checked by config.Check or Validate
+	// Reread reads the configuration again, so that SIGHUP can say what in it needs a restart; nil: there is no file.
+	// A nil error means that findings are warnings.
+	Reread func() (*config.Config, yamldoc.Findings, error)
 	Log    *slog.Logger
 	Notice io.Writer     // where a first start prints the password of its demo user
 	Grace  time.Duration // how long transactions may take to finish after SIGTERM
@@ -38,20 +42,21 @@ func Run(ctx context.Context, o Options) error {
 		return exitcode.UsageError(err)
 	}
 
+	hang := newHangUp()
 	signals := make(chan os.Signal, 4)
 	// There is no signal.Stop. Otherwise a signal during the last log line would kill the process, and a clean end would look like a kill.
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
 
-	d := &daemon{cfg: o.Config, log: o.Log, reloadAll: make(chan struct{}, 1), inherited: sockets}
+	d := &daemon{cfg: o.Config, reread: o.Reread, log: o.Log, reloadAll: make(chan struct{}, 1), inherited: sockets, hang: hang}
 	defer d.close()
 	process.ConfigureGC()
-	if err := d.build(ctx, o.Notice); err != nil {
-		return err
-	}
-	if err := d.bind(); err != nil {
+	if err := d.open(); err != nil {
 		return err
 	}
 	sockets.Close() // the listeners have copies of their own
+	if stopped, err := d.buildUnlessStopped(ctx, o.Notice, signals); stopped || err != nil {
+		return err
+	}
 	ctx, cut := context.WithCancel(ctx)
 	defer cut()
 	group, ctx := errgroup.WithContext(ctx)
@@ -61,6 +66,29 @@ func Run(ctx context.Context, o Options) error {
 	ended := make(chan error, 1)
 	go func() { ended <- group.Wait() }()
 	return d.wait(cut, ended, signals, o.Grace)
+}
+
+// buildUnlessStopped builds, and gives up when a signal says so: a policy's tests may take long. SIGHUP asks for nothing here, because all
+// files are being read.
+func (d *daemon) buildUnlessStopped(ctx context.Context, notice io.Writer, signals <-chan os.Signal) (stopped bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	built := make(chan error, 1)
+	go func() { built <- d.build(ctx, notice) }()
+	for {
+		select {
+		case err := <-built:
+			return stopped, err
+		case s := <-signals:
+			if s == syscall.SIGHUP && !d.hang.happened() {
+				continue
+			}
+			d.log.Info("stopping before all was ready", "signal", s.String(), "reason", reason(s))
+			cancel()
+			<-built
+			return true, nil
+		}
+	}
 }
 
 // prepareProcess compares the limits of the configuration with those of the process, and keeps passwords out of core files.
@@ -96,17 +124,25 @@ func (d *daemon) wait(cut func(), ended <-chan error, signals <-chan os.Signal, 
 		case <-watchdog:
 			manager.Alive()
 		case s := <-signals:
-			if s == syscall.SIGHUP {
+			if s == syscall.SIGHUP && !d.hang.happened() {
 				manager.Reloading()
 				d.reload()
 				manager.Ready("reload asked for; its result is in the log and in postern_policy_last_reload_successful")
 				continue
 			}
-			d.log.Info("stopping", "signal", s.String(), "grace", grace)
+			d.log.Info("stopping", "signal", s.String(), "reason", reason(s), "grace", grace)
 			manager.Stopping()
 			return d.stop(cut, ended, signals, grace)
 		}
 	}
+}
+
+// reason says what a signal that ends the program means.
+func reason(s os.Signal) string {
+	if s == syscall.SIGHUP {
+		return "the terminal was closed"
+	}
+	return "asked to stop"
 }
 
 // stop lets transactions finish for as long as grace, or until another signal comes, and then cuts the connections.

@@ -80,7 +80,7 @@ func (s *submissionDoor) files() (sets []fileSet) {
 	return append(sets, s.backends.files...)
 }
 
-// bind opens the sockets.
+// bind opens the sockets. It comes before build.
 func (s *submissionDoor) bind(c config.Submission, inherited *systemd.Sockets) error {
 	open := func(addr string, implicitTLS bool) error {
 		all, err := listen(inherited, addr, "tcp")
@@ -102,7 +102,7 @@ func (s *submissionDoor) bind(c config.Submission, inherited *systemd.Sockets) e
 			return err
 		}
 	}
-	if s.recent == nil {
+	if c.RecentLogins.Socket == "" {
 		return nil
 	}
 	return s.bindRecent(c.RecentLogins)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -77,10 +78,17 @@ func (c *Candidates) swapCanary(p *engine.Policy, k *config.Canary) {
 	c.log.Info("canary policy decides for a share of identities", "revision", p.Revision(), "share", k.Share)
 }
 
-// Start loads the candidates, so that they run from the first message on. Run loads again what cannot be loaded now.
-func (c *Candidates) Start(ctx context.Context) {
+// Start loads the candidates, so that they run from the first message on. Run loads again what cannot be loaded now, or not before
+// the deadline: mail does not depend on candidates, so it does not wait longer for them.
+func (c *Candidates) Start(ctx context.Context, deadline time.Time) {
+	limited, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
 	for _, f := range c.feeds() {
-		if err := f.Watcher.Start(ctx); err != nil {
+		switch err := f.Watcher.Start(limited); {
+		case err == nil:
+		case limited.Err() != nil && ctx.Err() == nil:
+			f.log.Warn("candidate is not used yet; it is loaded while mail is served")
+		default:
 			f.log.Error("candidate is not used", "error", err)
 		}
 	}

@@ -34,6 +34,10 @@ type Feed struct {
 	own     string // OwnHash of the last candidate whose tests passed
 }
 
+// Patience is how long a start tries the policy at the source before it uses the last good copy. Clients that have connected wait meanwhile:
+// Sendmail waits 10 s for a milter (its time-out R), Postfix 30 s (milter_command_timeout), mail programs longer.
+const Patience = 8 * time.Second
+
 // New returns the feed of the policy p, which is compiled with o, into eng. keep is the directory of the last good copy, or "" to keep
 // none. metrics may be nil.
 func New(p config.Policy, o engine.Options, keep string, eng *engine.Engine, log *slog.Logger, metrics prometheus.Registerer) (*Feed, error) {
@@ -45,7 +49,8 @@ func New(p config.Policy, o engine.Options, keep string, eng *engine.Engine, log
 	if p.Bundle == "" && len(p.Data) == 0 {
 		keep = "" // the default bundle is part of the program
 	}
-	f.Watcher = &bundles.Watcher{Source: source, Data: p.Data, Verify: gate.Verification(p), Activate: f.activate, Keep: keep, Poll: p.Poll, Log: log, Metrics: metrics}
+	f.Watcher = &bundles.Watcher{Source: source, Data: p.Data, Verify: gate.Verification(p), Activate: f.activate, Keep: keep, Tester: f.gate.Tester(),
+		Patience: Patience, Poll: p.Poll, Log: log, Metrics: metrics}
 	return f, nil
 }
 
@@ -61,9 +66,9 @@ func (f *Feed) activate(ctx context.Context, c *bundles.Candidate) error {
 	if err != nil {
 		return err
 	}
-	// The tests are run without the operator's documents, so they need not run again where only those differ. They need not run for the
-	// last good copy either: it passed them before, and mail is waiting.
-	if f.gate.Tests && !c.LastGood && c.OwnHash != f.own {
+	// The tests are run without the operator's documents, so they need not run again where only those differ. They need not run where they
+	// passed before this process began (Tested), nor for the last good copy: it passed them before, and mail is waiting.
+	if f.gate.Tests && !c.LastGood && !c.Tested && c.OwnHash != f.own {
 		if err := f.gate.Test(ctx, c); err != nil {
 			return err
 		}

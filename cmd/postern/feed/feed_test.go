@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -132,6 +133,69 @@ func TestGateRunsTestsOfTheBundleAlone(t *testing.T) {
 	off := feedOf(t, filepath.Join(dir, "b"), func(p *config.Policy) { p.Tests, p.TestTimeout = "off", 0 })
 	if err := off.Watcher.Start(context.Background()); err != nil {
 		t.Errorf("tests: off: %v", err)
+	}
+}
+
+// TestTestsRunOnceABuild: a start with the bundle whose tests passed at the start before does not run them again, and one with another
+// bundle does.
+func TestTestsRunOnceABuild(t *testing.T) {
+	dir := t.TempDir()
+	putAll(t, dir, map[string]string{"b/p.rego": connectRule, "b/data.json": `{"blocked": ["192.0.2.1"]}`, "b/p_test.rego": "package p_test\n\ntest_a if true\n"})
+	start := func(change func(*Feed)) error {
+		p := config.Default(dir).Policy
+		p.Bundle, p.Timeout = filepath.Join(dir, "b"), 5*time.Second
+		f, err := New(p, engine.Options{Timeout: p.Timeout}, filepath.Join(dir, "keep"), &engine.Engine{}, slog.New(slog.DiscardHandler), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(f)
+		return f.Watcher.Start(context.Background())
+	}
+	hurry := func(f *Feed) { f.gate.Timeout = 0 } // no test can pass
+	if err := start(func(*Feed) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := start(hurry); err != nil {
+		t.Errorf("the tests ran again: %v", err)
+	}
+	if err := start(func(f *Feed) {
+		hurry(f)
+		f.Watcher.Tester = "another build"
+		next := f.Watcher.Activate
+		f.Watcher.Activate = func(ctx context.Context, c *bundles.Candidate) error {
+			if c.LastGood {
+				return errors.New("the copy is not wanted here")
+			}
+			return next(ctx, c)
+		}
+	}); err == nil || !strings.Contains(err.Error(), "did not end within") {
+		t.Errorf("another build did not run the tests: %v", err)
+	}
+	putAll(t, dir, map[string]string{"b/p_test.rego": "package p_test\n\ntest_a if false\n"})
+	var f *Feed
+	if err := start(func(g *Feed) { f = g }); err != nil || f.Watcher.Refused() == nil || f.Watcher.Refused().Stage != bundles.StageTest {
+		t.Errorf("a changed test did not run: %v", err)
+	}
+}
+
+// TestCandidatesDoNotHoldUpTheStart: after the deadline the server starts without them.
+func TestCandidatesDoNotHoldUpTheStart(t *testing.T) {
+	dir := t.TempDir()
+	putAll(t, dir, map[string]string{"b/p.rego": connectRule, "b/data.json": `{"blocked": []}`})
+	cfg := config.Default(dir)
+	cfg.Policy.Shadow = &config.Candidate{Bundle: filepath.Join(dir, "b")}
+	var log bytes.Buffer
+	c, err := NewCandidates(cfg, &engine.Engine{}, slog.New(slog.NewTextHandler(&log, nil)), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Start(context.Background(), time.Now().Add(-time.Second))
+	if h, _ := c.Health(); h.Revision != "" || !strings.Contains(log.String(), "candidate is not used yet") {
+		t.Errorf("%+v\n%s", h, log.String())
+	}
+	c.Start(context.Background(), time.Now().Add(time.Minute))
+	if h, _ := c.Health(); h.Revision == "" {
+		t.Errorf("%+v\n%s", h, log.String())
 	}
 }
 

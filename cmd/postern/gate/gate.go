@@ -7,6 +7,8 @@ package gate
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/postern-mail/postern/bundles"
 	"github.com/postern-mail/postern/cmd/postern/config"
+	"github.com/postern-mail/postern/cmd/postern/version"
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/contract"
 )
@@ -31,6 +34,17 @@ type Gate struct {
 func New(p config.Policy, o engine.Options) Gate {
 	o.Tests = p.Tests != "off" && p.Bundle != ""
 	return Gate{Options: o, Tests: o.Tests, Timeout: p.TestTimeout}
+}
+
+// Tester returns a text that differs where the outcome of Test may differ for the same candidate: in another build of the program, or with
+// other settings. It is "" if no tests run, or if the build cannot be told; then no outcome may be remembered.
+func (g Gate) Tester() string {
+	program, err := version.Fingerprint()
+	if !g.Tests || err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %v %q", program, g.Timeout, g.Options.AllowBuiltins))
+	return hex.EncodeToString(sum[:])
 }
 
 // Policy compiles and lints a candidate, and lets it decide about a plain transaction at each stage. Where active has the same code,

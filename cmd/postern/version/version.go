@@ -2,6 +2,11 @@
 package version
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
 	"runtime"
 	"runtime/debug"
 )
@@ -55,4 +60,32 @@ func Read(info *debug.BuildInfo) Report {
 		}
 	}
 	return r
+}
+
+// Fingerprint returns a text that differs between builds of the program: of another version, another revision, other modules, another Go
+// version or other flags, and also of the same source built again. It costs no reading of the binary, so it is made of what the Go tool
+// recorded, and of the size and time of the file. The error says that the file of this process cannot be found.
+func Fingerprint() (string, error) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "", errors.New("the binary does not say how it was built")
+	}
+	file, err := runningFile()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%d %d\n", info, file.Size(), file.ModTime().UnixNano()))
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// runningFile returns the file that this process runs. On Linux that is right even if another file has its name by now.
+func runningFile() (os.FileInfo, error) {
+	if info, err := os.Stat("/proc/self/exe"); err == nil {
+		return info, nil
+	}
+	name, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return os.Stat(name)
 }
