@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // TestProgressTerminal: a replay that takes its time shows a line on a terminal, and takes it away at its end.
 func TestProgressTerminal(t *testing.T) {
-	person, terminal := openTerminal(t)
+	person, terminal := testenv.Terminal(t)
 	in, feed := io.Pipe()
 	var stdout bytes.Buffer
 	code := make(chan int, 1)

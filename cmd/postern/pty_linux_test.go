@@ -11,30 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
+	"github.com/postern-mail/postern/internal/testenv"
 )
-
-// openTerminal gives both ends of a pseudo-terminal (pty(7)).
-func openTerminal(t *testing.T) (person, program *os.File) {
-	t.Helper()
-	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { person.Close() })
-	if err := unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { program.Close() })
-	return person, program
-}
 
 // TestPasswdTerminal types a password twice on a real terminal, which must not show it.
 func TestPasswdTerminal(t *testing.T) {
@@ -47,7 +25,7 @@ func TestPasswdTerminal(t *testing.T) {
 		"different": {"hunter3", exitcode.Failed, "the two passwords differ"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			person, terminal := openTerminal(t)
+			person, terminal := testenv.Terminal(t)
 			var stdout bytes.Buffer
 			code := make(chan int, 1)
 			go func() { code <- run([]string{"passwd", "alice"}, terminal, &stdout, terminal) }()

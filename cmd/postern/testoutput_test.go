@@ -11,6 +11,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
 	"github.com/postern-mail/postern/cmd/postern/terminal"
+	"github.com/postern-mail/postern/internal/testenv"
 )
 
 // failing is a bundle with a message test that fails and a test rule that holds, and where it is.
@@ -43,7 +44,7 @@ func TestTestColours(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("NO_COLOR", c.noColor)
 			t.Setenv("TERM", "xterm")
-			person, tty := openTerminal(t)
+			person, tty := testenv.Terminal(t)
 			code := make(chan int, 1)
 			go func() { code <- run([]string{"test", dir}, tty, tty, tty) }()
 			seen := until(t, person, "revision")
