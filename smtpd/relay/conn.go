@@ -45,8 +45,11 @@ func (c *conn) arm(ctx context.Context, s step) (release func()) {
 
 // send writes commands to which n replies will come.
 func (c *conn) send(ctx context.Context, n int, commands []byte) error {
-	if c.owed == 0 && c.rd.Buffered() > 0 {
+	if n := c.rd.Buffered(); c.owed == 0 && n > 0 {
 		c.doubt = true
+		if early, _ := c.rd.Peek(min(n, 3)); string(early) == "421" {
+			return errFarewell
+		}
 		return protocolError("a reply came before its command")
 	}
 	c.owed += n

@@ -26,6 +26,14 @@ type Failover struct {
 	state map[int]downtime // by index in Hops
 }
 
+// NewFailover makes a Failover whose hops count as up. Of o it uses Log, Metrics and Now.
+func NewFailover(hops []Hop, o Options) *Failover {
+	for _, h := range hops {
+		o.Metrics.setUp(hopName(h), true)
+	}
+	return &Failover{Hops: hops, Log: o.Log, Metrics: o.Metrics, Now: o.Now}
+}
+
 // downtime of a Hop that failed.
 type downtime struct {
 	failures int

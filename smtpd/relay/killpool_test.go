@@ -12,15 +12,16 @@ import (
 const fewer = 15
 
 // keptKillings are deaths of a kept connection at its second message. A connection that is closed before it answers MAIL is replaced
-// by a new one, once, and the message arrives.
+// by a new one, once, and the message arrives. So it does if the connection is closed later, but before the data.
 var keptKillings = []killing{
 	// Dead before our second MAIL or just behind it, when an answer that is none must not be trusted.
 	{"idle", stageMail, small, delivered, map[string]int{hangs: lost, dribbles: delivered | lost, garbage: delivered | lost}},
 	{"MAIL", stageMail, small, delivered, map[string]int{hangs: lost, dribbles: lost, garbage: lost}},
 	// A reset may overtake MAIL's reply; then it looks as above.
 	{"RCPT", stageRcpt, small, lost, map[string]int{closes: lost | delivered, resets: lost | delivered}},
-	{"RCPT 2", stageRcpt, small, lost, nil},
-	{"DATA", stageData, small, lost, nil},
+	// As if the time of an idle connection had run out: the transaction begins again at the same next hop.
+	{"RCPT 2", stageRcpt, small, delivered, map[string]int{hangs: lost, dribbles: lost, garbage: lost}},
+	{"DATA", stageData, small, delivered, map[string]int{hangs: lost, dribbles: lost, garbage: lost}},
 	{"354", "", small, lost | uncertain, nil},
 	{"body", stageData, large, lost, nil},
 	{"dot", stageEnd, small, uncertain, map[string]int{says421: lost}},

@@ -9,7 +9,7 @@ import (
 
 // combine makes one reply of those for each recipient, by the rule in the package's documentation. result is how the
 // transaction ended, as in the metrics: delivered, refused or partial.
-func combine(to []message.Path, replies []serverReply) (reply message.Reply, result string) {
+func combine(to []recipient, replies []serverReply) (reply message.Reply, result string) {
 	refused := 0
 	for _, r := range replies {
 		if r.class() != 2 {
@@ -59,13 +59,13 @@ func same(replies []serverReply) bool {
 const namesInReply = 8
 
 // split writes a reply for recipients with different results: the deciding refusal, who was refused and who has the message.
-func split(worst serverReply, to []message.Path, replies []serverReply) message.Reply {
+func split(worst serverReply, to []recipient, replies []serverReply) message.Reply {
 	var refused, have []string
 	for i, r := range replies {
 		if r.class() == 2 {
-			have = append(have, to[i].String())
+			have = append(have, to[i].path.String())
 		} else {
-			refused = append(refused, fmt.Sprintf("%s (%d)", to[i].String(), r.code))
+			refused = append(refused, fmt.Sprintf("%s (%d)", to[i].path.String(), r.code))
 		}
 	}
 	code := worst.reply().Code()

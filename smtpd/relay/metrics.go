@@ -14,6 +14,7 @@ type Metrics struct {
 	up           *prometheus.GaugeVec
 	using        *prometheus.GaugeVec
 	limits       *prometheus.CounterVec
+	restarts     *prometheus.CounterVec
 }
 
 // Values of the label result.
@@ -32,6 +33,7 @@ const (
 //	postern_relay_transaction_seconds{hop}         from Begin to the reply after the data
 //	postern_relay_hop_up{hop}                      with failover: 1 in use, 0 not used for a while after failures
 //	postern_relay_connections_in_use{hop}          connections that serve a transaction
+//	postern_relay_restarts_total{hop}              transactions begun again at the same hop, which had closed the connection before the data
 //	postern_relay_limit_hits_total{hop,limit}      limit: connections, or one of relay.timeouts
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
@@ -48,8 +50,10 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Help: "Connections to a next hop that serve a transaction."}, []string{"hop"}),
 		limits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_relay_limit_hits_total",
 			Help: "Times that a limit was reached: relay.connections, or one of relay.timeouts."}, []string{"hop", "limit"}),
+		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_relay_restarts_total",
+			Help: "Transactions begun again at the same next hop, because it closed the connection before the data."}, []string{"hop"}),
 	}
-	for _, c := range []prometheus.Collector{m.connections, m.transactions, m.seconds, m.up, m.using, m.limits} {
+	for _, c := range []prometheus.Collector{m.connections, m.transactions, m.seconds, m.up, m.using, m.limits, m.restarts} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -83,6 +87,7 @@ func (m *Metrics) begin(hop string, limits []string) {
 		return
 	}
 	m.using.WithLabelValues(hop)
+	m.restarts.WithLabelValues(hop)
 	for _, name := range limits {
 		m.limits.WithLabelValues(hop, name)
 	}
@@ -91,6 +96,12 @@ func (m *Metrics) begin(hop string, limits []string) {
 func (m *Metrics) limit(hop, name string) {
 	if m != nil {
 		m.limits.WithLabelValues(hop, name).Inc()
+	}
+}
+
+func (m *Metrics) restart(hop string) {
+	if m != nil {
+		m.restarts.WithLabelValues(hop).Inc()
 	}
 }
 

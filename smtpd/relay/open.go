@@ -38,10 +38,7 @@ func Open(o Options, targets ...string) (Hop, error) {
 	case 1:
 		return hops[0], nil
 	}
-	for _, h := range hops {
-		o.Metrics.setUp(hopName(h), true)
-	}
-	return &Failover{Hops: hops, Log: o.Log, Metrics: o.Metrics, Now: o.Now}, nil
+	return NewFailover(hops, o), nil
 }
 
 // shown is the target for an error, without a password that was written into it by mistake.

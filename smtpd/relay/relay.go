@@ -32,6 +32,15 @@
 // Once the end of data is being sent, nothing is tried again: if the connection breaks then, the error is 451 4.4.2 with
 // Uncertain set, because the message may have been delivered.
 //
+// # A slow client
+//
+// A transaction waits for the client between Begin and Data, perhaps longer than the next hop waits for a command (Postfix under
+// stress: 10 s). If the next hop closes the connection before the first octet of the message was sent, or answers RCPT or DATA with
+// 421 or 451 4.4.2, the transaction begins again at the same next hop, on a new connection, with the recipients that it had accepted.
+// This is no failure of the next hop: a Failover does not mark it down and does not move on, unless the new connection fails too.
+// Each step begins again at most once, a transaction at most ten times. If a recipient that was accepted is refused the second time,
+// the whole message fails with 451 4.4.0, so that the client sends it again and gets the next hop's own answer at RCPT.
+//
 // # A next hop that hangs
 //
 // Each step has a time limit (Timeouts), and the number of connections in use is limited (Options.Connections). A transaction
@@ -96,8 +105,9 @@ type Error struct {
 	Uncertain bool          // the connection broke after the end of data was sent; the message may have been delivered
 	Partial   bool          // some recipients have the message and others do not (LMTP); Reply names them
 
-	next bool // another target may be tried, because nothing of the message can have been accepted
-	over bool // the whole transaction is over, not only this recipient
+	next   bool // another target may be tried, because nothing of the message can have been accepted
+	over   bool // the whole transaction is over, not only this recipient
+	closed bool // the next hop closed the connection, or is about to, before anything of the message was sent
 }
 
 // recipient is one that the client was told is accepted.
@@ -141,6 +151,11 @@ func broken() message.Reply {
 	return message.MustReply(451, "4.4.2", "The connection to the next mail server broke, try again later")
 }
 
+// changed is the reply when the next hop refuses, in a transaction that had to begin again, what it had accepted before.
+func changed() message.Reply {
+	return message.MustReply(451, "4.4.0", "The next mail server closed the connection, and then did not accept the same recipients; try again later")
+}
+
 // unsure is the reply when it is not known whether the message was delivered.
 func unsure() message.Reply {
 	return message.MustReply(451, "4.4.2", "The next mail server did not confirm the message, try again later")
@@ -160,9 +175,12 @@ type sourceError struct{ err error }
 func (e *sourceError) Error() string { return "reading the message: " + e.err.Error() }
 func (e *sourceError) Unwrap() error { return e.err }
 
+// errFarewell is a 421 that came without a command (RFC 5321 §3.8): the next hop closes the connection.
+var errFarewell = errors.New("the next hop has closed the idle connection with 421")
+
 // dead reports whether err means that the connection was closed already, which may happen to an idle one.
 func dead(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) ||
+	return errors.Is(err, errFarewell) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) ||
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed)
 }
 

@@ -32,6 +32,16 @@ type serverReply struct {
 
 func (r serverReply) class() int { return r.code / 100 }
 
+// closing reports whether the next hop closes the connection, which says nothing about the message: 421 (RFC 5321 §3.8), or 451
+// with the status of a bad connection (RFC 3463 §3.5), which some servers send when an idle connection has timed out.
+func (r serverReply) closing() bool {
+	if r.code == 421 {
+		return true
+	}
+	status, _ := splitStatus(4, r.lines)
+	return r.code == 451 && status == "4.4.2"
+}
+
 // err is the reply as an error for the log.
 func (r serverReply) err() error {
 	return fmt.Errorf("the next hop said: %d %s", r.code, strings.Join(r.lines, " / "))

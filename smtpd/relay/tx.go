@@ -17,22 +17,59 @@ func (h *SMTP) Begin(_ context.Context, env Envelope) (Tx, error) {
 
 // smtpTx is a transaction over SMTP or LMTP.
 type smtpTx struct {
-	h     *SMTP
-	env   Envelope
-	began time.Time
-	slot  bool           // it has one of h's slots
-	c     *conn          // nil before the first Rcpt and after the end
-	utf8  bool           // MAIL had SMTPUTF8
-	to    []message.Path // accepted
-	over  *Error         // why it cannot go on
-	ended bool           // Data or Abort has been called
+	h        *SMTP
+	env      Envelope
+	began    time.Time
+	slot     bool        // it has one of h's slots
+	c        *conn       // nil before the first Rcpt and after the end
+	utf8     bool        // MAIL had SMTPUTF8
+	to       []recipient // accepted
+	restarts int         // how often it has begun again
+	over     *Error      // why it cannot go on
+	ended    bool        // Data or Abort has been called
 }
+
+// maxRestarts bounds how often a transaction begins again because the next hop closed its connection.
+const maxRestarts = 10
 
 // fail ends the transaction. next says that another target may be tried.
 func (t *smtpTx) fail(stage string, reply message.Reply, cause error, next bool) *Error {
-	t.over = &Error{Reply: reply, Hop: t.h.name, Stage: stage, Cause: cause, next: next, over: true}
-	t.release()
-	return t.over
+	return t.settle(t.failure(stage, reply, cause, next))
+}
+
+// failure is an error that is to end the transaction.
+func (t *smtpTx) failure(stage string, reply message.Reply, cause error, next bool) *Error {
+	return &Error{Reply: reply, Hop: t.h.name, Stage: stage, Cause: cause, next: next, over: true}
+}
+
+// lost is the failure of the connection before anything of the message was sent.
+func (t *smtpTx) lost(stage string, err error) *Error {
+	e := t.failure(stage, broken(), err, true)
+	e.closed = dead(err)
+	return e
+}
+
+// refused is the next hop's refusal r. over says that it is about the whole transaction.
+func (t *smtpTx) refused(stage string, r serverReply, over bool) *Error {
+	if r.class() < 4 {
+		t.c.doubt = true
+		return t.lost(stage, protocolError(r.err().Error()))
+	}
+	e := &Error{Reply: r.reply(), Hop: t.h.name, Stage: stage, over: over || r.code == 421, closed: r.closing()}
+	e.next = e.over && r.class() == 4
+	if e.closed {
+		t.c.doubt = true
+	}
+	return e
+}
+
+// settle ends the transaction if e is about the whole of it.
+func (t *smtpTx) settle(e *Error) *Error {
+	if e.over {
+		t.over = e
+		t.release()
+	}
+	return e
 }
 
 func (t *smtpTx) release() {
@@ -53,71 +90,122 @@ func (t *smtpTx) Rcpt(ctx context.Context, to message.Path, params message.Param
 		return t.over
 	case t.ended:
 		return t.fail(stageRcpt, local(), errEnded, false)
-	case t.c == nil:
-		return t.first(ctx, to, params)
 	}
-	cmd, no := rcptCommand(nil, to, params, t.utf8, &t.c.caps)
-	if no.code != 0 {
-		return &Error{Reply: no.reply(), Hop: t.h.name, Stage: stageRcpt}
+	r := recipient{to, params}
+	var e *Error
+	if t.c == nil {
+		e = t.first(ctx, r)
+	} else if e = t.offer(ctx, r); t.again(e) {
+		e = t.restart(ctx, &r)
 	}
-	if err := t.c.send(ctx, 1, cmd); err != nil {
-		return t.fail(stageRcpt, broken(), err, true)
+	if e != nil {
+		return t.settle(e)
 	}
-	return t.rcptReply(ctx, to)
+	t.to = append(t.to, r)
+	return nil
 }
 
 // first gets a connection and sends MAIL and the first RCPT. If a kept connection turns out to be closed before it answers, a
 // new one replaces it, once.
-func (t *smtpTx) first(ctx context.Context, to message.Path, params message.Params) error {
+func (t *smtpTx) first(ctx context.Context, r recipient) *Error {
 	if err := t.h.slot(ctx); err != nil {
-		return t.fail(stageConnect, busy(), err, true)
+		return t.failure(stageConnect, busy(), err, true)
 	}
 	t.slot = true
 	c, reused, err := t.h.connection(ctx)
 	if err != nil {
-		return t.fail(stageConnect, unreachable(), err, true)
+		return t.failure(stageConnect, unreachable(), err, true)
 	}
 	t.c = c
-	both, n, e := t.commands(to, params)
+	e := t.start(ctx, r)
+	if e == nil || !reused || !e.closed || e.Stage != stageMail {
+		return e
+	}
+	t.h.pool.drop()
+	if e := t.reconnect(ctx); e != nil {
+		return e
+	}
+	return t.start(ctx, r)
+}
+
+// again reports whether the transaction may begin again at the same next hop after e. It may if the next hop has closed the
+// connection, or said that it will, before anything of the message was sent. Usually its time for an idle connection had run out
+// while the client was sending, which says nothing against it.
+func (t *smtpTx) again(e *Error) bool { return e != nil && e.closed && t.restarts < maxRestarts }
+
+// restart begins the transaction again on a new connection, with the recipients that were accepted, and then with more; nil: no
+// more. If one that was accepted is refused now, only the whole message can still be refused, with 451: at its next attempt the
+// client gets the next hop's own reply for that recipient, and the others get the message.
+func (t *smtpTx) restart(ctx context.Context, more *recipient) *Error {
+	t.restarts++
+	t.h.o.Metrics.restart(t.h.name)
+	t.h.o.Log.Info("the next hop closed the connection before the message was sent; the transaction begins again there",
+		"id", t.env.ID, "hop", t.h.name, "recipients", len(t.to), "restarts", t.restarts)
+	if e := t.reconnect(ctx); e != nil {
+		return e
+	}
+	step := t.start
+	for _, r := range t.to {
+		e := step(ctx, r)
+		if e != nil && !e.next {
+			if t.c != nil {
+				t.c.reset()
+			}
+			return t.failure(e.Stage, changed(), e, false)
+		}
+		if e != nil {
+			return e
+		}
+		step = t.offer
+	}
+	if more == nil {
+		return nil
+	}
+	return step(ctx, *more)
+}
+
+// reconnect replaces a connection that the next hop has closed.
+func (t *smtpTx) reconnect(ctx context.Context) *Error {
+	t.c.doubt = true
+	t.h.pool.put(t.c)
+	t.c = nil
+	c, err := t.h.fresh(ctx)
+	if err != nil {
+		return t.failure(stageConnect, unreachable(), err, true)
+	}
+	t.c = c
+	return nil
+}
+
+// start sends MAIL and the first RCPT.
+func (t *smtpTx) start(ctx context.Context, to recipient) *Error {
+	both, n, e := t.commands(to)
 	if e != nil {
 		return e
 	}
 	r, err := t.mail(ctx, both, n)
-	if reused && (err != nil && dead(err) || err == nil && r.code == 421) {
-		c.doubt = true
-		t.h.pool.put(c)
-		t.c = nil
-		t.h.pool.drop()
-		if t.c, err = t.h.fresh(ctx); err != nil {
-			return t.fail(stageConnect, unreachable(), err, true)
-		}
-		if both, n, e = t.commands(to, params); e != nil {
-			return e
-		}
-		r, err = t.mail(ctx, both, n)
-	}
 	if err != nil {
-		return t.fail(stageMail, broken(), err, true)
+		return t.lost(stageMail, err)
 	}
 	if r.class() != 2 {
 		return t.mailRefused(ctx, r)
 	}
 	if t.c.owed == 0 { // lock-step
 		if err := t.c.send(ctx, 1, both[n:]); err != nil {
-			return t.fail(stageRcpt, broken(), err, true)
+			return t.lost(stageRcpt, err)
 		}
 	}
-	return t.rcptReply(ctx, to)
+	return t.rcptReply(ctx)
 }
 
 // commands builds MAIL, which takes n octets, and RCPT. If one of them cannot be sent, the connection stays unused.
-func (t *smtpTx) commands(to message.Path, params message.Params) (both []byte, n int, e *Error) {
+func (t *smtpTx) commands(to recipient) (both []byte, n int, e *Error) {
 	mail, utf8, no := mailCommand(make([]byte, 0, 512), t.env, &t.c.caps)
 	if no.code != 0 {
-		return nil, 0, t.fail(stageMail, no.reply(), nil, false)
+		return nil, 0, t.failure(stageMail, no.reply(), nil, false)
 	}
 	t.utf8 = utf8
-	both, no = rcptCommand(mail, to, params, utf8, &t.c.caps)
+	both, no = rcptCommand(mail, to.path, to.params, utf8, &t.c.caps)
 	if no.code != 0 {
 		t.release()
 		return nil, 0, &Error{Reply: no.reply(), Hop: t.h.name, Stage: stageRcpt}
@@ -138,35 +226,37 @@ func (t *smtpTx) mail(ctx context.Context, both []byte, n int) (serverReply, err
 	return t.c.read(ctx, t.c.times.command())
 }
 
-// mailRefused ends the transaction with MAIL's refusal, after the reply to a pipelined RCPT has been read.
+// mailRefused is MAIL's refusal, after the reply to a pipelined RCPT has been read.
 func (t *smtpTx) mailRefused(ctx context.Context, r serverReply) *Error {
 	if t.c.owed > 0 && !t.c.doubt {
 		if s, err := t.c.read(ctx, t.c.times.command()); err == nil && s.class() < 4 {
 			t.c.doubt = true // it accepted a recipient without a sender
 		}
 	}
-	if r.class() < 4 {
-		t.c.doubt = true
-		return t.fail(stageMail, broken(), protocolError(r.err().Error()), true)
-	}
-	return t.fail(stageMail, r.reply(), nil, r.class() == 4)
+	return t.refused(stageMail, r, true)
 }
 
-func (t *smtpTx) rcptReply(ctx context.Context, to message.Path) error {
+// offer sends RCPT in a transaction that has begun.
+func (t *smtpTx) offer(ctx context.Context, to recipient) *Error {
+	cmd, no := rcptCommand(nil, to.path, to.params, t.utf8, &t.c.caps)
+	if no.code != 0 {
+		return &Error{Reply: no.reply(), Hop: t.h.name, Stage: stageRcpt}
+	}
+	if err := t.c.send(ctx, 1, cmd); err != nil {
+		return t.lost(stageRcpt, err)
+	}
+	return t.rcptReply(ctx)
+}
+
+func (t *smtpTx) rcptReply(ctx context.Context) *Error {
 	r, err := t.c.read(ctx, t.c.times.command())
 	switch {
 	case err != nil:
-		return t.fail(stageRcpt, broken(), err, true)
+		return t.lost(stageRcpt, err)
 	case r.class() == 2:
-		t.to = append(t.to, to)
 		return nil
-	case r.class() == 3:
-		t.c.doubt = true
-		return t.fail(stageRcpt, broken(), protocolError(r.err().Error()), true)
-	case r.code == 421:
-		return t.fail(stageRcpt, r.reply(), nil, true)
 	}
-	return &Error{Reply: r.reply(), Hop: t.h.name, Stage: stageRcpt}
+	return t.refused(stageRcpt, r, false)
 }
 
 // Abort implements Tx. An open transaction is reset, so that the connection can be kept.
@@ -215,7 +305,8 @@ func (t *smtpTx) Data(ctx context.Context, size int64, body func() io.Reader) (m
 	return reply, nil
 }
 
-// begin sends DATA and waits for 354. A message that the next hop cannot take is refused before.
+// begin sends DATA and waits for 354. Since RCPT the client may have been sending for minutes, so that the next hop may have
+// closed the connection meanwhile.
 func (t *smtpTx) begin(ctx context.Context, size int64, body func() io.Reader) *Error {
 	switch {
 	case t.over != nil:
@@ -223,43 +314,59 @@ func (t *smtpTx) begin(ctx context.Context, size int64, body func() io.Reader) *
 	case t.ended:
 		return t.fail(stageData, local(), errEnded, false)
 	case t.c == nil || len(t.to) == 0:
-		return t.refuse(noRecipients("").Reply, nil)
+		if t.c != nil {
+			t.c.reset()
+		}
+		return t.fail(stageData, noRecipients("").Reply, nil, false)
 	}
-	if no := t.c.caps.tooBig(size); no.code != 0 {
-		return t.refuse(no.reply(), nil)
-	}
-	if !t.c.caps.eightBit {
-		switch has, err := hasEightBit(body()); {
-		case err != nil:
-			return t.refuse(local(), err)
-		case has:
-			return t.refuse(message.MustReply(554, "5.6.3",
-				"The message has 8-bit text, which the next mail server does not take (8BITMIME); send it as quoted-printable or base64"), nil)
+	e := t.data(ctx, size, body)
+	if t.again(e) {
+		if e = t.restart(ctx, nil); e == nil {
+			e = t.data(ctx, size, body)
 		}
 	}
+	if e != nil {
+		return t.settle(e)
+	}
+	return nil
+}
+
+// data sends DATA. A message that the next hop cannot take is refused before.
+func (t *smtpTx) data(ctx context.Context, size int64, body func() io.Reader) *Error {
+	if reply, err := t.unfit(size, body); !reply.IsZero() {
+		t.c.reset()
+		return t.failure(stageData, reply, err, false)
+	}
 	if err := t.c.send(ctx, 1, []byte("DATA\r\n")); err != nil {
-		return t.fail(stageData, broken(), err, true)
+		return t.lost(stageData, err)
 	}
 	r, err := t.c.read(ctx, t.c.times.command())
 	switch {
 	case err != nil:
-		return t.fail(stageData, broken(), err, true)
+		return t.lost(stageData, err)
 	case r.code == 354:
 		return nil
-	case r.class() < 4:
-		t.c.doubt = true
-		return t.fail(stageData, broken(), protocolError(r.err().Error()), true)
 	}
+	e := t.refused(stageData, r, true)
 	t.c.reset()
-	return t.fail(stageData, r.reply(), nil, r.class() == 4)
+	return e
 }
 
-// refuse ends the transaction before DATA with a reply of this package.
-func (t *smtpTx) refuse(reply message.Reply, cause error) *Error {
-	if t.c != nil {
-		t.c.reset()
+// unfit refuses a message that the next hop cannot take. The reply is zero if it can.
+func (t *smtpTx) unfit(size int64, body func() io.Reader) (message.Reply, error) {
+	if no := t.c.caps.tooBig(size); no.code != 0 {
+		return no.reply(), nil
 	}
-	return t.fail(stageData, reply, cause, false)
+	if !t.c.caps.eightBit {
+		switch has, err := hasEightBit(body()); {
+		case err != nil:
+			return local(), err
+		case has:
+			return message.MustReply(554, "5.6.3",
+				"The message has 8-bit text, which the next mail server does not take (8BITMIME); send it as quoted-printable or base64"), nil
+		}
+	}
+	return message.Reply{}, nil
 }
 
 var errEarly = errors.New("the next hop answered before the end of the message")

@@ -40,7 +40,7 @@ func (h *hops) open(cfg *config.Config, log *slog.Logger, registry prometheus.Re
 	}
 	h.relay = list[0]
 	if len(list) > 1 {
-		h.relay = &relay.Failover{Hops: list, Log: log, Metrics: metrics}
+		h.relay = relay.NewFailover(list, relay.Options{Log: log, Metrics: metrics})
 	}
 	h.quarantine, err = relay.Open(relay.Options{Log: log, Metrics: metrics}, "maildir:"+cfg.Relay.Quarantine)
 	return err
