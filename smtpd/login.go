@@ -34,20 +34,14 @@ func (s *session) authenticate(a attempt) (message.Reply, error) {
 	if counted == "" {
 		counted = "[" + s.client.IP.String() + "]"
 	}
-	if s.srv.Throttle.Refused(s.client.IP, counted) {
-		s.srv.Metrics.auth(a.mechanism, "throttled")
-		s.log.Warn("authentication refused unchecked: too many failures before", "login", s.loggable(a.login), "mechanism", a.mechanism, "client", s.client.IP)
-		return say(421, "4.7.0", "Too many authentication failures"), auth.ErrCredentials
+	try, refusal := s.srv.Throttle.Begin(s.ctx, s.client.IP, counted)
+	if refusal != "" {
+		return s.throttled(a, refusal), auth.ErrCredentials
 	}
-	release, ok := s.srv.Throttle.Hold(s.client.IP, counted)
-	if !ok {
-		s.srv.Metrics.auth(a.mechanism, "throttled")
-		return say(421, "4.7.0", "Too many logins at once from your address, try again later"), auth.ErrCredentials
-	}
-	defer release()
-	s.pause(s.srv.Throttle.Delay(s.client.IP, counted))
+	defer try.End()
+	s.pause(try.Delay)
 	ctx := auth.WithClient(s.ctx, s.client.IP)
-	if s.srv.Throttle.Trusts(s.client.IP, counted) {
+	if try.Trusted {
 		ctx = auth.WithTrust(ctx)
 	}
 	id, err := a.prove(ctx)
@@ -58,14 +52,26 @@ func (s *session) authenticate(a attempt) (message.Reply, error) {
 	switch {
 	case err == nil:
 		s.succeeded(a, id)
+		try.Succeeded(id.Login)
 		return say(235, "2.7.0", "Authentication successful"), nil
 	case errors.Is(err, auth.ErrCredentials) && !errors.Is(err, auth.ErrUnavailable):
-		return s.failed(a, counted, err), err
+		return s.failed(a, try, err), err
 	}
 	s.srv.Metrics.auth(a.mechanism, "unavailable")
 	s.log.Error("authentication is not available", "login", s.loggable(a.login), "mechanism", a.mechanism, "error", err)
 	s.errors++
 	return say(454, "4.7.0", "Temporary authentication failure, try again later"), err
+}
+
+// throttled refuses an attempt without a check.
+func (s *session) throttled(a attempt, why auth.Refusal) message.Reply {
+	s.srv.Metrics.auth(a.mechanism, "throttled")
+	s.srv.Metrics.throttled(why)
+	s.log.Warn("authentication refused unchecked", "login", s.loggable(a.login), "mechanism", a.mechanism, "client", s.client.IP, "reason", why)
+	if why == auth.RefusedParallel {
+		return say(421, "4.7.0", "Too many logins at once from your address, try again later")
+	}
+	return say(421, "4.7.0", "Too many authentication failures")
 }
 
 // sameLogin reports whether the login to act as is the one that was proved.
@@ -87,7 +93,6 @@ func (s *session) succeeded(a attempt, id auth.Identity) {
 		Groups: id.Groups, Attributes: id.Attributes, Certificate: a.certificate,
 	}
 	s.failures = 0
-	s.srv.Throttle.Succeeded(s.client.IP, id.Login)
 	s.srv.Metrics.auth(a.mechanism, "success")
 	s.log.Info("authenticated", "login", id.Login, "mechanism", a.mechanism, "backend", id.Backend)
 }
@@ -104,15 +109,18 @@ func (s *session) password(mechanism, authzid, login, password string) message.R
 }
 
 // failed slows the client down, and after too many failures closes the connection.
-func (s *session) failed(a attempt, counted string, why error) message.Reply {
+func (s *session) failed(a attempt, try *auth.Try, why error) message.Reply {
 	s.failures++
-	s.srv.Throttle.Failed(s.client.IP, counted)
+	trustEnded := try.Failed()
 	s.srv.Metrics.auth(a.mechanism, "failure")
 	fields := []any{"login", s.loggable(a.login), "mechanism", a.mechanism, "client", s.client.IP, "failures", s.failures}
 	if why != auth.ErrCredentials {
 		fields = append(fields, "reason", why)
 	}
 	s.log.Warn("authentication failed", fields...)
+	if trustEnded {
+		s.log.Warn("the address is no longer trusted with the login: too many wrong passwords since it proved it", "login", s.loggable(a.login), "client", s.client.IP)
+	}
 	if s.limits.AuthDelay > 0 {
 		s.pause(s.limits.AuthDelay << min(s.failures-1, 4))
 	}

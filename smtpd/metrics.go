@@ -7,19 +7,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/smtpd/auth"
 )
 
 // Metrics are the metrics of submission. A nil *Metrics counts nothing.
 type Metrics struct {
-	conns    prometheus.Gauge
-	accepted *prometheus.CounterVec
-	inFlight prometheus.Gauge
-	auths    *prometheus.CounterVec
-	messages *prometheus.CounterVec
-	bytes    prometheus.Counter
-	refusals *prometheus.CounterVec
-	limits   *prometheus.CounterVec
-	place    atomic.Pointer[message.Place]
+	conns     prometheus.Gauge
+	accepted  *prometheus.CounterVec
+	inFlight  prometheus.Gauge
+	auths     *prometheus.CounterVec
+	throttles *prometheus.CounterVec
+	messages  *prometheus.CounterVec
+	bytes     prometheus.Counter
+	refusals  *prometheus.CounterVec
+	limits    *prometheus.CounterVec
+	place     atomic.Pointer[message.Place]
 }
 
 // NewMetrics registers the metrics of submission, postern_submission_*, with r; nil: they are not registered. It panics if they are
@@ -37,6 +39,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "postern_submission_in_flight", Help: "Transactions under way."}),
 		auths: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_submission_auth_total", Help: "Attempts to authenticate."}, []string{"mechanism", "result"}),
+		throttles: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_submission_auth_throttled_total", Help: "Attempts to authenticate that were refused unchecked, by why."}, []string{"reason"}),
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_submission_messages_total", Help: "Messages, by their outcome."}, []string{"outcome"}),
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{
@@ -49,12 +53,15 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	for _, name := range countedLimits() { // a counter must exist before its first increase
 		m.limits.WithLabelValues(name)
 	}
+	for _, why := range []auth.Refusal{auth.RefusedAddress, auth.RefusedPair, auth.RefusedParallel} {
+		m.throttles.WithLabelValues(string(why))
+	}
 	memory := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "postern_submission_spool_memory_bytes", Help: "Memory that messages under way use."}, func() float64 { return float64(m.spooled().InMemory.Used()) })
 	disk := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "postern_submission_spool_disk_bytes", Help: "Temporary files of messages under way."}, func() float64 { return float64(m.spooled().OnDisk.Used()) })
 	if r != nil {
-		r.MustRegister(m.conns, m.accepted, m.inFlight, m.auths, m.messages, m.bytes, m.refusals, m.limits, memory, disk)
+		r.MustRegister(m.conns, m.accepted, m.inFlight, m.auths, m.throttles, m.messages, m.bytes, m.refusals, m.limits, memory, disk)
 	}
 	return m
 }
@@ -100,6 +107,12 @@ func (m *Metrics) transaction(n float64) {
 func (m *Metrics) auth(mechanism, result string) {
 	if m != nil {
 		m.auths.WithLabelValues(mechanism, result).Inc()
+	}
+}
+
+func (m *Metrics) throttled(why auth.Refusal) {
+	if m != nil {
+		m.throttles.WithLabelValues(string(why)).Inc()
 	}
 }
 

@@ -35,6 +35,9 @@ func TestMetrics(t *testing.T) {
 	for _, name := range countedLimits() {
 		want["postern_submission_limit_hits_total "+name] = 0
 	}
+	for _, why := range []string{"address", "login_at_address", "parallel"} {
+		want["postern_submission_auth_throttled_total "+why] = 0
+	}
 	want["postern_submission_spool_memory_bytes"], want["postern_submission_spool_disk_bytes"] = 0, 0
 	got := gather(t, r)
 	for name, n := range want {

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"cmp"
+	"context"
 	"hash/maphash"
 	"math"
 	"net/netip"
@@ -11,9 +12,13 @@ import (
 	"github.com/postern-mail/postern/internal/netaddr"
 )
 
-// Throttle counts failed logins by client address (IPv6: by /64) and by login. It says how long the next try must wait, and when
-// to close the connection. Counts halve with time. An address that has lately proved a login is never delayed for that login, so
-// that an attacker who guesses cannot lock the user out.
+// Throttle counts failed logins by client address (IPv6: by /64) and by login. It says how long the next try must wait, and which
+// tries are not checked at all. Counts halve with time.
+//
+// An address that has proved a login within a day is trusted with it: neither count holds up that login from there, so that guesses
+// from elsewhere, or at other logins from the same address, cannot lock its user out. What fails there counts for the login and
+// against bounds of the pair's own: a few wrong passwords at once, then one more every 15 seconds, each of them delayed. After 50
+// wrong passwords without a success the trust ends, and the pair is treated like any other.
 //
 // The zero value is ready for use; nil never delays. It is safe for concurrent use, and its memory is bounded.
 type Throttle struct {
@@ -28,7 +33,8 @@ type Throttle struct {
 	// Waiting is how many tries from one address may be under way, after more than Free have failed; 0: 4. Further ones are
 	// refused, because guesses in parallel would wait in parallel and use up the connections.
 	Waiting int
-	// Entries bounds each of the tables; 0: 65,536 (about 5 MB).
+	// Entries bounds what is remembered: so many proofs of logins at addresses, twice as many counts and logins; 0: 65,536 (about
+	// 30 MB in all).
 	Entries int
 	// Exempt addresses are not counted, such as a webmail server or a proxy that many users share. Logins from there are.
 	Exempt []netip.Prefix
@@ -39,8 +45,9 @@ type Throttle struct {
 	seed   maphash.Seed
 	seeded bool
 	counts map[key]count
-	proved map[key]time.Time
-	held   map[key]int // tries that wait, by address
+	trusts map[key]*trust    // by address and login
+	proved map[key]time.Time // by login
+	held   map[key]int       // tries under way that are not trusted, by address
 }
 
 // key is a keyed hash of an address, a login, or both. Its size is the same for every login.
@@ -51,25 +58,97 @@ type count struct {
 	at    time.Time
 }
 
-// proofLife is how long an address that has proved a login is not delayed for it.
-const proofLife = 24 * time.Hour
+// Refusal is why a try is refused without a check, in the log and as the label of a metric; "": it is not refused.
+type Refusal string
 
-// Delay returns how long a try of login from addr must wait.
-func (t *Throttle) Delay(addr netip.Addr, login string) time.Duration {
+// The refusals.
+const (
+	// RefusedAddress means that too many tries from the address have failed.
+	RefusedAddress Refusal = "address"
+	// RefusedPair means that the address is trusted with the login, and too many tries of it from there have failed.
+	RefusedPair Refusal = "login_at_address"
+	// RefusedParallel means that too many tries are under way.
+	RefusedParallel Refusal = "parallel"
+)
+
+// Try is one try to log in that may be checked, after Delay. It ends with Failed or Succeeded, or neither if the login could not be
+// checked. End must be called after that.
+type Try struct {
+	// Delay is how long to wait before the check.
+	Delay time.Duration
+	// Trusted reports whether the address has proved the login within a day.
+	Trusted bool
+
+	throttle *Throttle // nil: nothing is counted
+	addr     netip.Addr
+	login    string
+	pair     *trust // under which the try is counted; nil: it is not trusted, or has failed or succeeded
+	held     key    // under which it is held
+	isHeld   bool
+}
+
+// Begin begins a try of login from addr, or says why it is refused; a refused try is nil. It may wait until other tries of a
+// trusted pair have ended, for ten seconds at most, or until ctx ends.
+func (t *Throttle) Begin(ctx context.Context, addr netip.Addr, login string) (*Try, Refusal) {
 	if t == nil {
-		return 0
+		return &Try{}, ""
 	}
+	try, refusal, wait := t.begin(addr, login)
+	if wait == nil {
+		return try, refusal
+	}
+	ctx, cancel := context.WithTimeout(ctx, trustWait)
+	defer cancel()
+	for wait != nil {
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, RefusedParallel
+		}
+		try, refusal, wait = t.begin(addr, login)
+	}
+	return try, refusal
+}
+
+// begin is Begin without the wait. If wait is not nil, the caller must wait for it and ask again.
+func (t *Throttle) begin(addr netip.Addr, login string) (try *Try, refusal Refusal, wait <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	if t.trusts(addr, login, now) {
-		return 0
+	try = &Try{throttle: t, addr: addr, login: login}
+	if p := t.trusts[t.pair(addr, login)]; p != nil && p.holds(now) {
+		switch {
+		case p.room(now):
+			p.checking++
+			try.pair, try.Trusted, try.Delay = p, true, t.delay(float64(p.failed))
+			return try, "", nil
+		case p.checking > 0: // those may succeed
+			return nil, "", p.wait()
+		}
+		return nil, RefusedPair, nil
 	}
 	score := t.score(t.login(login), now)
-	if k, ok := t.addr(addr); ok {
-		score = max(score, t.score(k, now))
+	if k, counted := t.addr(addr); counted {
+		ofAddr := t.score(k, now)
+		switch {
+		case ofAddr >= float64(cmp.Or(t.Refuse, 30)):
+			return nil, RefusedAddress, nil
+		case t.held[k] >= cmp.Or(t.Waiting, 4) && ofAddr > t.free():
+			return nil, RefusedParallel, nil
+		}
+		t.hold(k)
+		try.held, try.isHeld = k, true
+		score = max(score, ofAddr)
 	}
-	over := score - float64(cmp.Or(t.Free, 2))
+	try.Delay = t.delay(score)
+	return try, "", nil
+}
+
+func (t *Throttle) free() float64 { return float64(cmp.Or(t.Free, 2)) }
+
+// delay is what a try must wait after so many failures.
+func (t *Throttle) delay(failures float64) time.Duration {
+	over := failures - t.free()
 	if over <= 0 {
 		return 0
 	}
@@ -77,55 +156,71 @@ func (t *Throttle) Delay(addr netip.Addr, login string) time.Duration {
 	return min(longest, time.Duration(float64(longest)/16*math.Exp2(min(over-1, 8))))
 }
 
-// Refused reports whether so many tries from addr have failed that the connection must be closed without another check.
-func (t *Throttle) Refused(addr netip.Addr, login string) bool {
-	if t == nil {
-		return false
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.now()
-	k, ok := t.addr(addr)
-	return ok && t.score(k, now) >= float64(cmp.Or(t.Refuse, 30)) && !t.trusts(addr, login, now)
-}
-
-// Hold counts a try of login from addr as under way, until release is called. ok is false if there are too many already. Tries
-// from an address that has proved the login are not counted, and an address with no more than Free failures is not bounded.
-func (t *Throttle) Hold(addr netip.Addr, login string) (release func(), ok bool) {
-	if t == nil {
-		return func() {}, true
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.now()
-	k, counted := t.addr(addr)
-	if !counted || t.trusts(addr, login, now) {
-		return func() {}, true
-	}
-	if t.held[k] >= cmp.Or(t.Waiting, 4) && t.score(k, now) > float64(cmp.Or(t.Free, 2)) {
-		return nil, false
-	}
+func (t *Throttle) hold(k key) {
 	if t.held == nil {
 		t.held = map[key]int{}
 	}
 	t.held[k]++
-	return func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.held[k]--; t.held[k] == 0 {
-			delete(t.held, k)
-		}
-	}, true
 }
 
-// Trusts reports whether addr has proved login within a day.
-func (t *Throttle) Trusts(addr netip.Addr, login string) bool {
+// Failed counts the try as a failed one. It reports whether the address was trusted with the login until now. An error that wraps
+// ErrUnavailable is not a failed try.
+func (y *Try) Failed() (trustEnded bool) {
+	t := y.throttle
 	if t == nil {
 		return false
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.trusts(addr, login, t.now())
+	now := t.now()
+	t.add(t.login(y.login), now)
+	if p := y.pair; p != nil {
+		y.pair = nil
+		trustEnded = p.fail(now)
+		p.end()
+		return trustEnded
+	}
+	if k, ok := t.addr(y.addr); ok {
+		t.add(k, now)
+	}
+	return false
+}
+
+// Succeeded remembers that the address has proved the login that it claimed, and the login as the backend spells it. Counts stay,
+// because a login with one's own account must not allow more guesses at others.
+func (y *Try) Succeeded(login string) {
+	t := y.throttle
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	for _, l := range []string{y.login, login} {
+		t.trust(t.pair(y.addr, l), now)
+		t.prove(t.login(l), now)
+	}
+}
+
+// End ends the try. It may be called again.
+func (y *Try) End() {
+	t := y.throttle
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if y.pair != nil {
+		y.pair.end()
+		y.pair = nil
+	}
+	if !y.isHeld {
+		return
+	}
+	y.isHeld = false
+	if t.held[y.held]--; t.held[y.held] == 0 {
+		delete(t.held, y.held)
+	}
 }
 
 // Failures returns the present counts of failures for the address and for the login, rounded. An exempt address has none.
@@ -142,37 +237,6 @@ func (t *Throttle) Failures(addr netip.Addr, login string) (ofAddr, ofLogin int)
 	return ofAddr, int(math.Round(t.score(t.login(login), now)))
 }
 
-// Failed counts a failed try. ErrUnavailable is not a failed try.
-func (t *Throttle) Failed(addr netip.Addr, login string) {
-	if t == nil {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.now()
-	t.add(t.login(login), now)
-	if k, ok := t.addr(addr); ok {
-		t.add(k, now)
-	}
-}
-
-// Succeeded remembers that addr has proved login. The count of the address stays, because a login with one's own account must not
-// allow more guesses at others.
-func (t *Throttle) Succeeded(addr netip.Addr, login string) {
-	if t == nil {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.now()
-	if t.proved == nil {
-		t.proved = map[key]time.Time{}
-	}
-	for _, k := range []key{t.pair(addr, login), t.login(login)} {
-		t.prove(k, now)
-	}
-}
-
 // Proved reports whether any address has proved login within a day.
 func (t *Throttle) Proved(login string) bool {
 	if _, ok := Login(login); t == nil || !ok {
@@ -181,10 +245,13 @@ func (t *Throttle) Proved(login string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	at, ok := t.proved[t.login(login)]
-	return ok && t.now().Sub(at) < proofLife
+	return ok && t.now().Sub(at) < trustLife
 }
 
 func (t *Throttle) prove(k key, now time.Time) {
+	if t.proved == nil {
+		t.proved = map[key]time.Time{}
+	}
 	if _, there := t.proved[k]; !there && len(t.proved) >= 2*cmp.Or(t.Entries, 1<<16) {
 		for victim := range t.proved { // any
 			delete(t.proved, victim)
@@ -194,9 +261,36 @@ func (t *Throttle) prove(k key, now time.Time) {
 	t.proved[k] = now
 }
 
-func (t *Throttle) trusts(addr netip.Addr, login string, now time.Time) bool {
-	at, ok := t.proved[t.pair(addr, login)]
-	return ok && now.Sub(at) < proofLife
+// trust notes a success of a pair. What its bucket has spent stays.
+func (t *Throttle) trust(k key, now time.Time) {
+	if p := t.trusts[k]; p != nil {
+		p.proved, p.failed = now, 0
+		return
+	}
+	if t.trusts == nil {
+		t.trusts = map[key]*trust{}
+	}
+	if len(t.trusts) >= cmp.Or(t.Entries, 1<<16) {
+		t.dropTrust()
+	}
+	t.trusts[k] = &trust{proved: now, at: now}
+}
+
+// dropTrust drops the oldest of a few pairs. Its address is then treated like any other, which is safe.
+func (t *Throttle) dropTrust() {
+	const look = 16
+	var victim key
+	var oldest time.Time
+	seen := 0
+	for k, p := range t.trusts {
+		if seen == 0 || p.proved.Before(oldest) {
+			victim, oldest = k, p.proved
+		}
+		if seen++; seen == look {
+			break
+		}
+	}
+	delete(t.trusts, victim)
 }
 
 // score returns the count of k at the time now.

@@ -19,29 +19,26 @@ func BenchmarkThrottle(b *testing.B) {
 		now := time.Unix(1_767_225_600, 0)
 		t := &Throttle{Now: func() time.Time { return now }}
 		for i := range n {
-			t.Failed(addr(uint32(i)), fmt.Sprint("user", i))
+			failed(t, addr(uint32(i)), fmt.Sprint("user", i))
 		}
 		b.Run(fmt.Sprintf("do=ask/entries=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if t.Refused(addr(7), "alice") {
-					b.Fatal("refused")
-				}
-				t.Delay(addr(7), "alice")
+				begin(b, t, addr(7), "alice").End()
 			}
 		})
 		b.Run(fmt.Sprintf("do=fail/entries=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for i := uint32(n); b.Loop(); i++ {
 				now = now.Add(time.Millisecond)
-				t.Failed(addr(i), "mallory")
+				failed(t, addr(i), "mallory")
 			}
 		})
 		b.Run(fmt.Sprintf("do=succeed/entries=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for i := uint32(n); b.Loop(); i++ {
 				now = now.Add(time.Millisecond)
-				t.Succeeded(addr(i), "alice")
+				succeeded(t, addr(i), "alice")
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -14,37 +15,41 @@ func TestThrottle(t *testing.T) {
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	want := func(what string, addr netip.Addr, login string, lo, hi time.Duration, refused bool) {
 		t.Helper()
-		if d := th.Delay(addr, login); d < lo || d > hi {
-			t.Errorf("%s: delay %v, want %v to %v", what, d, lo, hi)
+		try, refusal := th.Begin(context.Background(), addr, login)
+		if (refusal == RefusedAddress) != refused || (try == nil) != refused {
+			t.Fatalf("%s: refused %q", what, refusal)
 		}
-		if r := th.Refused(addr, login); r != refused {
-			t.Errorf("%s: refused %v", what, r)
+		if !refused && (try.Delay < lo || try.Delay > hi) {
+			t.Errorf("%s: delay %v, want %v to %v", what, try.Delay, lo, hi)
+		}
+		if !refused {
+			try.End()
 		}
 	}
 	const s = time.Second
 	want("at first", a, "alice", 0, 0, false)
-	th.Failed(a, "alice")
-	th.Failed(a, "alice")
+	failed(th, a, "alice")
+	failed(th, a, "alice")
 	want("two are free", a, "alice", 0, 0, false)
-	th.Failed(a, "alice")
+	failed(th, a, "alice")
 	want("the third", a, "alice", s/2, s/2, false)
-	th.Failed(a, "alice")
+	failed(th, a, "alice")
 	want("the fourth", a, "ALICE", s, s, false)
 	want("the login from elsewhere", b, "alice", s, s, false)
 	want("another login from there", a, "bob", s, s, false)
 	want("another login from elsewhere", b, "bob", 0, 0, false)
 	want("the mapped address", netip.MustParseAddr("::ffff:192.0.2.1"), "bob", s, s, false)
 
-	th.Succeeded(b, "alice")
+	succeeded(th, b, "alice")
 	want("who has proved it", b, "alice", 0, 0, false)
 	want("who has not", a, "alice", s, s, false)
 
 	for range 20 {
-		th.Failed(a, "mallory")
+		failed(th, a, "mallory")
 	}
 	want("the most", a, "x", 8*s, 8*s, true)
 	want("a login is slowed, not refused", b, "mallory", 8*s, 8*s, false)
-	th.Succeeded(a, "alice")
+	succeeded(th, a, "alice")
 	want("an account of one's own", a, "alice", 0, 0, false)
 	want("buys no guesses at others", a, "bob", 8*s, 8*s, true)
 
@@ -64,23 +69,24 @@ func TestThrottleAddresses(t *testing.T) {
 	six, near, far := netip.MustParseAddr("2001:db8::1%eth0"), netip.MustParseAddr("2001:db8::ffff:1"), netip.MustParseAddr("2001:db8:0:1::1")
 	web := netip.MustParseAddr("10.1.2.3")
 	for i := range 40 {
-		th.Failed(six, fmt.Sprint(i))
-		th.Failed(web, fmt.Sprint("w", i))
-		th.Failed(netip.Addr{}, fmt.Sprint("u", i))
+		failed(th, six, fmt.Sprint(i))
+		failed(th, web, fmt.Sprint("w", i))
+		failed(th, netip.Addr{}, fmt.Sprint("u", i))
 	}
 	for _, c := range []struct {
 		addr netip.Addr
 		want bool
 	}{{six, true}, {near, true}, {far, false}, {web, false}, {netip.Addr{}, false}} {
-		if got := th.Refused(c.addr, "alice"); got != c.want {
-			t.Errorf("%v refused: %v", c.addr, got)
+		if got := refusal(th, c.addr, "alice"); (got == RefusedAddress) != c.want {
+			t.Errorf("%v refused: %q", c.addr, got)
 		}
 	}
 	var none *Throttle
-	none.Failed(web, "x")
-	none.Succeeded(web, "x")
-	if none.Delay(web, "x") != 0 || none.Refused(web, "x") {
+	if try, refusal := none.Begin(context.Background(), web, "x"); refusal != "" || try.Delay != 0 || try.Trusted || try.Failed() {
 		t.Error("a nil Throttle throttles")
+	} else {
+		try.Succeeded("x")
+		try.End()
 	}
 }
 
@@ -93,16 +99,16 @@ func TestThrottleBounded(t *testing.T) {
 	for g := range 4 {
 		group.Go(func() {
 			for i := range 2000 {
-				th.Failed(a, fmt.Sprint(g, "-", i))
-				th.Succeeded(a, fmt.Sprint(g, "-", i))
+				failed(th, a, fmt.Sprint(g, "-", i))
+				succeeded(th, a, fmt.Sprint(g, "-", i))
 			}
 		})
 	}
 	group.Wait()
-	if len(th.counts) > 200 || len(th.proved) > 200 { // an address and a login each, a pair and a login each
-		t.Errorf("%d counts, %d proved", len(th.counts), len(th.proved))
+	if len(th.counts) > 200 || len(th.proved) > 200 || len(th.trusts) > 100 { // an address and a login each
+		t.Errorf("%d counts, %d proved, %d trusted", len(th.counts), len(th.proved), len(th.trusts))
 	}
-	if !th.Refused(a, "new") {
+	if refusal(th, a, "new") != RefusedAddress {
 		t.Error("the address that fails was driven out")
 	}
 }
@@ -129,9 +135,9 @@ func TestThrottleFailures(t *testing.T) {
 	th := &Throttle{Now: func() time.Time { return now }, HalfLife: time.Minute, Exempt: []netip.Prefix{web}}
 	a, near := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
 	for range 8 {
-		th.Failed(a, "alice")
+		failed(th, a, "alice")
 	}
-	th.Failed(web.Addr().Next(), "alice")
+	failed(th, web.Addr().Next(), "alice")
 	for _, c := range []struct {
 		addr           netip.Addr
 		login          string
@@ -156,57 +162,73 @@ func TestThrottleHold(t *testing.T) {
 	a, near, far := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("192.0.2.1")
 	th := &Throttle{Waiting: 2, Exempt: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
 	for range 3 {
-		th.Failed(a, "x")
-		th.Failed(far, "x")
+		failed(th, a, "x")
+		failed(th, far, "x")
 	}
-	first, ok1 := th.Hold(a, "x")
-	_, ok2 := th.Hold(near, "y")
-	_, ok3 := th.Hold(a, "x")
-	_, other := th.Hold(far, "x")
-	if !ok1 || !ok2 || ok3 || !other {
-		t.Errorf("%v %v %v, another address %v", ok1, ok2, ok3, other)
+	first := begin(t, th, a, "x")
+	begin(t, th, near, "y")
+	if got := refusal(th, a, "x"); got != RefusedParallel {
+		t.Errorf("the third: %q", got)
 	}
-	first()
-	second, ok := th.Hold(a, "x")
-	if !ok {
-		t.Error("nothing was released")
+	begin(t, th, far, "x")
+	first.End()
+	first.End() // ends nothing more
+	begin(t, th, a, "x")
+	if got := refusal(th, a, "x"); got != RefusedParallel {
+		t.Errorf("an end counted twice: %q", got)
 	}
-	second()
 	for range 100 {
-		if _, ok := th.Hold(netip.MustParseAddr("10.1.1.1"), "x"); !ok {
-			t.Fatal("an exempt address was counted")
-		}
+		begin(t, th, netip.MustParseAddr("10.1.1.1"), "x") // exempt
 	}
 	if len(th.held) != 2 {
 		t.Errorf("%d addresses are held", len(th.held))
 	}
 	th = &Throttle{}
-	var releases []func()
-	for range 100 {
-		release, ok := th.Hold(a, "x")
-		if !ok {
-			t.Fatal("an address of which nothing has failed is bounded")
-		}
-		releases = append(releases, release)
+	var tries []*Try
+	for range 100 { // an address of which nothing has failed is not bounded
+		tries = append(tries, begin(t, th, a, "x"))
 	}
-	for _, release := range releases {
-		release()
+	for _, try := range tries {
+		try.End()
+	}
+	if len(th.held) != 0 {
+		t.Errorf("%d addresses are held", len(th.held))
 	}
 	for range 3 {
-		th.Failed(a, "x")
+		failed(th, a, "x")
 	}
 	for i := range 6 {
-		if _, ok := th.Hold(a, "x"); ok != (i < 4) {
-			t.Errorf("after failures, the %d. try: %v", i+1, ok)
+		if got := refusal(th, a, "x"); (got == "") != (i < 4) {
+			t.Errorf("after failures, the %d. try: %q", i+1, got)
 		}
 	}
-	th.Succeeded(a, "x")
-	if _, ok := th.Hold(a, "x"); !ok {
+	succeeded(th, a, "x")
+	if !begin(t, th, a, "x").Trusted {
 		t.Error("who has proved the login is held up")
 	}
-	var none *Throttle
-	release, ok := none.Hold(a, "x")
-	if release(); !ok {
-		t.Error("a nil Throttle holds")
+}
+
+// failed and succeeded count the end of a try that is not trusted, whether it would have been refused or not.
+func failed(th *Throttle, addr netip.Addr, login string) {
+	(&Try{throttle: th, addr: addr, login: login}).Failed()
+}
+
+func succeeded(th *Throttle, addr netip.Addr, login string) {
+	(&Try{throttle: th, addr: addr, login: login}).Succeeded(login)
+}
+
+// begin begins a try that must not be refused.
+func begin(t testing.TB, th *Throttle, addr netip.Addr, login string) *Try {
+	t.Helper()
+	try, refusal := th.Begin(context.Background(), addr, login)
+	if refusal != "" {
+		t.Fatalf("%v, %q: refused because of %q", addr, login, refusal)
 	}
+	return try
+}
+
+// refusal begins a try and says why it was refused, if it was.
+func refusal(th *Throttle, addr netip.Addr, login string) Refusal {
+	_, r := th.Begin(context.Background(), addr, login)
+	return r
 }
