@@ -75,7 +75,7 @@ func TestShadow(t *testing.T) {
 // TestShadowNoticesWhatTheClientWould: each difference that a client would notice has its kind, and nothing else is a difference.
 func TestShadowNoticesWhatTheClientWould(t *testing.T) {
 	edits := func(value string) string {
-		return fmt.Sprintf("package postern.message\nedit contains {\"op\": \"add_header\", \"name\": \"X-New\", \"value\": %q} if input.message.size > 0", value)
+		return fmt.Sprintf("package postern.message\nedit contains {\"op\": \"add_header\", \"name\": \"X-New\", \"value\": %q} if input.id == \"t1\"", value)
 	}
 	reply := func(set, code, status, text string) string {
 		return fmt.Sprintf("package postern.message\n%s contains {\"rule\": \"r\", \"code\": %s, \"status\": %q, \"message\": %q} if input.message.size > 0", set, code, status, text)
@@ -88,11 +88,15 @@ func TestShadowNoticesWhatTheClientWould(t *testing.T) {
 		"verdict":        {reply("reject", "550", "5.7.1", "No"), reply("defer", "451", "4.7.1", "No"), "verdict", "candidate=defer"},
 		"value of edit":  {edits("1"), edits("2"), "edits", "kind=edits"},
 		"no edit":        {edits("1"), "package postern.message\nnote contains input.message.size", "edits", "kind=edits"},
+		"both fail":      {"package postern.message\nedit contains {\"op\": input.message.header[\"x-tag\"][0]}", "package postern.message\nedit contains {\"op\": input.message.header[\"x-tag\"][0], \"x\": 1}", "same", ""},
+		"8-bit edit":     {edits("\u00e9"), edits("\u00e9") + "\nnote contains 1", "same", ""},
 		"same edit":      {edits("1"), edits("1") + "\nnote contains 1", "same", ""},
 		"only candidate": {"package postern.message\nnote contains input.message.size", reply("reject", "550", "5.7.1", "No"), "verdict", `reply="550 5.7.1 No"`},
 	} {
 		e, out, _ := beside(t, c.active, c.candidate)
-		e.Decide(context.Background(), submission(t))
+		tr := submission(t)
+		tr.Failure, tr.Envelope.FromParams = Reject, map[string]string{"SMTPUTF8": ""}
+		e.Decide(context.Background(), tr)
 		drain(e.Shadow)
 		if n := testutil.ToFloat64(e.Shadow.Metrics.decisions.WithLabelValues("message", c.kind)); n != 1 {
 			t.Errorf("%s: no outcome %s; logged %q", name, c.kind, out)
@@ -131,6 +135,10 @@ func TestShadowDrops(t *testing.T) {
 	if n := testutil.ToFloat64(e.Shadow.Metrics.dropped.WithLabelValues("queue")); n != 7 {
 		t.Errorf("%v dropped, want 7", n)
 	}
+	job := <-e.Shadow.jobs
+	if got, want := e.Shadow.waiting.Load(), 3*job.octets(); got != want {
+		t.Errorf("%d octets wait, want %d", got, want)
+	}
 	drain(e.Shadow)
 	noSize := submission(t)
 	noSize.Message.Size = -1
@@ -139,7 +147,11 @@ func TestShadowDrops(t *testing.T) {
 		t.Errorf("%v dropped for facts, want 1", n)
 	}
 	e.Shadow.QueueOctets = 1
+	before := e.Shadow.waiting.Load()
 	e.Decide(context.Background(), submission(t))
+	if now := e.Shadow.waiting.Load(); now != before {
+		t.Errorf("a decision that was dropped holds %d octets", now-before)
+	}
 	if n := testutil.ToFloat64(e.Shadow.Metrics.dropped.WithLabelValues("memory")); n != 1 {
 		t.Errorf("%v dropped for memory, want 1", n)
 	}
@@ -172,6 +184,48 @@ func TestShadowRuns(t *testing.T) {
 	}
 	stop()
 	<-done
+	if n := e.Shadow.waiting.Load(); n != 0 {
+		t.Errorf("%d octets still wait", n)
+	}
+}
+
+// TestShadowIsBounded: rules in one line of the log, lines in a second, and rules with a time series of their own.
+func TestShadowIsBounded(t *testing.T) {
+	many := "package postern.message\nreject contains sprintf(\"rule %d\", [n]) if some n in numbers.range(1, 30)"
+	e, out, _ := beside(t, "package postern.message\nnote contains input.message.size", many)
+	for range 50 {
+		e.Decide(context.Background(), submission(t))
+	}
+	drain(e.Shadow)
+	line, _, _ := strings.Cut(out.String(), "\n")
+	if !strings.Contains(line, "and ") || strings.Count(line, "+reject") != 20 {
+		t.Errorf("the line is %s", line)
+	}
+	if n := strings.Count(out.String(), "\n"); n < 10 || n > 30 {
+		t.Errorf("%d lines at once", n)
+	}
+	m := NewShadowMetrics(nil)
+	for i := range maxRuleLabels {
+		if l := fmt.Sprint("rule", i); m.label(l) != l {
+			t.Fatalf("%s has no label", l)
+		}
+	}
+	if m.label("one more") != "other" || m.label("rule0") != "rule0" {
+		t.Error("the labels are not bounded")
+	}
+}
+
+// A decision that ended because the program stops is no difference.
+func TestShadowStops(t *testing.T) {
+	e, out, _ := beside(t, "package postern.message\nnote contains input.message.size", "package postern.message\nnote contains input.message.size")
+	e.Decide(context.Background(), submission(t))
+	ctx, stop := context.WithCancel(context.Background())
+	stop()
+	j := <-e.Shadow.jobs
+	e.Shadow.decide(ctx, &j)
+	if n := testutil.CollectAndCount(e.Shadow.Metrics.decisions); n != 0 || out.Len() > 0 {
+		t.Errorf("it was counted %d times, and logged %q", n, out)
+	}
 }
 
 func TestCanaryShareIsStable(t *testing.T) {
@@ -207,21 +261,21 @@ func TestCanaryDecidesForItsShare(t *testing.T) {
 		candidate := compile(t, nil, fmt.Sprintf(note, "candidate"))
 		e.SwapCanary(&Canary{Policy: candidate, Share: share})
 		const logins = 2000
-		by := map[string]int{}
+		by, sides := map[string]int{}, map[string]*Policy{}
 		for i := range logins {
 			login := fmt.Sprintf("user%d@example.com", i)
-			side := e.Pin(login)
-			for range 3 {
-				if e.Pin(login) != side {
-					t.Fatalf("%s changes sides", login)
-				}
-			}
+			sides[login] = e.Pin(login)
 			tr := loggedIn(t, login)
-			tr.Policy = side
+			tr.Policy = sides[login]
 			by[fmt.Sprint(e.Decide(context.Background(), tr).Notes)]++
 		}
 		if got := float64(by["[candidate]"]) / logins; got < share-0.02 || got > share+0.02 || len(by) != 2 {
 			t.Errorf("share %v: the candidate decided for %v of the logins; decisions: %v", share, got, by)
+		}
+		for login, side := range sides {
+			if e.Pin(login) != side {
+				t.Fatalf("share %v: %s changes sides", share, login)
+			}
 		}
 	}
 }
@@ -311,11 +365,38 @@ func TestCanaryOutlivesOneLogin(t *testing.T) {
 		if why := canaryDecisions(t, c, "third", aTime, true, 1, 1, bad); why == "" {
 			t.Errorf("%s of three logins did not take it off", name)
 		}
+		if why := canaryDecisions(t, c, "third", aTime, true, 10, 10, bad); why != "" {
+			t.Errorf("it is taken off twice: %s", why)
+		}
 	}
 	// Nor is there a candidate to be taken off where nobody else is on it.
 	c := &Canary{}
 	if why := canaryDecisions(t, c, "mallory", aTime, true, 1000, 1000, refused); why != "" {
 		t.Error(why)
+	}
+}
+
+// TestCanaryIsJudgedAfterEnough: by default, after a hundred decisions; and not by the stage connect, in which it decides nothing.
+func TestCanaryIsJudgedAfterEnough(t *testing.T) {
+	c := &Canary{}
+	for n, login := range []string{"a", "b", "c"} {
+		if why := canaryDecisions(t, c, login, aTime, true, 33, 33, failed); why != "" {
+			t.Errorf("after %d decisions: %s", 33*(n+1), why)
+		}
+	}
+	if canaryDecisions(t, c, "a", aTime, true, 1, 1, failed) == "" {
+		t.Error("it is not judged after a hundred decisions")
+	}
+
+	var e Engine
+	e.Swap(compile(t, nil, "package postern.connect\nreject contains \"x\" if input.client.ip"))
+	c = &Canary{Policy: e.Policy(), Share: 1}
+	e.SwapCanary(c)
+	tr := submission(t)
+	tr.Stage = StageConnect
+	e.Decide(context.Background(), tr)
+	if c.candidate.decisions+c.active.decisions != 0 {
+		t.Error("a decision at the stage connect is counted")
 	}
 }
 
@@ -376,6 +457,22 @@ func TestCanaryWindow(t *testing.T) {
 		if (why != "") != tc.off {
 			t.Errorf("%s: taken off because %q", name, why)
 		}
+	}
+}
+
+// TestCanaryWindowForgets: nothing of the window before counts in the next one, on neither side.
+func TestCanaryWindowForgets(t *testing.T) {
+	c := &Canary{MaxRefusals: 0.05, MinDecisions: 10}
+	for _, login := range []string{"a", "b", "c"} {
+		canaryDecisions(t, c, login, aTime, true, 1000, 0, refused)
+		canaryDecisions(t, c, login, aTime, false, 10, 10, refused)
+	}
+	why := ""
+	for _, login := range []string{"a", "b", "c"} {
+		why += canaryDecisions(t, c, login, aTime.Add(2*time.Hour), true, 4, 4, refused)
+	}
+	if !strings.Contains(why, "it refused 100.00 %, the active policy 0.00 %") {
+		t.Errorf("it stays: %q", why)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/open-policy-agent/opa/v1/ast"
+
 	"github.com/postern-mail/postern/internal/message"
 )
 
@@ -50,6 +52,7 @@ func TestDecide(t *testing.T) {
 		{"not allowed", `allow contains "known" if input.auth.login == "bob"`, `reject 550 5.7.1 Not allowed; default/default.not-allowed`},
 		{"allow does not beat reject", "allow contains \"a\"\nreject contains \"r\"", `reject 550 5.7.1 r; reject/r; allow/a`},
 		{"not allowed but deferred", "allow contains \"a\" if false\ndefer contains \"d\"", `defer 451 4.7.1 d; defer/d`},
+		{"not allowed but quarantined", "allow contains \"a\" if false\nquarantine contains \"q\"", `reject 550 5.7.1 Not allowed; default/default.not-allowed; quarantine/q`},
 		{"edit", `edit contains {"op": "add_header", "name": "X-A", "value": "v"}`, `accept; edit 4 X-A 0 "v" `},
 		{"edit of rejected", "reject contains \"r\"\nedit contains {\"op\": \"add_header\", \"name\": \"X-A\", \"value\": \"v\"}",
 			`reject 550 5.7.1 r; reject/r`},
@@ -122,6 +125,16 @@ func TestDecideFails(t *testing.T) {
 				t.Errorf("got %s, want %s", got, want)
 			}
 		})
+	}
+}
+
+// TestAppendString: a line of a log stays one line for every reader, and a huge value is not encoded only to be cut.
+func TestAppendString(t *testing.T) {
+	if got := string(AppendString(nil, "a\u2028b\u2029c\x7f\n")); got != `"a\u2028b\u2029c\u007f\n"` {
+		t.Error(got)
+	}
+	if got := appendBrief(nil, ast.String(strings.Repeat("x", 100_000)), 120); len(got) > 200 {
+		t.Errorf("%d bytes", len(got))
 	}
 }
 

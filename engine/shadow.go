@@ -42,6 +42,9 @@ type shadowJob struct {
 	live      Decision
 }
 
+// octets returns about how much memory the job takes.
+func (j *shadowJob) octets() int64 { return int64(j.input.Octets()) + 1024 }
+
 func (s *Shadow) setup() {
 	s.once.Do(func() {
 		if s.Queue <= 0 {
@@ -61,7 +64,7 @@ func (s *Shadow) setup() {
 // offer queues a live decision, or drops it. It never waits.
 func (s *Shadow) offer(candidate *Policy, t *Transaction, in *Input, live *Decision) {
 	s.setup()
-	octets := int64(in.Octets()) + 1024
+	octets := (&shadowJob{input: in}).octets()
 	if s.waiting.Add(octets) > s.QueueOctets {
 		s.waiting.Add(-octets)
 		s.Metrics.drop("memory")
@@ -90,7 +93,7 @@ func (s *Shadow) Run(ctx context.Context) {
 			return
 		case j := <-s.jobs:
 			s.decide(ctx, &j)
-			s.waiting.Add(-int64(j.input.Octets()) - 1024)
+			s.waiting.Add(-j.octets())
 		}
 	}
 }
