@@ -197,6 +197,7 @@ type factKeys struct {
 	message            *ast.Term
 	messageID          *ast.Term
 	name               *ast.Term
+	nobody             *ast.Term
 	now                *ast.Term
 	null               *ast.Term
 	parameters         *ast.Term
@@ -223,6 +224,7 @@ type factKeys struct {
 	truncated          *ast.Term
 	unknown            *ast.Term
 	unqualified        *ast.Term
+	unreadable         *ast.Term
 	value              *ast.Term
 	version            *ast.Term
 }
@@ -242,15 +244,16 @@ func newFactKeys() factKeys {
 		key: ast.StringTerm("key"), kind: ast.StringTerm("kind"), listener: ast.StringTerm("listener"),
 		local: ast.StringTerm("local"), login: ast.StringTerm("login"), mechanism: ast.StringTerm("mechanism"),
 		mended: ast.StringTerm("mended"), message: ast.StringTerm("message"), messageID: ast.StringTerm("message_id"),
-		name: ast.StringTerm("name"), now: ast.StringTerm("now"), null: ast.StringTerm("null"),
-		parameters: ast.StringTerm("parameters"), pieces: ast.StringTerm("pieces"), port: ast.StringTerm("port"),
-		recentAuthFailures: ast.StringTerm("recent_auth_failures"), recentFailures: ast.StringTerm("recent_failures"), recentLogin: ast.StringTerm("recent_login"),
-		recipient: ast.StringTerm("recipient"), recipientCount: ast.StringTerm("recipient_count"), replyTo: ast.StringTerm("reply_to"),
-		resent: ast.StringTerm("resent"), sans: ast.StringTerm("sans"), sender: ast.StringTerm("sender"),
-		server: ast.StringTerm("server"), sha256: ast.StringTerm("sha256"), size: ast.StringTerm("size"),
-		sni: ast.StringTerm("sni"), stage: ast.StringTerm("stage"), subject: ast.StringTerm("subject"),
-		text: ast.StringTerm("text"), tls: ast.StringTerm("tls"), to: ast.StringTerm("to"),
-		truncated: ast.StringTerm("truncated"), unknown: ast.StringTerm("unknown"), unqualified: ast.StringTerm("unqualified"),
-		value: ast.StringTerm("value"), version: ast.StringTerm("version"),
+		name: ast.StringTerm("name"), nobody: ast.StringTerm("nobody"), now: ast.StringTerm("now"),
+		null: ast.StringTerm("null"), parameters: ast.StringTerm("parameters"), pieces: ast.StringTerm("pieces"),
+		port: ast.StringTerm("port"), recentAuthFailures: ast.StringTerm("recent_auth_failures"), recentFailures: ast.StringTerm("recent_failures"),
+		recentLogin: ast.StringTerm("recent_login"), recipient: ast.StringTerm("recipient"), recipientCount: ast.StringTerm("recipient_count"),
+		replyTo: ast.StringTerm("reply_to"), resent: ast.StringTerm("resent"), sans: ast.StringTerm("sans"),
+		sender: ast.StringTerm("sender"), server: ast.StringTerm("server"), sha256: ast.StringTerm("sha256"),
+		size: ast.StringTerm("size"), sni: ast.StringTerm("sni"), stage: ast.StringTerm("stage"),
+		subject: ast.StringTerm("subject"), text: ast.StringTerm("text"), tls: ast.StringTerm("tls"),
+		to: ast.StringTerm("to"), truncated: ast.StringTerm("truncated"), unknown: ast.StringTerm("unknown"),
+		unqualified: ast.StringTerm("unqualified"), unreadable: ast.StringTerm("unreadable"), value: ast.StringTerm("value"),
+		version: ast.StringTerm("version"),
 	}
 }

@@ -21,7 +21,7 @@ const maxBody = 1 << 20
 const (
 	partsParsed = contract.PartMessageFrom | contract.PartMessageSender | contract.PartMessageReplyTo | contract.PartMessageTo |
 		contract.PartMessageCc | contract.PartMessageBcc | contract.PartMessageResent | contract.PartMessageUnqualified | contract.PartMessageAmbiguous |
-		contract.PartMessageCanonical
+		contract.PartMessageCanonical | contract.PartMessageUnreadable
 	partsHeader   = partsParsed | contract.PartMessageHeaders | contract.PartMessageHeader
 	partsEnvelope = contract.PartEnvelopeFrom | contract.PartEnvelopeTo | contract.PartEnvelopeRecipientCount
 	partsMessage  = partsHeader | contract.PartMessageSize | contract.PartMessageGenerated | contract.PartMessageBody
@@ -254,6 +254,13 @@ func (b *builder) header(pairs []pair, h *message.Header, read contract.Parts) [
 			list[i] = b.object([]pair{{b.k.name, b.str(u.Name)}, {b.k.index, b.num(int64(u.Index))}, {b.k.pieces, b.strs(u.Pieces)}})
 		}
 		pairs = append(pairs, pair{b.k.unqualified, b.term(ast.NewArray(list...))})
+	}
+	if read&contract.PartMessageUnreadable != 0 {
+		list := make([]*ast.Term, len(f.Unreadable))
+		for i, u := range f.Unreadable {
+			list[i] = b.object([]pair{{b.k.name, b.str(u.Name)}, {b.k.index, b.num(int64(u.Index))}, {b.k.nobody, b.bool(u.Empty)}, {b.k.text, b.str(u.Text)}})
+		}
+		pairs = append(pairs, pair{b.k.unreadable, b.term(ast.NewArray(list...))})
 	}
 	if read&contract.PartMessageAmbiguous != 0 {
 		list := make([]*ast.Term, len(f.Ambiguous))

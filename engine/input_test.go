@@ -37,7 +37,7 @@ func TestSchemaFile(t *testing.T) {
 // full is a transaction with every fact.
 func full(t testing.TB) *Transaction {
 	tr := transactionOf(t, "From: Alice <alice@example.com>, bob\r\nFrom: x@example.com\r\nSender: alice@example.com\r\nReply-To: a@example.com\r\n"+
-		"To: b@example.com\r\nCc: c@example.com\r\nBcc: d@example.com\r\nResent-From: r@example.com (x@example.net)\r\nSubject: \xff\r\n\r\n")
+		"To: b@example.com\r\nCc: c@example.com;\r\nBcc: d@example.com\r\nResent-From: r@example.com (x@example.net)\r\nSubject: \xff\r\n\r\n")
 	tr.Client.Name = "laptop.example.com"
 	tr.Client.RecentAuthFailures, tr.Client.RecentLogin = new(int), &RecentLogin{Login: "alice", Age: time.Minute}
 	tr.TLS.SNI = "mail.example.com"

@@ -122,6 +122,12 @@ func messageFields() []Fact {
 			{Name: "index", Kind: Integer, Always: true, Doc: "Which occurrence of that name, from 1."},
 			{Name: "pieces", Kind: List, Always: true, Item: str, Doc: `Value, cut where a domain is missing. concat("@example.com", pieces) completes it.`},
 		}}},
+		{Name: "unreadable", Kind: List, Always: true, Part: true, Doc: "Fields of recipients and answers (To, Cc, Bcc, Reply-To and the same of Resent) that cannot be read strictly.", Item: &Fact{Kind: Closed, Fields: []Fact{
+			{Name: "name", Kind: Text, Always: true, Doc: "Name of the field as written."},
+			{Name: "index", Kind: Integer, Always: true, Doc: "Which occurrence of that name, from 1."},
+			{Name: "nobody", Kind: Boolean, Always: true, Doc: "Whether it names nobody."},
+			{Name: "text", Kind: Text, Always: true, Doc: "What is wrong, for people."},
+		}}},
 		{Name: "ambiguous", Kind: List, Always: true, Part: true, Doc: "Reasons why two programs could read the header differently.", Item: &Fact{Kind: Closed, Fields: []Fact{
 			{Name: "kind", Kind: Text, Always: true, Doc: `Stable name, such as "duplicate-from" or "too-many-originators".`},
 			{Name: "field", Kind: Text, Always: true, Doc: "Lower-case name of the field."},

@@ -23,6 +23,7 @@ const (
 	PartMessageBcc                               // input.message.bcc
 	PartMessageResent                            // input.message.resent
 	PartMessageUnqualified                       // input.message.unqualified
+	PartMessageUnreadable                        // input.message.unreadable
 	PartMessageAmbiguous                         // input.message.ambiguous
 	PartMessageCanonical                         // input.message.canonical
 	PartMessageGenerated                         // input.message.generated

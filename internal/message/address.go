@@ -9,12 +9,13 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of RFC 5321 §4.5.3.1, in octets.
+// Bounds of RFC 5321 §4.5.3.1, in octets. There is none for the local part alone: bounce addresses (VERP, SRS) and reply tokens are longer than
+// the 64 octets of §4.5.3.1.1, and that section asks not to limit what can be handled.
 const (
-	maxLocal  = 64
 	maxDomain = 255
 	maxLabel  = 63
-	maxPath   = 256 // with the brackets
+	maxPath   = 256         // with the brackets
+	maxLocal  = maxPath - 2 // because a path holds it
 )
 
 // Address returns the mailbox as it is written in SMTP: the local part, quoted where it must be, "@" and the domain. An
@@ -48,6 +49,8 @@ func (p Path) String() string {
 // ParsePath reads the argument of MAIL FROM: or RCPT TO: from its "<" (brackets are required) and returns what follows
 // the ">". Source routes are read and dropped (RFC 5321 §4.1.1.3). "<>" gives Null. An address without a domain is
 // allowed and has Domain "" (RFC 6409 §4.2; "<postmaster>" is one). 8-bit only with utf8. Bounds of RFC 5321 §4.5.3.1.
+// Addresses that exist although the grammar has no place for them are taken: dots at the beginning or end of a local part, or two together
+// (Address quotes them), an underscore in a domain, and a dot at its end, which is dropped.
 func ParsePath(s string, utf8 bool) (p Path, rest string, err error) {
 	if !strings.HasPrefix(s, "<") {
 		return p, "", errors.New("an address must be written in angle brackets")
@@ -55,7 +58,7 @@ func ParsePath(s string, utf8 bool) (p Path, rest string, err error) {
 	if strings.HasPrefix(s, "<>") {
 		return Path{Null: true}, s[2:], nil
 	}
-	r := addrReader{s: s, at: 1, utf8: utf8}
+	r := addrReader{s: s, at: 1, utf8: utf8, lenient: true}
 	if r.peek() == '@' {
 		if err := r.route(); err != nil {
 			return p, "", err
@@ -89,9 +92,10 @@ func ParseMailbox(s string, utf8 bool) (Mailbox, error) {
 
 // addrReader reads the grammar of RFC 5321 §4.1.2 and RFC 6531 §3.3, without white space or comments.
 type addrReader struct {
-	s    string
-	at   int
-	utf8 bool
+	s       string
+	at      int
+	utf8    bool
+	lenient bool // take dots anywhere in a local part, underscores and a last dot in a domain
 }
 
 func (r *addrReader) peek() byte {
@@ -161,7 +165,7 @@ func (r *addrReader) local() (string, error) {
 		if local = r.s[start:r.at]; local == "" {
 			return "", r.unexpected("a local part")
 		}
-		if !dotString(local) {
+		if !dotString(local) && !r.lenient {
 			return "", fmt.Errorf("the local part %q begins or ends with a dot, or has two dots together; quote it", clean(local, maxLocal))
 		}
 	}
@@ -169,7 +173,7 @@ func (r *addrReader) local() (string, error) {
 	case err != nil:
 		return "", err
 	case len(local) > maxLocal:
-		return "", fmt.Errorf("a local part has at most %d octets (RFC 5321 section 4.5.3.1.1)", maxLocal)
+		return "", fmt.Errorf("a local part has at most %d octets (RFC 5321 section 4.5.3.1.3)", maxLocal)
 	}
 	return local, r.check8bit(local, "local part")
 }
@@ -194,7 +198,7 @@ func (r *addrReader) quoted() (string, error) {
 		}
 	}
 	if b.Len() > maxLocal {
-		return "", fmt.Errorf("a local part has at most %d octets (RFC 5321 section 4.5.3.1.1)", maxLocal)
+		return "", fmt.Errorf("a local part has at most %d octets (RFC 5321 section 4.5.3.1.3)", maxLocal)
 	}
 	return "", errors.New("a quoted local part without its closing quote")
 }
@@ -205,10 +209,13 @@ func (r *addrReader) domain() (string, error) {
 		return r.literal()
 	}
 	start := r.at
-	for r.at < len(r.s) && (letterDigit(r.s[r.at]) || r.s[r.at] == '-' || r.s[r.at] == '.' || r.s[r.at] >= 0x80) {
+	for r.at < len(r.s) && (letterDigit(r.s[r.at]) || r.s[r.at] == '-' || r.s[r.at] == '.' || r.s[r.at] >= 0x80 || r.lenient && r.s[r.at] == '_') {
 		r.at++
 	}
 	d := r.s[start:r.at]
+	if r.lenient && len(d) > 1 {
+		d = strings.TrimSuffix(d, ".")
+	}
 	if d == "" {
 		return "", r.unexpected("a domain")
 	}

@@ -23,12 +23,16 @@ func TestParsePath(t *testing.T) {
 		{"<a@[192.0.2.1]>", "<a@[192.0.2.1]>", ""},
 		{"<a@[IPv6:2001:DB8::1]>", "<a@[IPv6:2001:db8::1]>", ""},
 		{"<" + strings.Repeat("a", 64) + "@example.com>", "<" + strings.Repeat("a", 64) + "@example.com>", ""},
-		{"<" + strings.Repeat("a", 65) + "@example.com>", "", ""},
+		{"<" + strings.Repeat("a", 65) + "@example.com>", "<" + strings.Repeat("a", 65) + "@example.com>", ""},
+		{"<" + strings.Repeat("a", 242) + "@example.com>", "<" + strings.Repeat("a", 242) + "@example.com>", ""},
+		{"<" + strings.Repeat("a", 243) + "@example.com>", "", ""},
+		{"<.a@b>", `<".a"@b>`, ""}, {"<a.@b>", `<"a."@b>`, ""}, {"<a..b@c>", `<"a..b"@c>`, ""}, {"<a@b_c>", "<a@b_c>", ""}, {"<a@_b.c>", "<a@_b.c>", ""}, {"<a@b.c.>", "<a@b.c>", ""},
+		{"<a@b..>", "", ""}, {"<a@.>", "", ""}, {"<a@[192.0.2.1].>", "", ""},
 		{"<a@" + strings.Repeat("a", 64) + ".com>", "", ""},
 		{"<a@" + strings.Repeat("abcdefg.", 40) + "com>", "", ""},
 		{"alice@example.com", "", ""}, {" <a@b>", "", ""}, {"<a@b", "", ""}, {"<a@@b>", "", ""}, {"<a@b@c>", "", ""}, {"<@b>", "", ""}, {"<a@>", "", ""},
-		{"<a b@c>", "", ""}, {"<.a@b>", "", ""}, {"<a.@b>", "", ""}, {"<a..b@c>", "", ""}, {"<a@-b>", "", ""}, {"<a@b->", "", ""}, {"<a@b..c>", "", ""}, {"<a@.b>", "", ""},
-		{"<a@b_c>", "", ""}, {"<a@[1.2.3]>", "", ""}, {"<a@[IPv6:1.2.3.4]>", "", ""}, {"<a@[2001:db8::1]>", "", ""}, {"<a@[IPv6:fe80::1%eth0]>", "", ""},
+		{"<a b@c>", "", ""}, {"<a@-b>", "", ""}, {"<a@b->", "", ""}, {"<a@b..c>", "", ""}, {"<a@.b>", "", ""},
+		{"<a@[1.2.3]>", "", ""}, {"<a@[IPv6:1.2.3.4]>", "", ""}, {"<a@[2001:db8::1]>", "", ""}, {"<a@[IPv6:fe80::1%eth0]>", "", ""},
 		{"<a\x00@b>", "", ""}, {"<\"a\x07\"@b>", "", ""}, {"<a@b\x00>", "", ""}, {"<é@b>", "", ""}, {`<"a@b>`, "", ""}, {`<"a"b@c>`, "", ""}, {"<a@b>>", "<a@b>", ">"},
 	} {
 		p, rest, err := ParsePath(tc.in, false)
@@ -48,7 +52,7 @@ func TestParsePath(t *testing.T) {
 }
 
 func TestParseMailboxNeedsAll(t *testing.T) {
-	for _, s := range []string{"", "alice", "alice@", "a@b ", " a@b", "a@b>", "<a@b>", "a@b,c@d"} {
+	for _, s := range []string{"", "alice", "alice@", "a@b ", " a@b", "a@b>", "<a@b>", "a@b,c@d", "a..b@c", ".a@b", "a.@b", "a@b_c", "a@b."} {
 		if m, err := ParseMailbox(s, false); err == nil {
 			t.Errorf("%q was read as %v", s, m)
 		}

@@ -76,8 +76,11 @@ type listReader struct {
 	s    string
 	at   int
 	most int // mailboxes
-	out  Addresses
-	cuts []int // where a domain is missing
+	// anySize is set for fields that are bounded by the limits of the header only.
+	anySize bool
+	lenient bool // see addrReader
+	out     Addresses
+	cuts    []int // where a domain is missing
 
 	comments   []string      // as written, without their outer brackets
 	names      []mailboxName // of out.List
@@ -87,12 +90,13 @@ type listReader struct {
 // mailboxName is what stands beside the address of a mailbox.
 type mailboxName struct {
 	phrase   phrase
-	comments int // how many comments the field has up to the end of the address
+	bare     bool // one word, which is a mailbox only if a domain completes it
+	comments int  // how many comments the field has up to the end of the address
 }
 
 // read reads the whole value.
 func (l *listReader) read() error {
-	if len(l.s) > maxAddressField {
+	if len(l.s) > maxAddressField && !l.anySize {
 		return l.fail("more than %d octets", maxAddressField)
 	}
 	if !utf8.ValidString(l.s) {
@@ -179,7 +183,7 @@ func (l *listReader) angle(p phrase) error {
 	if c := l.peek(); c == '@' || c == ',' {
 		return l.fail("a source route; write the address alone")
 	}
-	r := addrReader{s: l.s, at: l.at, utf8: true}
+	r := addrReader{s: l.s, at: l.at, utf8: true, lenient: l.lenient}
 	m, err := r.mailbox(true)
 	if err != nil {
 		return l.fail("%s", err)
@@ -227,7 +231,7 @@ func (l *listReader) bare(p phrase) error {
 	if w.end != l.at {
 		return l.fail("white space or a comment inside an address")
 	}
-	r := addrReader{s: l.s, at: w.start, utf8: true}
+	r := addrReader{s: l.s, at: w.start, utf8: true, lenient: l.lenient}
 	m, err := r.mailbox(false)
 	if err != nil {
 		return l.fail("%s", err)
@@ -245,7 +249,7 @@ func (l *listReader) bare(p phrase) error {
 // unqualified makes the one word of p an address without a domain.
 func (l *listReader) unqualified(p phrase) error {
 	w := p.words[0]
-	r := addrReader{s: l.s[:w.end], at: w.start, utf8: true}
+	r := addrReader{s: l.s[:w.end], at: w.start, utf8: true, lenient: l.lenient}
 	m, err := r.mailbox(true)
 	if err != nil {
 		return l.fail("%s", err)
@@ -254,7 +258,12 @@ func (l *listReader) unqualified(p phrase) error {
 		return err
 	}
 	l.cuts = append(l.cuts, w.end)
-	return l.add(m, phrase{})
+	before := len(l.names)
+	err = l.add(m, phrase{})
+	if len(l.names) > before {
+		l.names[before].bare = true
+	}
+	return err
 }
 
 // group reads "display-name: [mailbox-list];" with its cursor on the colon.
@@ -306,6 +315,6 @@ func (l *listReader) add(m Mailbox, p phrase) error {
 		return &AddressError{l.at, fmt.Sprintf("more than %d addresses", l.most), errTooMany}
 	}
 	l.out.List = append(l.out.List, m)
-	l.names = append(l.names, mailboxName{p, len(l.comments)})
+	l.names = append(l.names, mailboxName{phrase: p, comments: len(l.comments)})
 	return l.skip()
 }

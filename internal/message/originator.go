@@ -29,6 +29,7 @@ type Facts struct {
 	// Resent holds the originators of Resent- fields: Resent-From and Resent-Sender, in order.
 	Resent      []Mailbox
 	Unqualified []Unqualified
+	Unreadable  []Unreadable // fields of recipients and answers that cannot be read strictly
 	Ambiguous   []Ambiguity
 	// Canonical has the originator fields that not every program is sure to read alike.
 	Canonical []Canonical
@@ -117,37 +118,51 @@ func (r *factsReader) read(f *Field, into *[]Mailbox) {
 		r.seen = make(map[string]int, 8)
 	}
 	r.seen[f.key]++
-	destination := f.key == "bcc" || f.key == "resent-bcc"
-	if f.value == "" && destination {
-		return // RFC 5322 §3.6.3: Bcc may be empty
+	if !originates(f.key) {
+		r.recipients(f, into)
+		return
 	}
-	originator := originates(f.key)
-	l := &listReader{s: f.value, most: maxMailboxes}
-	var err error
-	if originator {
-		if r.tooMany {
-			return
-		}
-		l, err = parseOriginators(f.value, MaxOriginators-r.originators)
-	} else {
-		err = l.read()
+	if r.tooMany {
+		return
 	}
+	l, err := parseOriginators(f.value, MaxOriginators-r.originators)
 	switch {
-	case originator && errors.Is(err, errTooMany):
+	case errors.Is(err, errTooMany):
 		r.tooManyOriginators(f)
 		return
 	case err != nil:
 		r.ambiguous("unparsable-"+f.key, f.key, "the %s field cannot be read for certain: %s", f.Name(), err)
 		return
 	}
-	a := l.out
-	*into = append(*into, a.List...)
-	if a.Pieces != nil {
-		r.facts.Unqualified = append(r.facts.Unqualified, Unqualified{f.Name(), r.seen[f.key], a.Pieces})
+	r.found(f, into, l.out.List, l.out.Pieces)
+	r.originators += len(l.out.List)
+	r.originator(f, l)
+}
+
+// recipients reads a field that authorises nothing.
+func (r *factsReader) recipients(f *Field, into *[]Mailbox) {
+	if f.value == "" && (f.key == "bcc" || f.key == "resent-bcc") {
+		return // RFC 5322 §3.6.3: Bcc may be empty
 	}
-	if originator {
-		r.originators += len(a.List)
-		r.originator(f, l)
+	got := readRecipients(f.value)
+	r.found(f, into, got.list, got.pieces)
+	if got.fault != nil {
+		text := fmt.Sprintf("the %s field cannot be read for certain: %s", f.Name(), got.fault)
+		r.add(Ambiguity{Kind: "unparsable-" + f.key, Field: f.key, Text: text})
+		if len(r.facts.Unreadable) < maxUnreadable {
+			r.facts.Unreadable = append(r.facts.Unreadable, Unreadable{f.Name(), r.seen[f.key], got.empty, text})
+		}
+	}
+}
+
+// maxUnreadable bounds the fields in Facts.Unreadable.
+const maxUnreadable = 100
+
+// found adds what was read of a field.
+func (r *factsReader) found(f *Field, into *[]Mailbox, list []Mailbox, pieces []string) {
+	*into = append(*into, list...)
+	if pieces != nil {
+		r.facts.Unqualified = append(r.facts.Unqualified, Unqualified{f.Name(), r.seen[f.key], pieces})
 	}
 }
 
@@ -301,7 +316,7 @@ var once = []struct{ key, name string }{
 
 func (r *factsReader) counts() {
 	for _, f := range once {
-		if n := r.header.Count(f.key); n > 1 {
+		if n := r.header.Count(f.key); n > 1 && (originates(f.key) || !r.same(f.key)) {
 			r.ambiguous("duplicate-"+f.key, f.key, "there are %d %s fields and readers differ in which they show; send one", n, f.name)
 		}
 	}
@@ -311,6 +326,23 @@ func (r *factsReader) counts() {
 	if r.resent() && r.header.Count("resent-from") == 0 {
 		r.ambiguous("missing-resent-from", "resent-from", "there are Resent- fields but no Resent-From; say who sends it again (RFC 5322 section 3.6.6)")
 	}
+}
+
+// same reports whether all fields of a name have the same value, so that it does not matter which one a program takes.
+func (r *factsReader) same(key string) bool {
+	first := true
+	value := ""
+	for i := range r.header.fields {
+		f := &r.header.fields[i]
+		if f.key != key {
+			continue
+		}
+		if !first && f.value != value {
+			return false
+		}
+		first, value = false, f.value
+	}
+	return true
 }
 
 // resent reports whether the header has an address field of a resent block.
@@ -324,7 +356,11 @@ func (r *factsReader) resent() bool {
 }
 
 func (r *factsReader) authors() {
-	if len(r.facts.From) > 1 && r.header.Count("sender") == 0 && r.header.Count("from") == 1 {
-		r.ambiguous("several-authors-no-sender", "from", "the From field names %d authors, so a Sender field must say who sent it (RFC 5322 section 3.6.2)", len(r.facts.From))
+	authors := make(map[string]bool, len(r.facts.From)) // one who is named twice is one author
+	for _, m := range r.facts.From {
+		authors[m.Key()] = true
+	}
+	if len(authors) > 1 && r.header.Count("sender") == 0 && r.header.Count("from") == 1 {
+		r.ambiguous("several-authors-no-sender", "from", "the From field names %d authors, so a Sender field must say who sent it (RFC 5322 section 3.6.2)", len(authors))
 	}
 }

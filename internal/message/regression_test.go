@@ -24,7 +24,7 @@ func (f Facts) has(kind, field string) bool {
 // display name passes the default policy; two From fields do not.
 func TestHeapHidesNothing(t *testing.T) {
 	heap := strings.Repeat(`"x@corp.example" <a@b.c>, `, MaxOriginators-2) + "a@b.c"
-	f := facts(t, "From: "+heap+"\nFrom: ceo@corp.example ceo\nTo:\nTo:\nDate: x\nDate: y\nBcc: ,\nSender: a@b.c\n\n")
+	f := facts(t, "From: "+heap+"\nFrom: ceo@corp.example ceo\nTo:\nTo: ,\nDate: x\nDate: y\nBcc: ,\nSender: a@b.c\n\n")
 	for _, want := range [][2]string{{"address-in-display-name", "from"}, {"duplicate-from", "from"}, {"unparsable-from", "from"}, {"duplicate-to", "to"}, {"duplicate-date", "date"}, {"unparsable-bcc", "bcc"}} {
 		if !f.has(want[0], want[1]) {
 			t.Errorf("%s is hidden among %v", want[0], f.Ambiguous)

@@ -1,6 +1,5 @@
 package postern.message
 
-import data.postern.lib.senders
 import data.postern.lib.settings
 
 # METADATA
@@ -71,25 +70,4 @@ _signed(name) if {
 	some tag in split(signature, ";")
 	["h", names] = split(replace(replace(tag, " ", ""), "\t", ""), "=")
 	name in split(lower(names), ":")
-}
-
-_tolerated(ambiguity) if settings.ambiguous_allow[ambiguity.kind]
-
-_tolerated(ambiguity) if {
-	ambiguity.mended
-	settings.canonical_originators == "rewrite"
-}
-
-# An address that everybody may take for the login's: one of a domain of the login, or of a domain that the operator names.
-_tolerated(ambiguity) if {
-	ambiguity.kind == "address-in-display-name"
-	settings.ambiguous_allow["own-address-in-display-name"]
-	_familiar(split(ambiguity.address, "@")[1])
-}
-
-_familiar(domain) if domain in settings.display_name_domains
-
-_familiar(domain) if {
-	some key, _ in senders.grants
-	endswith(key, concat("", ["@", domain]))
 }

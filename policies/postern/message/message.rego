@@ -63,33 +63,6 @@ reject contains {
 	settings.allow_local == false
 }
 
-reject contains {
-	"rule": "message.ambiguous",
-	"code": 550,
-	"status": "5.6.0",
-	"message": ambiguity.text,
-} if {
-	some ambiguity in input.message.ambiguous
-	not _tolerated(ambiguity)
-	not _blind[ambiguity.field] # the field is removed
-	_submission
-}
-
-reject contains {
-	"rule": "message.address-without-domain",
-	"code": 550,
-	"status": "5.6.0",
-	"message": sprintf(
-		"An address in the %s field has no domain; write it in full, as in name@example.com",
-		[field.name],
-	),
-} if {
-	some field in input.message.unqualified
-	not _blind[lower(field.name)]
-	settings.domain == ""
-	_submission
-}
-
 reject contains _refusal("message.sender-not-yours", input.envelope.from, "the envelope") if {
 	not _envelope_yours
 	input.envelope.from.null == false

@@ -21,9 +21,14 @@ edit contains {"op": "add_header", "name": "Message-ID", "value": input.message.
 
 # Bcc does not count as a destination, because it is removed.
 edit contains {"op": "add_header", "name": "To", "value": "undisclosed-recipients:;"} if {
-	not input.message.header.to
-	not input.message.header.cc
+	_destinations - _nobody == set()
 	_submission
+}
+
+# A field that names nobody is removed, as RFC 5322 has no empty one but Bcc.
+edit contains {"op": "remove_header", "name": field.name, "index": field.index} if {
+	some field in input.message.unreadable
+	_nobody[[lower(field.name), field.index]]
 }
 
 edit contains {"op": "remove_header", "name": "Bcc"} if {
@@ -69,6 +74,20 @@ _bare_recipients := {input.envelope.to[i].address | input.envelope.to[i].domain 
 
 # Undefined if no domain is configured.
 _at_domain := concat("", ["@", settings.domain]) if settings.domain != ""
+
+_destinations contains [name, index + 1] if {
+	some name in ["to", "cc"]
+	some index, _ in input.message.header[name]
+}
+
+_nobody contains [name, field.index] if {
+	some field in input.message.unreadable
+	field.nobody
+	name := lower(field.name)
+	_left_alone[name]
+	not _blind[name]
+	_submission
+}
 
 _blind := {"bcc", "resent-bcc"}
 

@@ -7,7 +7,7 @@ import data.postern.lib.settings
 #
 #   the authors are          without Sender         Sender belongs to the login          Sender is another user's
 #   the login's, one         unchanged              unchanged                            replaced
-#   the login's, several     ambiguous              unchanged                            replaced
+#   the login's, several     added                  unchanged                            replaced
 #   on behalf of             added                  unchanged                            replaced
 #
 # With settings.sender "refuse", the message is rejected instead of Sender replaced; "leave" is the same, and adds no
@@ -54,13 +54,25 @@ _sender_foreign if {
 
 _sender_needed if {
 	input.message.sender == []
-	count(input.message.from) > 1
+	count({author.key | some author in input.message.from}) > 1
 }
 
 _sender_needed if {
 	input.message.sender == []
 	some right in _rights
 	right.as == "on-behalf"
+}
+
+# A Sender that cannot be read, or not in one way, is nobody's.
+_sender_foreign if {
+	some ambiguity in input.message.ambiguous
+	ambiguity.field == "sender"
+	ambiguity.kind in _no_sender
+}
+
+_no_sender := {
+	"unparsable-sender", "empty-sender", "group-in-sender", "several-in-sender", "duplicate-sender", "folded-in-sender",
+	"unknown-charset-in-sender", "undecodable-name-in-sender", "malformed-encoded-word-in-sender", "disguised-address-in-display-name",
 }
 
 _sender_replaced if {

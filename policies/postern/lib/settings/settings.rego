@@ -144,3 +144,14 @@ default canonical_originators := "rewrite"
 canonical_originators := data.settings.canonical_originators if {
 	data.settings.canonical_originators in {"refuse", "leave"}
 }
+
+# METADATA
+# title: Fields of recipients
+# description: |
+#   What happens to a To, Cc, Reply-To or Bcc that cannot be read strictly, and to doubled fields that do not say who wrote the message: with
+#   "lenient" the message passes and a note says so, with "strict" it is refused.
+# custom:
+#   rfc: RFC 5322 sections 3.6.2, 3.6.3 and 4.4
+default recipient_fields := "lenient"
+
+recipient_fields := "strict" if data.settings.recipient_fields == "strict"

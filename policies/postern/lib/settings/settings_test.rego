@@ -16,6 +16,7 @@ _all := {
 	"sender_attributes": settings.sender_attributes,
 	"display_name_domains": settings.display_name_domains,
 	"canonical_originators": settings.canonical_originators,
+	"recipient_fields": settings.recipient_fields,
 }
 
 _defaults := {
@@ -32,6 +33,7 @@ _defaults := {
 	"sender_attributes": [],
 	"display_name_domains": set(),
 	"canonical_originators": "rewrite",
+	"recipient_fields": "lenient",
 }
 
 test_defaults if _all == _defaults with data.settings as {}
@@ -53,6 +55,7 @@ test_each_setting if {
 		"sender_attributes": ["mail"],
 		"display_name_domains": {"example.org"},
 		"canonical_originators": "leave",
+		"recipient_fields": "strict",
 	}
 	given := object.union(wanted, {
 		"domain": "@Example.COM", "ambiguous_allow": ["duplicate-date"],
@@ -67,7 +70,7 @@ test_wrong_types_never_loosen if {
 }
 
 test_wrong_values_never_loosen if {
-	given := {"require_auth": "no", "allow_local": "yes", "max_recipients": 0, "sender": "anything", "ambiguous_allow": "all", "sender_attributes": "mail", "display_name_domains": "example.org", "canonical_originators": "keep"}
+	given := {"require_auth": "no", "allow_local": "yes", "max_recipients": 0, "sender": "anything", "ambiguous_allow": "all", "sender_attributes": "mail", "display_name_domains": "example.org", "canonical_originators": "keep", "recipient_fields": "loose"}
 	_all == _defaults with data.settings as given
 }
 
