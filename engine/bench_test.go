@@ -82,7 +82,7 @@ func BenchmarkLeast(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			in, _ := p.input(tr, st.reads, st.fields)
-			if _, fail := p.run(context.Background(), st, in.value, topdown.NewCancel(), c); fail != nil {
+			if _, fail := p.run(context.Background(), evaluation{stage: st, input: in.value}, topdown.NewCancel(), c); fail != nil {
 				b.Fatal(fail)
 			}
 		}

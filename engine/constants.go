@@ -125,10 +125,9 @@ func (p *Policy) evaluateConstants(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, constantsTime)
 	defer cancel()
 	loading := *p
-	loading.timeout = constantsTime
 	loading.constants = &refTable[ruleValue]{seed: p.workers.seed} // the values so far are used for the next rule
 	for _, c := range p.constantRules {
-		out, fail := loading.evaluate(ctx, &c.stage, ast.InternedEmptyObject.Value)
+		out, fail := loading.evaluate(ctx, evaluation{stage: &c.stage, input: ast.InternedEmptyObject.Value, limit: constantsTime})
 		if fail != nil && fail.Kind == kindTimeout {
 			break // the abandoned evaluation may still read the values
 		}

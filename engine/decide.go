@@ -8,18 +8,18 @@ import (
 	"github.com/postern-mail/postern/engine/contract"
 )
 
-// decide decides t: it builds the input, evaluates and decodes. in is what was built; asked is false if the bundle does not define
-// the stage, which is then accepted.
-func (p *Policy) decide(ctx context.Context, t *Transaction) (d Decision, in *Input, asked bool) {
+// decide decides t: it builds the input, evaluates and decodes. in is what was built. A stage that the bundle does not define is
+// accepted. s is nil outside an Engine.
+func (p *Policy) decide(ctx context.Context, t *Transaction, s *ticket) (d Decision, in *Input) {
 	if t.Stage < StageConnect || t.Stage > StageMessage {
-		return failure(t, p.revision, failf(kindStage, "no stage %d", t.Stage)), nil, true
+		return failure(t, p.revision, failf(kindStage, "no stage %d", t.Stage)), nil
 	}
 	st := p.stages[t.Stage]
 	if st == nil {
 		if p.shadow != nil && p.shadow.stages[t.Stage] != nil {
 			in, _ = p.input(t, p.shadowParts[t.Stage], p.bothFields[t.Stage])
 		}
-		return Decision{Verdict: Accept, Stage: t.Stage, Revision: p.revision}, in, false
+		return Decision{Verdict: Accept, Stage: t.Stage, Revision: p.revision}, in
 	}
 	build, fields := st.build, st.buildFields
 	if more := p.shadowParts[t.Stage]; more != 0 {
@@ -27,10 +27,10 @@ func (p *Policy) decide(ctx context.Context, t *Transaction) (d Decision, in *In
 	}
 	in, fail := p.input(t, build, fields)
 	if fail != nil {
-		return failure(t, p.revision, fail), in, true
+		return failure(t, p.revision, fail), in
 	}
 	in.parts = st.parts
-	return p.decideInput(ctx, t, st, in), in, true
+	return p.decideInput(ctx, t, evaluation{stage: st, input: in.value, limit: p.timeout, ticket: s}), in
 }
 
 // input builds the parts of the input of t that are read, and of message.header only fields (nil: all). A panic is returned as an
@@ -56,11 +56,11 @@ func (p *Policy) input(t *Transaction, read contract.Parts, fields *fieldSet) (i
 }
 
 // decideInput evaluates an input and decodes the answer. Of t it needs only what contract.Facts does not have.
-func (p *Policy) decideInput(ctx context.Context, t *Transaction, st *stage, in *Input) Decision {
+func (p *Policy) decideInput(ctx context.Context, t *Transaction, e evaluation) Decision {
 	var d Decision
-	out, fail := p.evaluate(ctx, st, in.value)
+	out, fail := p.evaluate(ctx, e)
 	if fail == nil {
-		d, fail = decode(t, st, out)
+		d, fail = decode(t, e.stage, out)
 	}
 	if fail != nil {
 		return failure(t, p.revision, fail)

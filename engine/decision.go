@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -48,6 +49,13 @@ type Decision struct {
 	Revision string        // of the Policy that decided; "" if none did
 	Err      error         // an *EvalError if the decision is the failure verdict; nil otherwise
 	Latency  time.Duration // of building the input, evaluating and decoding
+	Wait     time.Duration // for its turn, before that
+}
+
+// busy reports whether the decision is the failure verdict because its turn did not come in time, so that no policy was asked.
+func (d *Decision) busy() bool {
+	var e *EvalError
+	return errors.As(d.Err, &e) && e.Kind == kindBusy
 }
 
 // Reason is one element of a decision set.
@@ -64,8 +72,8 @@ const (
 	kindNoPolicy = "no-policy" // no policy is active
 	kindStage    = "stage"     // the transaction has no stage
 	kindInput    = "input"     // the body could not be read
-	kindTimeout  = "timeout"   // the deadline passed, or the caller gave up
-	kindBusy     = "busy"      // too many evaluations are past their deadline
+	kindTimeout  = "timeout"   // the evaluation took too long, or the caller gave up
+	kindBusy     = "busy"      // too many decisions wait, or the turn of this one did not come in time; no policy was asked
 	kindPanic    = "panic"     // the evaluator panicked
 	kindConflict = "conflict"  // complete rules have different values
 	kindBuiltin  = "builtin"   // a builtin failed
@@ -92,7 +100,8 @@ func failf(kind, format string, args ...any) *EvalError {
 	return &EvalError{Kind: kind, Err: fmt.Errorf(format, args...)}
 }
 
-// failure returns the failure verdict of t. Only Defer, Reject and Accept can be one; any other verdict defers.
+// failure returns the failure verdict of t. Only Defer, Reject and Accept can be one; any other verdict defers. A decision for which
+// the machine was too busy is never a Reject, because the same mail can pass a moment later.
 func failure(t *Transaction, revision string, err *EvalError) Decision {
 	d := Decision{
 		Verdict:  t.Failure,
@@ -101,9 +110,12 @@ func failure(t *Transaction, revision string, err *EvalError) Decision {
 		Err:      err,
 		Reasons:  []Reason{{Set: "error", Rule: "error." + err.Kind}},
 	}
-	switch d.Verdict {
-	case Accept:
-	case Reject:
+	switch {
+	case d.Verdict == Accept:
+	case err.Kind == kindBusy:
+		d.Verdict = Defer
+		d.Reply = message.MustReply(451, "4.3.2", "The system is busy, try again later")
+	case d.Verdict == Reject:
 		d.Reply = message.MustReply(554, "5.3.0", "Transaction failed")
 	default:
 		d.Verdict = Defer

@@ -5,6 +5,8 @@
 //   - transaction.go: a front end fills a Transaction with the facts that it knows at a stage. Their types are generated
 //     (facts_gen.go) from the declaration in package contract.
 //   - engine.go: Engine.Decide takes the policy to which the transaction is pinned, or else the active one.
+//   - admission.go: as many decisions are made at once as there are processors. Another one waits for its turn, which goes round by
+//     login or client network.
 //   - input.go: the facts become the input document, directly as OPA values. Only the parts that rules read are built (reads.go).
 //   - evaluate.go: one query for each stage evaluates the decision sets that the stage defines, on a worker (workers.go) with the
 //     worker's caches (caches.go).
@@ -23,6 +25,7 @@
 // An evaluation runs on a worker goroutine, so that Decide can give up one that does not end. Workers belong to the Policy and are
 // kept for the next decision. A worker that has been idle for two garbage collections ends, and so do all of them after their Policy
 // is no longer used. If an evaluation ignores its deadline, Decide abandons the worker and returns the failure verdict, and the
-// worker ends with its evaluation. A Policy, together with those made of it by WithData, has at most maxAbandoned such workers; if
-// there are more, Decide returns the failure verdict at once. Shadow.Run uses the goroutine of its caller.
+// worker ends with its evaluation. Until then it counts for its client, which has a bounded share of an Engine; beyond maxAbandoned such
+// workers, each also keeps its slot. Outside an Engine, DecideLogged fails while there are maxAbandoned of them. A decision that waits
+// for its turn does so on the goroutine of its caller. Shadow.Run uses the goroutine of its caller.
 package engine

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -18,6 +19,10 @@ type Engine struct {
 	Metrics *Metrics
 	// Shadow evaluates the shadow candidate; nil: there can be none. Set it before the first Decide.
 	Shadow *Shadow
+	// MaxWait bounds how long a decision waits for its turn when many are to be made; 0: DefaultMaxWait. Set it before the first Decide.
+	MaxWait time.Duration
+
+	admission admission
 
 	active atomic.Pointer[Policy] // with the shadow candidate in it
 	canary atomic.Pointer[Canary]
@@ -83,31 +88,30 @@ func (e *Engine) SwapCanary(c *Canary) {
 }
 
 // Decide decides t. It never fails: every error, a time-out among them, is the failure verdict of t with Err set. A stage that
-// the bundle does not define is accepted without reasons and without evaluation. If there is a Recorder, the decision is recorded
-// before it is returned.
+// the bundle does not define is accepted without reasons and without evaluation. Only so many decisions are made at once as the
+// processors can make; one more waits for its turn. If there is a Recorder, the decision is recorded before it is returned.
 func (e *Engine) Decide(ctx context.Context, t *Transaction) Decision {
-	start := time.Now()
 	p := t.Policy
 	if p == nil {
 		p = e.Policy()
 	}
 	var d Decision
 	var in *Input
-	if p == nil {
+	switch {
+	case p == nil:
 		d = failure(t, "", &EvalError{Kind: kindNoPolicy, Err: errors.New("no policy is active")})
-	} else {
-		var asked bool
-		if d, in, asked = p.decide(ctx, t); !asked {
-			e.tellCandidates(p, t, in, &d)
-			return d
-		}
+	case p.skips(t.Stage):
+		d, in = p.decide(ctx, t, nil)
+		e.tellCandidates(p, t, in, &d)
+		return d
+	default:
+		d, in = e.decideInTurn(ctx, p, t)
 	}
-	d.Latency = time.Since(start)
 	if e.Recorder != nil {
 		if err := e.Recorder.Record(ctx, Record{Transaction: t, Decision: &d, Input: in}); err != nil {
-			latency := d.Latency
+			latency, wait := d.Latency, d.Wait
 			d = failure(t, d.Revision, &EvalError{Kind: kindRecord, Err: err})
-			d.Latency = latency
+			d.Latency, d.Wait = latency, wait
 		}
 	}
 	e.Metrics.observe(&d)
@@ -115,10 +119,25 @@ func (e *Engine) Decide(ctx context.Context, t *Transaction) Decision {
 	return d
 }
 
+// decideInTurn waits for a slot and decides. The time of the decision counts from the slot on.
+func (e *Engine) decideInTurn(ctx context.Context, p *Policy, t *Transaction) (d Decision, in *Input) {
+	s, wait, fail := e.admission.enter(ctx, keyOf(t), cmp.Or(max(e.MaxWait, 0), DefaultMaxWait))
+	if fail != nil {
+		d = failure(t, p.revision, fail)
+		d.Wait = wait
+		return d, nil
+	}
+	defer s.leave()
+	start := time.Now()
+	d, in = p.decide(ctx, t, &s)
+	d.Latency, d.Wait = time.Since(start), wait
+	return d, in
+}
+
 // tellCandidates hands a decision of p to the shadow candidate, which decides the same input, and to the canary, which compares
 // the shares of failures and refusals.
 func (e *Engine) tellCandidates(p *Policy, t *Transaction, in *Input, d *Decision) {
-	if p == nil {
+	if p == nil || d.busy() {
 		return
 	}
 	if p.shadow != nil && e.Shadow != nil && in != nil {
@@ -145,10 +164,11 @@ type Metrics struct {
 	decisions *prometheus.CounterVec
 	errors    *prometheus.CounterVec
 	seconds   *prometheus.HistogramVec
+	waits     *prometheus.HistogramVec
 }
 
-// NewMetrics registers postern_decisions_total, postern_decision_errors_total and postern_decision_seconds. It panics if they are
-// registered already, which is a mistake of the program.
+// NewMetrics registers postern_decisions_total, postern_decision_errors_total, postern_decision_seconds and
+// postern_decision_wait_seconds. It panics if they are registered already, which is a mistake of the program.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -158,12 +178,16 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "postern_decision_errors_total", Help: "Decisions that were the failure verdict, by kind of error.",
 		}, []string{"kind"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "postern_decision_seconds", Help: "Time a decision took, input building included.",
-			Buckets: []float64{25e-6, 50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 1.6e-3, 5e-3, 20e-3, 100e-3, 500e-3},
+			Name: "postern_decision_seconds", Help: "Time a decision took: building the input, evaluating and decoding, without the wait for its turn.",
+			Buckets: []float64{25e-6, 50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 1.6e-3, 5e-3, 20e-3, 100e-3, 500e-3, 1, 5},
+		}, []string{"stage"}),
+		waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "postern_decision_wait_seconds", Help: "Time a decision waited for its turn before it was made or turned away; 0 for most.",
+			Buckets: []float64{0, 200e-6, 800e-6, 5e-3, 20e-3, 100e-3, 500e-3, 1, 5, 10},
 		}, []string{"stage"}),
 	}
 	if r != nil {
-		r.MustRegister(m.decisions, m.errors, m.seconds)
+		r.MustRegister(m.decisions, m.errors, m.seconds, m.waits)
 	}
 	return m
 }
@@ -175,7 +199,10 @@ func (m *Metrics) observe(d *Decision) {
 	}
 	stage := d.Stage.String()
 	m.decisions.WithLabelValues(stage, d.Verdict.String()).Inc()
-	m.seconds.WithLabelValues(stage).Observe(d.Latency.Seconds())
+	m.waits.WithLabelValues(stage).Observe(d.Wait.Seconds())
+	if !d.busy() { // nothing was evaluated
+		m.seconds.WithLabelValues(stage).Observe(d.Latency.Seconds())
+	}
 	var e *EvalError
 	if errors.As(d.Err, &e) {
 		m.errors.WithLabelValues(e.Kind).Inc()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime/debug"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
@@ -16,48 +17,63 @@ import (
 // answer is the result of a stage's query: the name of each set and its value.
 type answer map[ast.Var]*ast.Term
 
-// evaluate runs a stage's query on a worker, and waits until it ends or until the deadline and its grace are over.
-func (p *Policy) evaluate(ctx context.Context, st *stage, input ast.Value) (answer, *EvalError) {
+// evaluation is one query and the bounds of its time.
+type evaluation struct {
+	stage  *stage
+	input  ast.Value
+	limit  time.Duration // counts from when it begins
+	ticket *ticket       // nil outside an Engine
+}
+
+// evaluate runs a query on a worker, and waits until it ends or until its time and the grace are over.
+func (p *Policy) evaluate(ctx context.Context, e evaluation) (answer, *EvalError) {
 	if err := ctx.Err(); err != nil {
 		return nil, &EvalError{Kind: kindTimeout, Err: err}
 	}
-	if n := p.workers.abandoned.Load(); n >= maxAbandoned {
-		return nil, failf(kindBusy, "%d evaluations still run although their deadline has passed", n)
-	}
 	w := p.workers.get()
 	w.deadline.state.Store(running)
-	w.timer.Reset(p.timeout)
 	stopAfterFunc := func() bool { return true } // true if ctx has not stopped the worker
 	if ctx.Done() != nil {
 		stopAfterFunc = context.AfterFunc(ctx, w.deadline.stop)
 	}
-	w.jobs <- job{func(d *deadline, c *caches) (answer, *EvalError) { return p.run(ctx, st, input, d, c) }, w.deadline}
+	j := job{deadline: w.deadline, timer: w.timer, limit: e.limit}
+	if e.ticket != nil {
+		j.client = e.ticket.client
+	}
+	query := evaluation{stage: e.stage, input: e.input, limit: e.limit} // without the ticket, which would move to the heap
+	j.evaluate = func(d *deadline, c *caches) (answer, *EvalError) { return p.run(ctx, query, d, c) }
+	w.jobs <- j
+	var r result
 	select {
-	case r := <-w.done:
+	case r = <-w.done:
 		if w.timer.Stop() && stopAfterFunc() {
 			p.workers.put(w)
 		}
-		return r.out, r.fail
 	case <-w.deadline.over:
-		p.workers.abandon(w.deadline)
-		return nil, failf(kindTimeout, "evaluation took longer than %v and does not stop, so it was abandoned", p.timeout)
+		p.workers.abandon(w.deadline, e.ticket)
+		r.fail = failf(kindTimeout, "evaluation took longer than %v and does not stop, so it was abandoned", e.limit)
 	}
+	if ctx.Err() != nil && r.fail != nil && r.fail.Kind == kindTimeout {
+		r.fail = failf(kindTimeout, "the caller gave up during the evaluation: %w", context.Cause(ctx))
+	}
+	return r.out, r.fail
 }
 
 // run evaluates. Nothing else uses the caches meanwhile. A panic is returned as an error.
-func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel topdown.Cancel, c *caches) (out answer, fail *EvalError) {
+func (p *Policy) run(ctx context.Context, e evaluation, cancel topdown.Cancel, c *caches) (out answer, fail *EvalError) {
 	defer func() {
 		if r := recover(); r != nil {
 			out, fail = nil, recovered(r)
 		}
 	}()
 	c.reset(p.constants)
+	st := e.stage
 	query := topdown.NewQuery(st.query).
 		WithQueryCompiler(st.qc).
 		WithCompiler(p.compiler).
 		WithStore(p.data).
 		WithTransaction(data.Transaction{}).
-		WithInput(ast.NewTerm(input)).
+		WithInput(ast.NewTerm(e.input)).
 		WithBuiltins(st.builtins).
 		WithMetrics(metrics.NoOp()).
 		WithCancel(cancel).
@@ -73,7 +89,7 @@ func (p *Policy) run(ctx context.Context, st *stage, input ast.Value, cancel top
 		return nil
 	})
 	if err != nil {
-		return nil, p.classify(err)
+		return nil, classify(err, e.limit)
 	}
 	if out == nil {
 		return nil, failf(kindEval, "stage %s: the decision sets are undefined", st.name)
@@ -91,12 +107,12 @@ func recovered(r any) *EvalError {
 }
 
 // classify gives an evaluation error its kind.
-func (p *Policy) classify(err error) *EvalError {
+func classify(err error, limit time.Duration) *EvalError {
 	var td *topdown.Error
 	kind := kindEval
 	switch {
 	case topdown.IsCancel(err):
-		return failf(kindTimeout, "evaluation took longer than %v", p.timeout)
+		return failf(kindTimeout, "evaluation took longer than %v", limit)
 	case !errors.As(err, &td):
 	case td.Code == topdown.ConflictErr:
 		kind = kindConflict

@@ -157,7 +157,10 @@ func (p *Policy) DecideLogged(ctx context.Context, l *Logged) Decision {
 	if l.counted != nil && st.reads&contract.PartEnvelopeRecipientCount != 0 {
 		in = l.counted
 	}
-	return p.decideInput(ctx, t, st, in)
+	if n := p.workers.abandoned.Load(); n >= maxAbandoned {
+		return failure(t, p.revision, failf(kindBusy, "%d evaluations still run although their deadline has passed", n))
+	}
+	return p.decideInput(ctx, t, evaluation{stage: st, input: in.value, limit: p.timeout})
 }
 
 // transaction returns what a decision needs of the transaction besides the input.

@@ -128,6 +128,11 @@ func (p *Policy) stageOf(s Stage) *stage {
 	return p.stages[s]
 }
 
+// skips reports whether the bundle does not define a stage that there is.
+func (p *Policy) skips(s Stage) bool {
+	return s >= StageConnect && s <= StageMessage && p.stages[s] == nil
+}
+
 // Traced returns the same policy with every evaluation reported to tracer, which several goroutines may call at once. Tests use it
 // to measure which rules they reach. It is slow.
 func (p *Policy) Traced(tracer topdown.QueryTracer) *Policy {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -32,6 +33,8 @@ type Shadow struct {
 	jobs    chan shadowJob
 	waiting atomic.Int64 // octets in jobs
 	limit   *rate.Limiter
+
+	admission admission // of the candidate, so that it takes no slots of live decisions
 }
 
 // shadowJob is one live decision for the candidate to repeat.
@@ -58,6 +61,7 @@ func (s *Shadow) setup() {
 		}
 		s.jobs = make(chan shadowJob, s.Queue)
 		s.limit = rate.NewLimiter(10, 10)
+		s.admission.slots, s.admission.each = 1, 1
 	})
 }
 
@@ -85,6 +89,7 @@ func (s *Shadow) offer(candidate *Policy, t *Transaction, in *Input, live *Decis
 }
 
 // Run evaluates until ctx ends. It uses one goroutine, the caller's, so that a candidate takes at most one core from live decisions.
+// While an evaluation that was abandoned at its deadline runs on, it waits.
 func (s *Shadow) Run(ctx context.Context) {
 	s.setup()
 	for {
@@ -107,7 +112,12 @@ func (s *Shadow) decide(ctx context.Context, j *shadowJob) {
 	}()
 	d := Decision{Verdict: Accept, Stage: j.t.Stage, Revision: j.candidate.revision}
 	if st := j.candidate.stages[j.t.Stage]; st != nil {
-		d = j.candidate.decideInput(ctx, &j.t, st, j.input)
+		own, _, fail := s.admission.enter(ctx, clientKey{}, math.MaxInt64)
+		if fail != nil { // ctx has ended
+			return
+		}
+		defer own.leave()
+		d = j.candidate.decideInput(ctx, &j.t, evaluation{stage: st, input: j.input.value, limit: j.candidate.timeout, ticket: &own})
 	}
 	if ctx.Err() != nil { // the evaluation ended because ctx did
 		return

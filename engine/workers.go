@@ -12,9 +12,6 @@ import (
 // two steps, so only a builtin that works on something huge takes longer.
 const grace = 25 * time.Millisecond
 
-// maxAbandoned limits the evaluations that run on after their decision was given up, because each can hold much memory.
-const maxAbandoned = 8
-
 // workerPool runs the evaluations of a Policy. A worker keeps its goroutine, whose stack has grown, and its caches for the next
 // evaluation.
 type workerPool struct {
@@ -36,6 +33,9 @@ type worker struct {
 type job struct {
 	evaluate func(*deadline, *caches) (answer, *EvalError)
 	deadline *deadline
+	timer    *time.Timer   // of the worker
+	limit    time.Duration // of the evaluation's time, which counts from when it begins
+	client   *clientShare  // that makes the decision; nil outside an Engine
 }
 
 // result is the outcome of a job.
@@ -64,20 +64,24 @@ func (p *workerPool) put(w *worker) { p.idle.Put(w) }
 func (p *workerPool) work(jobs <-chan job, done chan<- result) {
 	caches := newCaches(p.seed)
 	for j := range jobs {
+		j.timer.Reset(j.limit)
 		out, fail := j.evaluate(j.deadline, caches)
 		caches.reset(nil)
 		if j.deadline.state.Swap(finished) == abandoned {
 			p.abandoned.Add(-1)
+			j.client.ended()
 		}
 		done <- result{out, fail}
 	}
 }
 
-// abandon gives up an evaluation that does not end, and counts it until it does.
-func (p *workerPool) abandon(d *deadline) {
+// abandon gives up an evaluation that does not end. It counts as abandoned, and takes a part of its client's share, until it ends.
+func (p *workerPool) abandon(d *deadline, s *ticket) {
+	c := s.abandon()
 	p.abandoned.Add(1)
 	if d.state.Swap(abandoned) == finished { // it ended meanwhile
 		p.abandoned.Add(-1)
+		c.ended()
 	}
 }
 

@@ -23,7 +23,7 @@ type Limits struct {
 	Disk         int64         // bytes of all those files. 2 GiB
 	Idle         time.Duration // silence between commands, while the mail server waits for its own client. 2 h, as in libmilter
 	Frame        time.Duration // from the first byte of a frame to its last, and for a write. 30 s
-	Callback     time.Duration // for one decision, even if the engine's own time-out is longer. 10 s
+	Callback     time.Duration // for one decision with its wait, even if the engine's own bounds are longer. 20 s
 }
 
 // Names of limits in the log and the metrics: the keys of the configuration.
@@ -52,7 +52,7 @@ func (l Limits) OrDefault() Limits {
 		Disk:         cmp.Or(max(l.Disk, 0), 2<<30),
 		Idle:         cmp.Or(max(l.Idle, 0), 2*time.Hour),
 		Frame:        cmp.Or(max(l.Frame, 0), 30*time.Second),
-		Callback:     cmp.Or(max(l.Callback, 0), 10*time.Second),
+		Callback:     cmp.Or(max(l.Callback, 0), 20*time.Second),
 	}
 }
 

@@ -144,6 +144,10 @@ func (c *encoder) summary(e *Entry) {
 	c.dst = engine.AppendString(c.dst, e.decision.Revision)
 	c.raw(`,"latency_us":`)
 	c.dst = strconv.AppendInt(c.dst, e.decision.Latency.Microseconds(), 10)
+	if e.decision.Wait > 0 {
+		c.raw(`,"wait_us":`)
+		c.dst = strconv.AppendInt(c.dst, e.decision.Wait.Microseconds(), 10)
+	}
 }
 
 func (c *encoder) client(a netip.Addr) {

@@ -90,7 +90,7 @@ func (r *Report) CheckPostfix(ctx context.Context, cfg *config.Config, dir strin
 
 // expected returns what Postfix has to fit. Only the default policy has settings that say whom it refuses.
 func (r *Report) expected(cfg *config.Config) postfix.Milter {
-	b := postfix.Milter{Timeout: cfg.Policy.Timeout}
+	b := postfix.Milter{Timeout: cfg.Policy.MaxWait + cfg.Policy.Timeout}
 	for _, l := range cfg.Milter.Listen {
 		b.Listen = append(b.Listen, postfix.Listener{Network: l.Network, Address: l.Address, Mode: l.Mode, Group: l.Group})
 	}

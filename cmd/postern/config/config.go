@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/yamldoc"
 	"github.com/postern-mail/postern/milter"
 	"github.com/postern-mail/postern/smtpd"
@@ -154,7 +155,8 @@ type Policy struct {
 	Bundle  string        // directory, .tar.gz, https://, http:// or oci://; "" for the default bundle
 	Data    []string      // more data documents, merged over the data of the bundle
 	OnError string        // verdict if policy cannot decide: "defer", "reject", "accept"
-	Timeout time.Duration // of one evaluation; 100 ms
+	Timeout time.Duration // of one evaluation, from when it begins; 1 s
+	MaxWait time.Duration // of a decision for its turn, before it begins; 10 s
 	// AllowBuiltins names builtins that are refused by default: those that use the network, the environment or random numbers.
 	AllowBuiltins []string
 	Shadow        *Candidate    // decides as well, without effect; nil for none
@@ -264,7 +266,7 @@ func defaults(dir string) *Config {
 			Received: "full", RequireAuth: true, RecentLogins: RecentLogins{Mode: 0o660},
 		},
 		Milter: Milter{Limits: milter.Limits{}.OrDefault()},
-		Policy: Policy{OnError: "defer", Timeout: 100 * time.Millisecond, Poll: 30 * time.Second, Tests: "required", TestTimeout: 30 * time.Second},
+		Policy: Policy{OnError: "defer", Timeout: engine.DefaultTimeout, MaxWait: engine.DefaultMaxWait, Poll: 30 * time.Second, Tests: "required", TestTimeout: 30 * time.Second},
 		DecisionLog: DecisionLog{
 			Input: "read", Sync: "none", Rotate: DecisionRotate{Keep: 10, Compress: true}, Mask: DecisionMask{Addresses: "plain", Subject: "keep", ClientIP: "keep"},
 			Upload: DecisionUpload{Buffer: 16 << 20, Batch: 256 << 10, Interval: 5 * time.Second, Timeout: 30 * time.Second},

@@ -53,7 +53,7 @@ func TestDesign(t *testing.T) {
 		m[1].Network != "tcp" || m[1].Address != "127.0.0.1:8891" || m[1].Name != "tcp:127.0.0.1:8891" {
 		t.Errorf("milter: %+v", m)
 	}
-	if p := c.Policy; p.Bundle != filepath.Join(dir, "policies") || p.Data[0] != filepath.Join(dir, "senders.yaml") || p.OnError != "defer" || p.Timeout != 100*time.Millisecond {
+	if p := c.Policy; p.Bundle != filepath.Join(dir, "policies") || p.Data[0] != filepath.Join(dir, "senders.yaml") || p.OnError != "defer" || p.Timeout != 100*time.Millisecond || p.MaxWait != 10*time.Second {
 		t.Errorf("policy: %+v", p)
 	}
 	if c.DecisionLog.File != filepath.Join(dir, "decisions.jsonl") || c.Admin.Listen != "127.0.0.1:8880" || c.Log != (Log{slog.LevelInfo, "auto"}) {

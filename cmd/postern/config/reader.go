@@ -168,6 +168,7 @@ func (r *reader) policy(n yamldoc.Node) {
 		"data":     func(n yamldoc.Node) { r.list(n, func(n yamldoc.Node, s string) { p.Data = append(p.Data, r.join(s)) }) },
 		"on_error": func(n yamldoc.Node) { r.verdict(n, &p.OnError) },
 		"timeout":  func(n yamldoc.Node) { set(&p.Timeout)(n.Duration(time.Millisecond, 10*time.Second)) },
+		"max_wait": func(n yamldoc.Node) { set(&p.MaxWait)(n.Duration(100*time.Millisecond, 15*time.Second)) },
 		"allow_builtins": func(n yamldoc.Node) {
 			r.list(n, func(_ yamldoc.Node, s string) { p.AllowBuiltins = append(p.AllowBuiltins, s) })
 		},

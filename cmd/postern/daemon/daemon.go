@@ -76,7 +76,7 @@ func (d *daemon) build(ctx context.Context, notice io.Writer) error {
 	patience := time.Now().Add(feed.Patience)
 	d.metrics = prometheus.NewRegistry()
 	d.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	d.engine = &engine.Engine{Metrics: engine.NewMetrics(d.metrics)}
+	d.engine = &engine.Engine{Metrics: engine.NewMetrics(d.metrics), MaxWait: d.cfg.Policy.MaxWait}
 	var err error
 	if d.decisions, err = openDecisions(d.cfg.DecisionLog, d.log, d.metrics); err != nil {
 		return err

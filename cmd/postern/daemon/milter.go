@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -27,7 +28,9 @@ type milterListener struct {
 }
 
 func (m *milterDoor) build(cfg *config.Config, eng *engine.Engine, log *slog.Logger, metrics prometheus.Registerer) {
-	m.server = &milter.Server{Engine: eng, Hostname: cfg.Hostname, Log: log, Metrics: metrics, Limits: cfg.Milter.Limits}
+	limits := cfg.Milter.Limits
+	limits.Callback = cfg.Policy.MaxWait + cfg.Policy.Timeout + 5*time.Second // the engine gives up before
+	m.server = &milter.Server{Engine: eng, Hostname: cfg.Hostname, Log: log, Metrics: metrics, Limits: limits}
 }
 
 // bind opens the sockets.

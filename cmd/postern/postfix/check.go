@@ -16,7 +16,7 @@ import (
 // Milter is the milter that Postfix uses, as its own configuration has it.
 type Milter struct {
 	Listen  []Listener
-	Timeout time.Duration // for one decision of policy
+	Timeout time.Duration // for one decision of policy, its wait included
 	// NeedsLogin says that policy refuses mail without an authenticated login, RefusesLocal that it refuses mail of programs on the host.
 	NeedsLogin, RefusesLocal bool
 }
@@ -217,7 +217,7 @@ func (c *checker) protocol(where, value string) {
 
 func (c *checker) timeout(where, name, value string) {
 	if d, ok := duration(value); ok && d < c.milter.Timeout+5*time.Second {
-		c.add(Error, where, fmt.Sprintf("set %s = 30s or more", name), "%s = %s is too short, because policy may take %s and the milter needs 5 s more", name, value, c.milter.Timeout)
+		c.add(Error, where, fmt.Sprintf("set %s = 30s or more", name), "%s = %s is too short, because a decision may take %s and the milter needs 5 s more", name, value, c.milter.Timeout)
 	}
 }
 
