@@ -11,7 +11,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/yamldoc"
 	"github.com/postern-mail/postern/milter"
 	"github.com/postern-mail/postern/smtpd"
@@ -266,7 +265,7 @@ func defaults(dir string) *Config {
 			Received: "full", RequireAuth: true, RecentLogins: RecentLogins{Mode: 0o660},
 		},
 		Milter: Milter{Limits: milter.Limits{}.OrDefault()},
-		Policy: Policy{OnError: "defer", Timeout: engine.DefaultTimeout, MaxWait: engine.DefaultMaxWait, Poll: 30 * time.Second, Tests: "required", TestTimeout: 30 * time.Second},
+		Policy: Policy{OnError: "defer", Timeout: time.Second, MaxWait: 10 * time.Second, Poll: 30 * time.Second, Tests: "required", TestTimeout: 30 * time.Second},
 		DecisionLog: DecisionLog{
 			Input: "read", Sync: "none", Rotate: DecisionRotate{Keep: 10, Compress: true}, Mask: DecisionMask{Addresses: "plain", Subject: "keep", ClientIP: "keep"},
 			Upload: DecisionUpload{Buffer: 16 << 20, Batch: 256 << 10, Interval: 5 * time.Second, Timeout: 30 * time.Second},
