@@ -270,3 +270,27 @@ func TestStartReports(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestWatchWaitsForQuiet: a bundle that is being written, file by file, is read when it has been quiet for as long as Settle, and not before.
+func TestWatchWaitsForQuiet(t *testing.T) {
+	t.Parallel()
+	const settle = 2 * time.Second
+	dir := tempDir(t, map[string]string{"a.rego": rule("start")})
+	o := watch(t, Dir(dir), func(w *Watcher) { w.Settle = settle })
+	o.untilRule("start")
+	for try := range 5 {
+		before, last, pause := o.activations(), time.Now(), time.Duration(0)
+		for i := range 6 {
+			write(t, dir, map[string]string{"a.rego": rule(fmt.Sprintf("try %d step %d", try, i))})
+			time.Sleep(100 * time.Millisecond)
+			pause, last = max(pause, time.Since(last)), time.Now()
+		}
+		o.untilRule(fmt.Sprintf("try %d step 5", try))
+		if n := o.activations() - before; n == 1 {
+			return
+		} else if pause < settle/2 {
+			t.Fatalf("%d activations of one series of writes, with pauses of %v at most", n, pause)
+		} // the machine was too busy to write often enough
+	}
+	t.Fatal("the machine was too busy to write often enough")
+}

@@ -3,6 +3,7 @@ package safefile
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -288,5 +289,57 @@ func TestWatcherSaysWhatItCannot(t *testing.T) {
 	o.called("written", func() { put(t, name, "two") })
 	if !bytes.Contains(log.Bytes(), []byte(dir+"/loop")) {
 		t.Errorf("the log says %q", log.String())
+	}
+}
+
+// TestWatcherWaitsForQuiet: one call for a series of writes, once it is over for as long as Settle.
+func TestWatcherWaitsForQuiet(t *testing.T) {
+	t.Parallel()
+	const settle = time.Second
+	name := put(t, filepath.Join(t.TempDir(), "f"), "start")
+	o := watch(t, &Watcher{Settle: settle}, name)
+	for try := range 5 {
+		last, pause := time.Now(), time.Duration(0)
+		for i := range 6 {
+			put(t, name, fmt.Sprint(try, i))
+			time.Sleep(50 * time.Millisecond)
+			pause, last = max(pause, time.Since(last)), time.Now()
+		}
+		early := len(o.calls)
+		select {
+		case <-o.calls:
+		case <-time.After(30 * time.Second):
+			t.Fatal("not noticed")
+		}
+		quiet := time.Since(last)
+		time.Sleep(100 * time.Millisecond)
+		if early == 0 && len(o.calls) == 0 && quiet > settle/2 {
+			return
+		} else if pause < settle/2 {
+			t.Fatalf("%d calls while it was written, the first one %v after that, %d more", early, quiet, len(o.calls))
+		} // the machine was too busy to write often enough
+		o.drain()
+	}
+	t.Fatal("the machine was too busy to write often enough")
+}
+
+// TestWatcherIsNotPutOffForEver: a file that is never quiet is read after ten times Settle, and not much before.
+func TestWatcherIsNotPutOffForEver(t *testing.T) {
+	t.Parallel()
+	w := &Watcher{Settle: time.Minute}
+	w.setDefaults()
+	w.settle()
+	began := w.since
+	if began.IsZero() || !w.settling.Stop() {
+		t.Fatal("the first event starts no timer")
+	}
+	w.settle()
+	if !w.since.Equal(began) || !w.settling.Stop() {
+		t.Error("a further event moves the bound, or does not put off the look")
+	}
+	w.since = began.Add(-10*time.Minute - time.Second)
+	w.settle()
+	if w.settling.Stop() {
+		t.Error("an event after the bound puts off the look again")
 	}
 }
