@@ -181,7 +181,12 @@ func TestTestsAreRemembered(t *testing.T) {
 		var seen *Candidate
 		starting(t, source, state, func(w *Watcher) {
 			w.Tester, w.Data = tester, []string{filepath.Join(dir, "s.yaml")}
-			w.Activate = func(_ context.Context, c *Candidate) error { seen = c; return refuse }
+			w.Activate = func(_ context.Context, c *Candidate) error {
+				if seen == nil { // the copy may follow
+					seen = c
+				}
+				return refuse
+			}
 		})
 		return seen
 	}
@@ -229,6 +234,12 @@ func TestTestsAreRemembered(t *testing.T) {
 		if start("one", errors.New("refused")).Tested {
 			t.Errorf("a record that is %s is believed", what)
 		}
+	}
+	if err := os.WriteFile(record, []byte(strings.Replace(string(whole), `"tester":"one"`, `"tester":""`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if start("", nil).Tested {
+		t.Error("a record without a tester is believed")
 	}
 }
 

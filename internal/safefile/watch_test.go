@@ -313,14 +313,14 @@ func TestWatcherWaitsForQuiet(t *testing.T) {
 		}
 		quiet := time.Since(last)
 		time.Sleep(100 * time.Millisecond)
-		if early == 0 && len(o.calls) == 0 && quiet > settle/2 {
+		if early == 0 && len(o.calls) == 0 && quiet > settle/2 && quiet < 5*settle {
 			return
-		} else if pause < settle/2 {
+		} else if pause < settle/2 && quiet < 5*settle {
 			t.Fatalf("%d calls while it was written, the first one %v after that, %d more", early, quiet, len(o.calls))
-		} // the machine was too busy to write often enough
+		} // the machine was too busy to write often enough, or to call in time
 		o.drain()
 	}
-	t.Fatal("the machine was too busy to write often enough")
+	t.Fatal("the machine was too busy, or the call comes late")
 }
 
 // TestWatcherIsNotPutOffForEver: a file that is never quiet is read after ten times Settle, and not much before.
@@ -336,6 +336,11 @@ func TestWatcherIsNotPutOffForEver(t *testing.T) {
 	w.settle()
 	if !w.since.Equal(began) || !w.settling.Stop() {
 		t.Error("a further event moves the bound, or does not put off the look")
+	}
+	w.since = began.Add(-9 * time.Minute)
+	w.settle()
+	if !w.settling.Stop() {
+		t.Error("an event before the bound does not put off the look")
 	}
 	w.since = began.Add(-10*time.Minute - time.Second)
 	w.settle()
