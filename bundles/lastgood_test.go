@@ -248,9 +248,11 @@ func TestTestsAreRemembered(t *testing.T) {
 func TestStartIsPatient(t *testing.T) {
 	dir := tempDir(t, map[string]string{"b/a.rego": module})
 	source, state := Dir(filepath.Join(dir, "b")), filepath.Join(dir, "state")
+	calls := 0
 	slow := func(w *Watcher) {
 		w.Patience = 50 * time.Millisecond
 		w.Activate = func(ctx context.Context, c *Candidate) error {
+			calls++
 			if c.LastGood {
 				return nil
 			}
@@ -262,8 +264,8 @@ func TestStartIsPatient(t *testing.T) {
 			}
 		}
 	}
-	if w, err := starting(t, source, state, slow); err != nil || w.Active().LastGood {
-		t.Fatalf("without a copy: %v", err)
+	if w, err := starting(t, source, state, slow); err != nil || w.Active().LastGood || calls != 1 {
+		t.Fatalf("without a copy: %v, %d tries", err, calls)
 	}
 	write(t, dir, map[string]string{"b/a.rego": module + "\n# changed\n"})
 	w, err := starting(t, source, state, slow)

@@ -25,10 +25,8 @@ type locks struct{ held []*safefile.Lock }
 
 // take takes the locks of a configuration. Its error names the process that has one of them.
 func (l *locks) take(cfg *config.Config, log *slog.Logger) error {
-	if err := os.MkdirAll(cfg.StateDir, 0o700); err == nil || !unwritable(err) {
-		if err := l.add(filepath.Join(cfg.StateDir, stateLock), log); err != nil {
-			return inUse(err, "the state directory "+cfg.StateDir, "stop it, or write another state_dir or --dir")
-		}
+	if err := l.add(filepath.Join(cfg.StateDir, stateLock), log); err != nil {
+		return inUse(err, "the state directory "+cfg.StateDir, "stop it, or write another state_dir or --dir")
 	}
 	name := cfg.DecisionLog.File
 	if name == "" {
@@ -37,18 +35,16 @@ func (l *locks) take(cfg *config.Config, log *slog.Logger) error {
 	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
 		return nil // a pipe or a terminal is never rotated
 	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil && !unwritable(err) {
-		return err
-	}
 	if err := l.add(name+decisionLock, log); err != nil {
 		return inUse(err, "the decision log "+name, "stop it, or write another decision_log.file")
 	}
 	return nil
 }
 
-// add takes one lock. Where the directory is not writable there is nothing to share, and some network file systems have no locks: then
+// add takes one lock, and makes its directory if that is missing. Where the directory is not writable there is nothing to share, and some network file systems have no locks: then
 // there is a warning, because servers run in such places.
 func (l *locks) add(name string, log *slog.Logger) error {
+	_ = os.MkdirAll(filepath.Dir(name), 0o700) // the lock's error says what is wrong
 	lock, err := safefile.AcquireLock(name)
 	switch {
 	case err == nil:
