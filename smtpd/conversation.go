@@ -21,9 +21,9 @@ func (s *session) Greet() message.Reply {
 		return s.noHeader(err)
 	}
 	from := netaddr.ClientNetwork(s.client.IP)
-	if !s.srv.table.addFrom(from, s.limits.ConnectionsPerIP) {
+	if limit := s.srv.table.addFrom(from, &s.limits); limit != "" {
 		s.srv.Metrics.connection("per-ip-limit")
-		s.hit(limitConnectionsPerIP)
+		s.hit(limit)
 		if s.ln.TLS {
 			return message.Reply{}
 		}

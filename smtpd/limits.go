@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ type Limits struct {
 	Recipients       int            // of one message; ten times as many RCPT commands between two messages
 	Connections      int            // in all
 	ConnectionsPerIP int            // from one IPv4 address or IPv6 /64
+	UnusedPerIP      int            // from one such network in about a second, of those that ended without a login or a message
 	Commands         int            // that do not send a message, between two messages on one connection
 	Errors           int            // commands wrong in form or order, on one connection
 	Messages         int            // on one connection
@@ -54,6 +56,7 @@ type Limit struct {
 const (
 	limitConnections      = "connections"
 	limitConnectionsPerIP = "connections_per_ip"
+	limitUnusedPerIP      = "unused_per_ip"
 	limitCommands         = "commands"
 	limitErrors           = "errors"
 	limitAuthFailures     = "auth_failures"
@@ -89,6 +92,7 @@ func (l *Limits) Declared() []Limit {
 		{Name: limitRecipients, Value: &l.Recipients, Default: 100, Least: 1, Most: 100_000},
 		{Name: limitConnections, Value: &l.Connections, Default: 1000, Least: 1, Most: million},
 		{Name: limitConnectionsPerIP, Value: &l.ConnectionsPerIP, Default: 50, Least: 1, Most: million},
+		{Name: limitUnusedPerIP, Value: &l.UnusedPerIP, Default: 50, Least: 1, Most: million},
 		{Name: limitCommands, Value: &l.Commands, Default: 100, Least: 1, Most: million},
 		{Name: limitErrors, Value: &l.Errors, Default: 20, Least: 1, Most: 10_000},
 		{Name: limitAuthFailures, Value: &l.AuthFailures, Default: 3, Least: 1, Most: 1000},
@@ -172,8 +176,18 @@ func (l Limits) endless() int64 { return 4*l.MessageBytes + 64<<20 }
 type connections struct {
 	mu      sync.Mutex
 	open    map[*wire.Conn]context.CancelFunc
-	network map[netip.Prefix]int // how many of them come from a network
+	network map[netip.Prefix]fromNetwork
 }
+
+// fromNetwork counts the connections from one network.
+type fromNetwork struct {
+	open   int
+	unused int // that ended lately without a login or a message
+}
+
+// unusedTime is for how long, on average, a connection counts as unused after its end. The time of each is drawn at random, so that
+// clients that come back at once do not come all together.
+const unusedTime = time.Second
 
 // add adds a connection, unless there are limit already.
 func (t *connections) add(c *wire.Conn, cancel context.CancelFunc, limit int) bool {
@@ -189,33 +203,55 @@ func (t *connections) add(c *wire.Conn, cancel context.CancelFunc, limit int) bo
 	return true
 }
 
-// addFrom counts a connection from a network, unless there are limit already. A client without an IP address, on a unix socket,
-// has no network and is not counted.
-func (t *connections) addFrom(network netip.Prefix, limit int) bool {
+// addFrom counts a connection from a network. If there are too many already, it returns the name of the limit instead. A client
+// without an IP address, on a unix socket, has no network and is not counted.
+func (t *connections) addFrom(network netip.Prefix, limits *Limits) (limit string) {
 	if !network.IsValid() {
-		return true
+		return ""
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.network[network] >= limit {
-		return false
+	n := t.network[network]
+	switch {
+	case n.open >= limits.ConnectionsPerIP:
+		return limitConnectionsPerIP
+	case n.unused >= limits.UnusedPerIP:
+		return limitUnusedPerIP
 	}
-	if t.network == nil {
-		t.network = map[netip.Prefix]int{}
-	}
-	t.network[network]++
-	return true
+	t.count(network, 1, 0)
+	return ""
 }
 
-// remove removes a connection. network is what addFrom has counted it under; zero: nothing.
-func (t *connections) remove(c *wire.Conn, network netip.Prefix) {
+// remove removes a connection. network is what addFrom has counted it under; zero: nothing. unused says that the client has neither
+// logged in nor sent a message.
+func (t *connections) remove(c *wire.Conn, network netip.Prefix, unused bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.open, c)
 	if !network.IsValid() {
 		return
 	}
-	if t.network[network]--; t.network[network] <= 0 {
+	if !unused {
+		t.count(network, -1, 0)
+		return
+	}
+	t.count(network, -1, 1)
+	time.AfterFunc(unusedTime/2+rand.N(unusedTime), func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.count(network, 0, -1)
+	})
+}
+
+// count adds to the counts of a network; t.mu is held.
+func (t *connections) count(network netip.Prefix, open, unused int) {
+	if t.network == nil {
+		t.network = map[netip.Prefix]fromNetwork{}
+	}
+	n := t.network[network]
+	n.open += open
+	n.unused += unused
+	if t.network[network] = n; n == (fromNetwork{}) {
 		delete(t.network, network)
 	}
 }

@@ -1,12 +1,15 @@
 package smtpd
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -353,4 +356,73 @@ func TestHandshakeIsCounted(t *testing.T) {
 	if n := gather(t, r)["postern_submission_limit_hits_total handshake"]; n != 1 {
 		t.Errorf("handshake was met %v times", n)
 	}
+}
+
+// TestUnusedConnectionsAreMet: connections that end without a login or a message count for about a second more, and too many of them are
+// refused. Connections that were used do not count.
+func TestUnusedConnectionsAreMet(t *testing.T) {
+	t.Parallel()
+	r := prometheus.NewRegistry()
+	s := start(t, limits(func(l *Limits) { l.UnusedPerIP = 1 }), counts(r))
+	for range 5 {
+		s.talk(hello + envelope + message1 + quit)
+		s.talk(secure + "C: AUTH PLAIN {alice:secret}\nS: 235" + quit)
+	}
+	if n := gather(t, r)["postern_submission_limit_hits_total unused_per_ip"]; n != 0 {
+		t.Errorf("connections that were used counted %v times as too many", n)
+	}
+	greeting := ""
+	for tries := 0; !strings.HasPrefix(greeting, "421") && tries < 50; tries++ { // on a busy machine, the first has been forgotten when the second comes
+		conn, err := s.dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if greeting, err = bufio.NewReader(conn).ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	if n := gather(t, r)["postern_submission_limit_hits_total unused_per_ip"]; n != 1 || greeting != "421 4.7.0 Too many connections from your address\r\n" ||
+		!strings.Contains(s.log.String(), "limit=unused_per_ip value=1 client=127.0.0.1") {
+		t.Errorf("unused_per_ip was met %v times, the reply is %q, log %s", n, greeting, s.log)
+	}
+	time.Sleep(2 * unusedTime)
+	s.talk(hello + quit)
+	s.stop()
+	s.free(t, r)
+}
+
+// TestUnusedTime: a connection that was not used counts for half of unusedTime at least, and twice of it at most. Networks that have
+// nothing any more are forgotten.
+func TestUnusedTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table, limits := new(connections), &Limits{ConnectionsPerIP: 3, UnusedPerIP: 2}
+		here, there := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
+		add := func(from netip.Prefix, want string) {
+			t.Helper()
+			if got := table.addFrom(from, limits); got != want {
+				t.Errorf("one more from %s: %q, want %q", from, got, want)
+			}
+		}
+		for range 2 {
+			add(here, "")
+			table.remove(nil, here, true)
+		}
+		add(here, "unused_per_ip")
+		add(there, "")
+		table.remove(nil, there, false)
+		time.Sleep(unusedTime/2 - time.Millisecond)
+		add(here, "unused_per_ip")
+		time.Sleep(unusedTime + 2*time.Millisecond)
+		for range 3 {
+			add(here, "")
+		}
+		add(here, "connections_per_ip")
+		for range 3 {
+			table.remove(nil, here, false)
+		}
+		if len(table.network) != 0 {
+			t.Errorf("these networks are still counted: %v", table.network)
+		}
+	})
 }

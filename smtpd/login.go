@@ -92,7 +92,7 @@ func (s *session) succeeded(a attempt, id auth.Identity) {
 		Login: id.Login, Mechanism: a.mechanism, Backend: id.Backend, AuthzID: authzid,
 		Groups: id.Groups, Attributes: id.Attributes, Certificate: a.certificate,
 	}
-	s.failures = 0
+	s.failures, s.used = 0, true
 	s.srv.Metrics.auth(a.mechanism, "success")
 	s.log.Info("authenticated", "login", id.Login, "mechanism", a.mechanism, "backend", id.Backend)
 }

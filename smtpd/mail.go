@@ -42,7 +42,7 @@ func (s *session) MAIL(arg string) message.Reply {
 		t.log.Info("sender refused", "login", s.login(), "from", from.String(), "reply", r.String())
 		return r
 	}
-	s.tx = t
+	s.tx, s.used = t, true
 	s.srv.Metrics.transaction(1)
 	return say(250, "2.1.0", "Ok")
 }

@@ -30,6 +30,7 @@ type session struct {
 
 	client  engine.Client
 	network netip.Prefix // under which the connection is counted; zero: it is not
+	used    bool         // the client has logged in, or its MAIL was accepted
 
 	// What EHLO, STARTTLS and AUTH have brought.
 	tls         *engine.TLS
@@ -156,7 +157,7 @@ func (s *session) End() {
 	}
 	s.drop()
 	s.cancel()
-	s.srv.table.remove(s.conn, s.network)
+	s.srv.table.remove(s.conn, s.network, !s.used)
 	s.srv.Metrics.open(-1)
 	s.srv.running.Done()
 }

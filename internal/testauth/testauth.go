@@ -186,7 +186,7 @@ func (l *LDAP) Modify(t testing.TB, tool, ldif string) {
 	}
 }
 
-// radiusConf is radiusd.conf: directory, port, secret.
+// radiusConf is radiusd.conf: directory, port, secret, seconds before a rejection is sent.
 const radiusConf = `name = postern-test
 raddbdir = %[1]s
 run_dir = %[1]s
@@ -202,7 +202,7 @@ log {
 }
 security {
   allow_core_dumps = no
-  reject_delay = 0
+  reject_delay = %[4]d
   status_server = yes
 }
 thread pool {
@@ -257,13 +257,19 @@ server default {
 // the text of its users file. It returns the server and its UDP address.
 func Radius(t testing.TB, secret, users string) (s *testenv.Server, addr string) {
 	t.Helper()
+	return SlowRadius(t, secret, users, 0)
+}
+
+// SlowRadius is Radius that sends rejections after some seconds. FreeRADIUS's own configuration has one.
+func SlowRadius(t testing.TB, secret, users string, seconds int) (s *testenv.Server, addr string) {
+	t.Helper()
 	testenv.NotShort(t, "FreeRADIUS")
 	dir, addr := testenv.ShortDir(t), FreeAddr(t, "udp")
 	_, port, err := net.SplitHostPort(addr)
 	testenv.Must(t, err)
 	put(t, filepath.Join(dir, "users"), users)
 	put(t, filepath.Join(dir, "dictionary"), "")
-	put(t, filepath.Join(dir, "radiusd.conf"), fmt.Sprintf(radiusConf, dir, port, secret))
+	put(t, filepath.Join(dir, "radiusd.conf"), fmt.Sprintf(radiusConf, dir, port, secret, seconds))
 	s = testenv.Start(t, exec.Command(testenv.Program(t, "freeradius", "/usr/sbin/freeradius"), "-f", "-l", "stdout", "-d", dir))
 	s.Await(t, func() bool { return strings.Contains(s.Output(), "Ready to process requests") })
 	return s, addr

@@ -60,7 +60,7 @@ func NewDovecot(o DovecotOptions) (*Dovecot, error) {
 		return nil, errors.New("dovecot: the address is missing")
 	}
 	o.Service, o.Timeout, o.Conns = cmp.Or(o.Service, "smtp"), cmp.Or(o.Timeout, 30*time.Second), cmp.Or(o.Conns, 8)
-	return &Dovecot{o: o, slots: make(slots, o.Conns)}, nil
+	return &Dovecot{o: o, slots: newSlots(o.Conns)}, nil
 }
 
 // Name implements Backend.
@@ -87,10 +87,11 @@ func (d *Dovecot) Password(ctx context.Context, login, password string) (Identit
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.o.Timeout)
 	defer cancel()
-	if err := d.slots.take(ctx); err != nil {
+	give, err := d.slots.take(ctx)
+	if err != nil {
 		return Identity{}, err
 	}
-	defer d.slots.give()
+	defer give()
 	for {
 		c, reused, err := d.connection(ctx)
 		if err != nil {

@@ -34,7 +34,7 @@ func NewLDAP(o LDAPOptions) (*LDAP, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	l := &LDAP{o: o, slots: make(slots, o.Conns), cache: newCache(o.Cache.Life, o.Cache.Size)}
+	l := &LDAP{o: o, slots: newSlots(o.Conns), cache: newCache(o.Cache.Life, o.Cache.Size)}
 	if err := l.check(); err != nil {
 		return nil, fmt.Errorf("ldap: %w", err)
 	}
@@ -113,10 +113,11 @@ func (l *LDAP) Password(ctx context.Context, login, password string) (Identity, 
 	} else if strings.Contains(l.o.DN+l.o.Filter, "{domain}") {
 		return Identity{}, fmt.Errorf("%w: the login has no domain", ErrCredentials)
 	}
-	if err := l.slots.take(ctx); err != nil {
+	give, err := l.slots.take(ctx)
+	if err != nil {
 		return Identity{}, err
 	}
-	defer l.slots.give()
+	defer give()
 	first, failed := int(l.first.Load()), error(nil)
 	for i := range l.servers {
 		n := (first + i) % len(l.servers)

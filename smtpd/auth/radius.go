@@ -78,7 +78,7 @@ func NewRADIUS(o RADIUSOptions) (*RADIUS, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &RADIUS{o: o, secret: []byte(o.Secret), kinds: map[string]radiusKind{}, slots: make(slots, o.Conns)}
+	r := &RADIUS{o: o, secret: []byte(o.Secret), kinds: map[string]radiusKind{}, slots: newSlots(o.Conns)}
 	if len(o.Servers) == 0 {
 		return nil, errors.New("radius: the servers are missing")
 	}
@@ -130,10 +130,11 @@ func (r *RADIUS) Password(ctx context.Context, login, password string) (Identity
 	if !loginOK || !passwordOK || len(pw) > maxRADIUSPassword || len(login) > 253 {
 		return Identity{}, ErrCredentials
 	}
-	if err := r.slots.take(ctx); err != nil {
+	give, err := r.slots.take(ctx)
+	if err != nil {
 		return Identity{}, err
 	}
-	defer r.slots.give()
+	defer give()
 	first, failed := int(r.first.Load()), error(nil)
 	for i := range r.o.Servers {
 		n := (first + i) % len(r.o.Servers)

@@ -12,20 +12,46 @@ import (
 	"unicode/utf8"
 )
 
-// slots bound how many checks of a backend run at a time, and so its connections.
-type slots chan struct{}
+// slots bound how many checks of a backend run at a time, and so its connections. Checks with WithTrust can have all of them, and the
+// others three quarters, so that a storm of wrong passwords, or a server that is slow to reject them, leaves room for clients that
+// have proved their login. Make them with newSlots.
+type slots struct{ all, strangers chan struct{} }
 
-// take waits for a slot until ctx ends.
-func (s slots) take(ctx context.Context) error {
+// slotWait is how long a check waits for a slot before it is ErrUnavailable. Clients would give up soon after.
+const slotWait = 10 * time.Second
+
+// newSlots returns n slots.
+func newSlots(n int) slots {
+	return slots{all: make(chan struct{}, n), strangers: make(chan struct{}, max(1, n-(n+3)/4))}
+}
+
+// take waits for a slot, until ctx ends or for slotWait. The caller must call give afterwards.
+func (s slots) take(ctx context.Context) (give func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, slotWait)
+	defer cancel()
+	if isTrusted(ctx) {
+		err = put(ctx, s.all)
+		return func() { <-s.all }, err
+	}
+	if err := put(ctx, s.strangers); err != nil {
+		return nil, err
+	}
+	if err := put(ctx, s.all); err != nil {
+		<-s.strangers
+		return nil, err
+	}
+	return func() { <-s.all; <-s.strangers }, nil
+}
+
+// put takes a place in c until ctx ends.
+func put(ctx context.Context, c chan struct{}) error {
 	select {
-	case s <- struct{}{}:
+	case c <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("too many logins at once: %w: %w", ErrUnavailable, context.Cause(ctx))
 	}
 }
-
-func (s slots) give() { <-s }
 
 // unavailable returns an ErrUnavailable.
 func unavailable(format string, args ...any) error {

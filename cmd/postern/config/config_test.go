@@ -165,7 +165,7 @@ func TestDefaults(t *testing.T) {
 // longLimits are those of long.yaml: each other than its default, and than every other.
 func longLimits() smtpd.Limits {
 	return smtpd.Limits{
-		MessageBytes: 50 << 20, Recipients: 101, Connections: 2000, ConnectionsPerIP: 51, Commands: 102, Errors: 21, Messages: 10_001, AuthFailures: 4, AuthDelay: time.Second,
+		MessageBytes: 50 << 20, Recipients: 101, Connections: 2000, ConnectionsPerIP: 51, UnusedPerIP: 52, Commands: 102, Errors: 21, Messages: 10_001, AuthFailures: 4, AuthDelay: time.Second,
 		CommandLine: 4096, Line: 2000, Chunks: 103, Idle: 90 * time.Second, Data: 91 * time.Second, Transaction: 92 * time.Minute, Write: 93 * time.Second, Handshake: 94 * time.Second,
 		SpoolMemory: 64 << 10, SpoolMemoryTotal: 32 << 20, SpoolDisk: 8 << 30, Header: message.Limits{Bytes: 1 << 20, Fields: 1001, FieldBytes: 32 << 10},
 	}

@@ -59,7 +59,7 @@ submission:
   listen: [%q]
   listen_tls: [%q]
   tls: {cert: cert.pem, key: key.pem}
-  limits: {connections: 8000, connections_per_ip: 8000, idle: 1m}
+  limits: {connections: 8000, connections_per_ip: 8000, unused_per_ip: 8000, idle: 1m}
   auth_limits: {exempt: ["127.99.0.0/16"]}
 auth:
   - file: users.yaml
