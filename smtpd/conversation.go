@@ -1,14 +1,17 @@
 package smtpd
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
 	"github.com/postern-mail/postern/internal/netaddr"
+	"github.com/postern-mail/postern/smtpd/relay"
 	"github.com/postern-mail/postern/smtpd/wire"
 )
 
@@ -153,14 +156,70 @@ func (s *session) EHLO(verb, arg string) message.Reply {
 
 // capabilities is the reply to EHLO.
 func (s *session) capabilities() message.Reply {
-	text := s.srv.Hostname + "\nPIPELINING\nSIZE " + strconv.FormatInt(s.limits.MessageBytes, 10)
+	way := s.way()
+	offered := func(keyword string, kept bool) bool {
+		on, set := s.srv.Extensions[keyword]
+		return on || !set && kept
+	}
+	size := s.limits.MessageBytes
+	if way.MaxSize > growth {
+		size = min(size, way.MaxSize-growth)
+	}
+	text := s.srv.Hostname + "\nPIPELINING\nSIZE " + strconv.FormatInt(size, 10)
 	if s.tls == nil && s.srv.tlsConfig() != nil {
 		text += "\nSTARTTLS"
 	}
 	if m := s.mechanisms(); len(m) > 0 {
 		text += "\nAUTH " + strings.Join(m, " ")
 	}
-	return say(250, "", text+"\nENHANCEDSTATUSCODES\n8BITMIME\nSMTPUTF8\nDSN\nCHUNKING")
+	text += "\nENHANCEDSTATUSCODES"
+	eightBit := offered(ext8BitMIME, way.EightBit)
+	if eightBit {
+		text += "\n" + ext8BitMIME
+	}
+	if offered(extSMTPUTF8, way.UTF8 && eightBit) { // RFC 6531 §3.1
+		text += "\n" + extSMTPUTF8
+	}
+	if offered(extDSN, way.DSN) {
+		text += "\n" + extDSN
+	}
+	if offered(extChunking, true) {
+		text += "\n" + extChunking
+	}
+	if offered(extLimits, true) {
+		text += "\n" + extLimits + s.limits.promise()
+	}
+	return say(250, "", text)
+}
+
+// growth is by how many octets a message may grow here, by Received and the fields that policy adds: a message of the size in EHLO must
+// not be too large for the next hop.
+const growth = 4 << 10
+
+// Keywords of EHLO that Server.Extensions can switch.
+const (
+	ext8BitMIME = "8BITMIME"
+	extSMTPUTF8 = "SMTPUTF8"
+	extDSN      = "DSN"
+	extChunking = "CHUNKING"
+	extLimits   = "LIMITS"
+)
+
+// ExtensionNames returns the keys of Server.Extensions.
+func ExtensionNames() []string {
+	return []string{ext8BitMIME, extChunking, extDSN, extLimits, extSMTPUTF8}
+}
+
+// extensionsWait is how long EHLO waits for a next hop that has never been reached.
+const extensionsWait = time.Second
+
+// way returns what the next hops can keep of what EHLO promises. If none of them was ever reached, nothing is promised: a client that
+// goes by EHLO then sends what every server takes.
+func (s *session) way() relay.Extensions {
+	ctx, cancel := context.WithTimeout(s.ctx, extensionsWait)
+	defer cancel()
+	e, _ := s.srv.Relay.Extensions(ctx)
+	return e
 }
 
 // RSET ends the transaction under way (RFC 5321 §4.1.1.5).

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 
@@ -113,6 +114,12 @@ func (l *Limits) Declared() []Limit {
 		{Name: limitMemory, Value: &l.SpoolMemoryTotal, Default: 16 * mib, Least: 64 << 10, Most: 16 << 40, Octets: true},
 		{Name: limitDisk, Value: &l.SpoolDisk, Default: 2 * gib, Least: 64 << 10, Most: 16 << 40, Octets: true},
 	}
+}
+
+// promise is the parameter of LIMITS in EHLO, with a space before it (RFC 9422 §4): accepted MAIL commands of a connection, and RCPT
+// commands of a transaction. There is no limit of domains. A policy may have limits of its own, which depend on the message.
+func (l *Limits) promise() string {
+	return " MAILMAX=" + strconv.Itoa(l.Messages) + " RCPTMAX=" + strconv.Itoa(l.Recipients)
 }
 
 // countedLimits names all limits that have a metric.

@@ -18,10 +18,11 @@ import (
 type recorder struct {
 	t testing.TB
 	// What it does instead of accepting; nil: it accepts. Set before the first transaction.
-	begin func(relay.Envelope) error
-	rcpt  func(message.Path) error
-	data  func(context.Context, *letter) (message.Reply, error)
-	abort func()
+	begin      func(relay.Envelope) error
+	rcpt       func(message.Path) error
+	data       func(context.Context, *letter) (message.Reply, error)
+	abort      func()
+	extensions *relay.Extensions // nil: all
 
 	mu       sync.Mutex
 	letters  []*letter // accepted
@@ -55,6 +56,14 @@ func (h *recorder) Begin(_ context.Context, env relay.Envelope) (relay.Tx, error
 }
 
 func (h *recorder) Close() error { return nil }
+
+// Extensions are all, unless the test sets others.
+func (h *recorder) Extensions(context.Context) (relay.Extensions, bool) {
+	if h.extensions != nil {
+		return *h.extensions, true
+	}
+	return relay.Extensions{EightBit: true, UTF8: true, DSN: true}, true
+}
 
 // same wants an address to be unchanged by SMTP: the next hop reads what policy has seen.
 func (h *recorder) same(p message.Path) {

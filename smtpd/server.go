@@ -40,6 +40,9 @@ type Server struct {
 	// TLS returns the configuration for each handshake; nil, or a nil configuration: no TLS, and so no AUTH.
 	TLS    func() *tls.Config
 	Limits Limits
+	// Extensions says of keywords of EHLO whether they are offered; ExtensionNames lists them. 8BITMIME, DSN and SMTPUTF8 are offered
+	// by default if all next hops have them that were ever reached, CHUNKING and LIMITS always.
+	Extensions map[string]bool
 	// Received is "full" (or ""), "private" (without the client's address and name), or a template; see CheckReceived.
 	Received string
 	// SpoolDir is the directory for messages that do not fit into memory; "": os.TempDir.

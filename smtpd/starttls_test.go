@@ -128,7 +128,7 @@ func TestImplicitTLS(t *testing.T) {
 // TestCapabilities: what EHLO lists, in the clear, under TLS and after AUTH.
 func TestCapabilities(t *testing.T) {
 	t.Parallel()
-	always := []string{"PIPELINING", "SIZE 26214400", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING"}
+	always := []string{"PIPELINING", "SIZE 26214400", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING", "LIMITS MAILMAX=10000 RCPTMAX=100"}
 	s := start(t)
 	c := s.talk("S: 220")
 	c.capabilities(append(always, "STARTTLS")...)

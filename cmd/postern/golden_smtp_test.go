@@ -279,6 +279,10 @@ func (h *memoryHop) Begin(_ context.Context, env relay.Envelope) (relay.Tx, erro
 
 func (h *memoryHop) Close() error { return nil }
 
+func (h *memoryHop) Extensions(context.Context) (relay.Extensions, bool) {
+	return relay.Extensions{EightBit: true, UTF8: true, DSN: true}, true
+}
+
 func (m *memoryTx) Rcpt(_ context.Context, to message.Path, _ message.Params) error {
 	m.to = append(m.to, to)
 	return nil

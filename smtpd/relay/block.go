@@ -133,3 +133,29 @@ func hasEightBit(r io.Reader) (bool, error) {
 		}
 	}
 }
+
+// headerReader reads a message up to its first empty line.
+type headerReader struct {
+	r    io.Reader
+	line int  // octets of the line that has not ended, CR not counted
+	over bool // the empty line has been read
+}
+
+func (h *headerReader) Read(p []byte) (int, error) {
+	if h.over {
+		return 0, io.EOF
+	}
+	n, err := h.r.Read(p)
+	for i, c := range p[:n] {
+		switch {
+		case c == '\n' && h.line == 0:
+			h.over = true
+			return i + 1, nil
+		case c == '\n':
+			h.line = 0
+		case c != '\r':
+			h.line++
+		}
+	}
+	return n, err
+}

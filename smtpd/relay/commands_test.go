@@ -30,6 +30,11 @@ func TestCommands(t *testing.T) {
 				"RCPT TO:<bob@example.net> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;bob@example.net"}},
 		{"what a poor server takes", []string{}, "<a@example.com>", message.Params{"BODY": "8BITMIME", "SIZE": "24", "RET": "FULL", "ENVID": "x"},
 			message.Params{"NOTIFY": "FAILURE,DELAY", "ORCPT": "rfc822;x"}, []string{"MAIL FROM:<a@example.com>", "RCPT TO:<bob@example.net>"}},
+		{"no report", without("DSN"), "<a@example.com>", message.Params{"RET": "FULL", "ENVID": "x"}, message.Params{"NOTIFY": "NEVER"},
+			[]string{"MAIL FROM:<a@example.com>", "RCPT TO:<bob@example.net>"}},
+		{"a report of failure", without("DSN"), "<a@example.com>", nil, message.Params{"NOTIFY": "failure"}, []string{"MAIL FROM:<a@example.com>", "RCPT TO:<bob@example.net>"}},
+		{"SMTPUTF8 that nothing needs", without("SMTPUTF8"), "<a@example.com>", message.Params{"SMTPUTF8": "", "BODY": "8BITMIME"}, message.Params{"ORCPT": "utf-8;jörg+2B€@example.net"},
+			[]string{"MAIL FROM:<a@example.com> BODY=8BITMIME", `RCPT TO:<bob@example.net> ORCPT=utf-8;j\x{F6}rg+2B\x{20AC}@example.net`}},
 		{"7 bits", allCaps, "<a@example.com>", message.Params{"BODY": "7BIT"}, nil, []string{"MAIL FROM:<a@example.com>", "RCPT TO:<bob@example.net>"}},
 		{"a path that needs SMTPUTF8 says so by itself", allCaps, "<é@example.com>", nil, message.Params{"ORCPT": "utf-8;é@example.com"},
 			[]string{"MAIL FROM:<é@example.com> SMTPUTF8", "RCPT TO:<bob@example.net> ORCPT=utf-8;é@example.com"}},
@@ -87,12 +92,14 @@ func TestLacking(t *testing.T) {
 		sent       string // the last command that may have come, by its verb
 	}{
 		{"SMTPUTF8 sender", without("SMTPUTF8"), "<é@example.com>", "<b@example.net>", nil, nil, plainText, stageMail, "550 5.6.7", "EHLO"},
-		{"SMTPUTF8 asked for", without("SMTPUTF8"), "<a@example.com>", "<b@example.net>", P{"SMTPUTF8": ""}, nil, plainText, stageMail, "550 5.6.7", "EHLO"},
+		{"SMTPUTF8 recipient", without("SMTPUTF8"), "<a@example.com>", "<é@example.net>", P{"SMTPUTF8": ""}, nil, plainText, stageRcpt, "550 5.6.7", "EHLO"},
+		{"SMTPUTF8 header", without("SMTPUTF8"), "<a@example.com>", "<b@example.net>", P{"SMTPUTF8": ""}, nil, "X: é\r\n\r\nx\r\n", stageData, "550 5.6.7", "RSET"},
+		{"SMTPUTF8 in the last of many fields", without("SMTPUTF8"), "<a@example.com>", "<b@example.net>", P{"SMTPUTF8": ""}, nil, strings.Repeat("X: y\r\n z\r\n", 10_000) + "é: x\r\n\r\nx\r\n", stageData, "550 5.6.7", "RSET"},
+		{"SMTPUTF8 header without an end", without("SMTPUTF8"), "<a@example.com>", "<b@example.net>", P{"SMTPUTF8": ""}, nil, "X: é\r\n", stageData, "550 5.6.7", "RSET"},
 		{"SMTPUTF8 recipient in a transaction without", allCaps, "<a@example.com>", "<é@example.net>", nil, nil, plainText, stageRcpt, "553 5.6.7", "EHLO"},
 		{"8-bit message", without("8BITMIME"), "<a@example.com>", "<b@example.net>", P{"BODY": "8BITMIME"}, nil, eight, stageData, "554 5.6.3", "RSET"},
 		{"8-bit message that was not said to be one", without("8BITMIME"), "<a@example.com>", "<b@example.net>", nil, nil, eight, stageData, "554 5.6.3", "RSET"},
 		{"8-bit octet at the end of a large one", without("8BITMIME"), "<a@example.com>", "<b@example.net>", nil, nil, letter("X", 100_000) + eight, stageData, "554 5.6.3", "RSET"},
-		{"NOTIFY=NEVER", without("DSN"), "<a@example.com>", "<b@example.net>", nil, P{"NOTIFY": "never"}, plainText, stageRcpt, "555 5.3.3", "EHLO"},
 		{"NOTIFY=SUCCESS", without("DSN"), "<a@example.com>", "<b@example.net>", nil, P{"NOTIFY": "DELAY,SUCCESS"}, plainText, stageRcpt, "555 5.3.3", "EHLO"},
 		{"SIZE said", []string{"SIZE 100"}, "<a@example.com>", "<b@example.net>", P{"SIZE": "101"}, nil, plainText, stageMail, "552 5.3.4", "EHLO"},
 		{"SIZE not said", []string{"SIZE 100"}, "<a@example.com>", "<b@example.net>", nil, nil, letter("X", 200), stageData, "552 5.3.4", "RSET"},
@@ -105,6 +112,7 @@ func TestLacking(t *testing.T) {
 		{"ENVID bare", allCaps, "<a@example.com>", "<b@example.net>", P{"ENVID": "a=b"}, nil, plainText, stageMail, "501 5.5.4", "EHLO"},
 		{"ENVID cut", allCaps, "<a@example.com>", "<b@example.net>", P{"ENVID": "a+2"}, nil, plainText, stageMail, "501 5.5.4", "EHLO"},
 		{"ENVID long", allCaps, "<a@example.com>", "<b@example.net>", P{"ENVID": strings.Repeat("a", 101)}, nil, plainText, stageMail, "501 5.5.4", "EHLO"},
+		{"NOTIFY=SUCCESS, FAILURE", without("DSN"), "<a@example.com>", "<b@example.net>", nil, P{"NOTIFY": "SUCCESS,FAILURE"}, plainText, stageRcpt, "555 5.3.3", "EHLO"},
 		{"NOTIFY", allCaps, "<a@example.com>", "<b@example.net>", nil, P{"NOTIFY": "NEVER,SUCCESS"}, plainText, stageRcpt, "501 5.5.4", "EHLO"},
 		{"NOTIFY twice", allCaps, "<a@example.com>", "<b@example.net>", nil, P{"NOTIFY": "DELAY,DELAY"}, plainText, stageRcpt, "501 5.5.4", "EHLO"},
 		{"ORCPT without type", allCaps, "<a@example.com>", "<b@example.net>", nil, P{"ORCPT": "b@example.net"}, plainText, stageRcpt, "501 5.5.4", "EHLO"},
@@ -180,5 +188,26 @@ func TestLockStep(t *testing.T) {
 				t.Errorf("%d mails, %d connections, %q, %q", len(mails), conns, hop.faults, lines)
 			}
 		})
+	}
+}
+
+// TestUnneededUTF8: a message whose body has 8-bit octets, but not its header or addresses, needs 8BITMIME only (RFC 6531 §3.6). The
+// empty line may be cut anywhere by the reads.
+func TestUnneededUTF8(t *testing.T) {
+	text := "Subject: x\r\nTo: y\r\n\r\nJürgen\r\n\r\né\r\n"
+	hop := startHop(t, script{caps: without("SMTPUTF8")})
+	h := openHop(t, Options{}, hop.url)
+	for n := 1; n < len(text); n++ {
+		tx, _ := h.Begin(t.Context(), Envelope{From: path("<a@example.com>"), Params: message.Params{"SMTPUTF8": "", "BODY": "8BITMIME"}})
+		if err := tx.Rcpt(t.Context(), path("<b@example.net>"), nil); err != nil {
+			t.Fatal(err)
+		}
+		body := func() io.Reader { return io.MultiReader(strings.NewReader(text[:n]), strings.NewReader(text[n:])) }
+		if _, err := tx.Data(t.Context(), int64(len(text)), body); err != nil {
+			t.Fatalf("cut after %d: %v", n, err)
+		}
+	}
+	if _, _, _, mails := hop.seen(); len(mails) != len(text)-1 || mails[0].from != "<a@example.com> BODY=8BITMIME" || mails[0].raw != text+".\r\n" {
+		t.Errorf("%d mails, the first %+v", len(mails), mails[0])
 	}
 }

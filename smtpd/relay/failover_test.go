@@ -128,8 +128,9 @@ type flaky struct {
 	tries int
 }
 
-func (f *flaky) String() string { return fmt.Sprintf("flaky:%p", f) }
-func (f *flaky) Close() error   { return nil }
+func (f *flaky) String() string                                { return fmt.Sprintf("flaky:%p", f) }
+func (f *flaky) Close() error                                  { return nil }
+func (f *flaky) Extensions(context.Context) (Extensions, bool) { return Extensions{}, false }
 func (f *flaky) Begin(_ context.Context, _ Envelope) (Tx, error) {
 	f.tries++
 	if f.down {

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -21,17 +22,22 @@ func badParam(name string) refusal {
 
 const maxSizeDigits = 20 // RFC 1870 §5
 
-// mailCommand appends MAIL with its allowed parameters. utf8 says whether the transaction is SMTPUTF8.
+// refusedUTF8 is for a transaction that cannot do without SMTPUTF8.
+func refusedUTF8() refusal {
+	return refusal{550, "5.6.7", "The next mail server does not support internationalized mail (SMTPUTF8)"}
+}
+
+// mailCommand appends MAIL with its allowed parameters. utf8 says whether the transaction at the next hop is SMTPUTF8. If the next hop
+// does not have it, the parameter is left out; recipients and header are checked later.
 func mailCommand(dst []byte, env Envelope, c *capabilities) (cmd []byte, utf8 bool, no refusal) {
 	path := env.From.String()
-	_, utf8 = env.Params["SMTPUTF8"]
-	utf8 = utf8 || !ascii(path)
 	if no := checkPath(path); no.code != 0 {
-		return nil, utf8, no
+		return nil, false, no
 	}
-	if utf8 && !c.utf8 {
-		return nil, utf8, refusal{550, "5.6.7", "The next mail server does not support internationalized mail (SMTPUTF8)"}
+	if !ascii(path) && !c.utf8 {
+		return nil, false, refusedUTF8()
 	}
+	utf8 = c.utf8 && (env.asksUTF8() || !ascii(path))
 	dst = append(append(dst, "MAIL FROM:"...), path...)
 	if utf8 {
 		dst = append(dst, " SMTPUTF8"...)
@@ -95,7 +101,11 @@ func rcptCommand(dst []byte, to message.Path, params message.Params, utf8 bool, 
 	if no := checkPath(path); no.code != 0 {
 		return nil, no
 	}
-	if !utf8 && !ascii(path) { // RFC 6531 §3.4
+	switch {
+	case utf8 || ascii(path):
+	case !c.utf8:
+		return nil, refusedUTF8()
+	default: // RFC 6531 §3.4
 		return nil, refusal{553, "5.6.7", "An internationalized address needs the SMTPUTF8 parameter of MAIL"}
 	}
 	dst = append(append(dst, "RCPT TO:"...), path...)
@@ -113,8 +123,11 @@ func rcptCommand(dst []byte, to message.Path, params message.Params, utf8 bool, 
 		}
 	}
 	if v, ok := params["ORCPT"]; ok {
-		if !orcpt(v, utf8) {
+		if !orcpt(v, utf8 || !c.utf8) {
 			return nil, badParam("ORCPT")
+		}
+		if !utf8 {
+			v = orcptASCII(v)
 		}
 		if c.dsn {
 			dst = append(append(dst, " ORCPT="...), v...)
@@ -123,10 +136,10 @@ func rcptCommand(dst []byte, to message.Path, params message.Params, utf8 bool, 
 	return append(dst, '\r', '\n'), refusal{}
 }
 
-// notify checks the value of NOTIFY (RFC 3461 §4.1), in upper case. need says that it has no effect without DSN.
+// notify checks the value of NOTIFY (RFC 3461 §4.1), in upper case. need says that it cannot be kept without DSN (§5.2.2).
 func notify(v string) (need, ok bool) {
 	if v == "NEVER" {
-		return true, true
+		return false, true
 	}
 	seen := map[string]bool{}
 	for word := range strings.SplitSeq(v, ",") {
@@ -151,6 +164,22 @@ func orcpt(v string, utf8 bool) bool {
 		return checkText(addr)
 	}
 	return xtext(addr)
+}
+
+// orcptASCII is v for a next hop without SMTPUTF8: UTF-8 becomes \x{...} (RFC 6533 §3, utf-8-addr-xtext).
+func orcptASCII(v string) string {
+	if ascii(v) {
+		return v
+	}
+	var b strings.Builder
+	for _, r := range v {
+		if r < 0x80 {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\x{%X}`, r)
+		}
+	}
+	return b.String()
 }
 
 // xtext checks for xtext (RFC 3461 §4): printable ASCII except "+" and "=", or "+" and two upper-case hexadecimal digits.

@@ -18,11 +18,16 @@
 //
 //	SMTPUTF8                            550 5.6.7
 //	8-bit octets without 8BITMIME       554 5.6.3
-//	NOTIFY=NEVER or SUCCESS without DSN 555 5.3.3
+//	NOTIFY=SUCCESS without DSN          555 5.3.3
 //	more octets than SIZE               552 5.3.4
 //
-// Without DSN, RET, ENVID, ORCPT and other values of NOTIFY are dropped: the next hop reports failures by itself then
-// (RFC 3461 §4.1).
+// A message needs SMTPUTF8 if an address or its header has octets above 127 (RFC 6531 §3.4, §3.6). If it does not, and the next hop
+// does not have SMTPUTF8, the parameter is left out.
+//
+// Without DSN, RET, ENVID, ORCPT and other values of NOTIFY are left out, as RFC 3461 §5.2.2 demands of a relay. FAILURE and DELAY
+// keep their meaning: the next hop reports failures by itself (RFC 5321 §6.1). For NEVER the sender may get a report that was not
+// wanted, which is less harm than a refused message, and no rule of that section is broken. SUCCESS is refused: §5.2.2 demands a
+// "relayed" notification for it, which this package cannot send.
 //
 // # Failover
 //
@@ -55,7 +60,7 @@
 //
 // # Goroutines
 //
-// No goroutine outlives a call. Each hop has one timer that closes idle connections; Close stops it. If a context can be
+// No goroutine outlives a call; Extensions of a Failover has one for each Hop. Each hop has one timer that closes idle connections; Close stops it. If a context can be
 // cancelled, its cancellation ends the step that is in progress on the connection.
 package relay
 
@@ -76,10 +81,19 @@ type Envelope struct {
 	ID     string         // of the transaction, for logs and file names
 }
 
+// asksUTF8 reports whether the client gave the parameter SMTPUTF8.
+func (e Envelope) asksUTF8() bool {
+	_, ok := e.Params["SMTPUTF8"]
+	return ok
+}
+
 // Hop is a next hop, or several with failover. It is safe for concurrent use.
 type Hop interface {
 	// Begin begins a transaction (MAIL). A Hop may send MAIL with the first Rcpt only, in one write. Errors are *Error.
 	Begin(ctx context.Context, env Envelope) (Tx, error)
+	// Extensions returns what the Hop was last seen to be capable of. If it was never reached, it is asked now, until ctx ends; seen
+	// is false if it could not be reached, or a failed attempt was less than 30 s ago.
+	Extensions(ctx context.Context) (e Extensions, seen bool)
 	// Close ends idle connections; open transactions go on.
 	Close() error
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-sasl"
@@ -30,6 +31,8 @@ type SMTP struct {
 	pool          pool
 	slots         chan struct{} // one for each connection in use
 	limits        limit.Reporter
+	seen          atomic.Pointer[capabilities] // of the last connection; nil: there was none
+	prober        prober
 	sessions      tls.ClientSessionCache // crypto/tls resumes no unverified session where verification is required
 	blocks        sync.Pool              // *[]byte, blockSize
 }
@@ -43,6 +46,7 @@ func newSMTP(name, network, addr, host string, o Options) *SMTP {
 	h.pool.Pool, h.pool.now = o.Pool, o.Now
 	h.blocks.New = newBlock
 	h.slots = make(chan struct{}, o.Connections)
+	h.prober.turn = make(chan struct{}, 1)
 	h.limits.Count = func(name string) { o.Metrics.limit(h.name, name) }
 	o.Metrics.begin(h.name, limitNames())
 	return h
@@ -128,6 +132,8 @@ func (h *SMTP) dial(ctx context.Context) (*conn, error) {
 		c.close()
 		return nil, err
 	}
+	caps := c.caps
+	h.seen.Store(&caps)
 	return c, nil
 }
 

@@ -357,6 +357,14 @@ func (t *smtpTx) unfit(size int64, body func() io.Reader) (message.Reply, error)
 	if no := t.c.caps.tooBig(size); no.code != 0 {
 		return no.reply(), nil
 	}
+	if t.env.asksUTF8() && !t.utf8 {
+		switch has, err := hasEightBit(&headerReader{r: body()}); {
+		case err != nil:
+			return local(), err
+		case has:
+			return refusedUTF8().reply(), nil
+		}
+	}
 	if !t.c.caps.eightBit {
 		switch has, err := hasEightBit(body()); {
 		case err != nil:

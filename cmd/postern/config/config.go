@@ -55,6 +55,8 @@ type Submission struct {
 	// Received says what the trace field contains about the client: "full", "private" (nothing that identifies it), or a template of package
 	// smtpd.
 	Received string
+	// Extensions overrides, by keyword of EHLO, whether it is offered. Default: as the next hops allow.
+	Extensions map[string]bool
 	// RequireAuth refuses MAIL before AUTH with 530 5.7.0. Default: true.
 	RequireAuth bool
 	// AuthLimits are for failed logins over all connections.

@@ -93,6 +93,9 @@ func TestLong(t *testing.T) {
 	if s.RequireAuth || s.TLS.SessionTickets || s.Received != "private" || s.Limits != longLimits() || s.Enabled() == false || len(s.Listen) != 1 {
 		t.Errorf("submission: %+v", s)
 	}
+	if want := map[string]bool{"DSN": true, "SMTPUTF8": false, "8BITMIME": true, "CHUNKING": false}; !reflect.DeepEqual(s.Extensions, want) {
+		t.Errorf("extensions: %v", s.Extensions)
+	}
 	d := c.DecisionLog
 	if d.Sync != "each" || d.Rotate != (DecisionRotate{50 << 20, 3, false}) || d.Labels["site"] != "north" ||
 		d.Upload != (DecisionUpload{"https://logs.example.com/v1", filepath.Join(dir, "relay.pass"), filepath.Join(dir, "tls/cert.pem"), 64 << 20, 1 << 20, time.Second, 10 * time.Second}) ||

@@ -66,12 +66,35 @@ func (r *reader) submission(n yamldoc.Node) {
 				r.prefixes(n, &s.ProxyProtocol, "name the networks of the proxies, because a trusted client may claim any address")
 			}})
 		},
-		"limits":        func(n yamldoc.Node) { r.limits(n, &s.Limits) },
-		"received":      func(n yamldoc.Node) { r.received(n, &s.Received) },
+		"limits":   func(n yamldoc.Node) { r.limits(n, &s.Limits) },
+		"received": func(n yamldoc.Node) { r.received(n, &s.Received) },
+		"extensions": func(n yamldoc.Node) {
+			r.section(n, yamldoc.Keys{
+				"8bitmime": r.extension,
+				"chunking": r.extension,
+				"dsn":      r.extension,
+				"limits":   r.extension,
+				"smtputf8": r.extension,
+			})
+		},
 		"require_auth":  func(n yamldoc.Node) { set(&s.RequireAuth)(n.Bool()) },
 		"auth_limits":   r.authLimits,
 		"recent_logins": r.recentLogins,
 	})
+}
+
+// extension reads whether the extension that the last part of the key names is offered.
+func (r *reader) extension(n yamldoc.Node) {
+	word, ok := n.Choice("auto", "on", "off")
+	if !ok || word == "auto" {
+		return
+	}
+	s := &r.c.Submission
+	if s.Extensions == nil {
+		s.Extensions = map[string]bool{}
+	}
+	key := n.Key()
+	s.Extensions[strings.ToUpper(key[strings.LastIndexByte(key, '.')+1:])] = word == "on"
 }
 
 func (r *reader) auth(n yamldoc.Node) {

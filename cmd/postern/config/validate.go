@@ -36,6 +36,7 @@ func (c *Config) Validate() yamldoc.Findings {
 	if c.Submission.Enabled() {
 		v.tls()
 		v.limits()
+		v.extensions()
 		v.auth()
 		v.recentSocket()
 	} else if c.Written("auth") && len(c.Auth) > 0 {

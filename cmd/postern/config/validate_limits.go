@@ -23,6 +23,14 @@ func (v *validator) limits() {
 	}
 }
 
+// extensions finds extensions that need one another.
+func (v *validator) extensions() {
+	x := v.c.Submission.Extensions
+	if eightBit, set := x["8BITMIME"]; set && !eightBit && x["SMTPUTF8"] {
+		v.add("submission.extensions.smtputf8", "SMTPUTF8 cannot be offered without 8BITMIME (RFC 6531 section 3.1)", "remove 8bitmime: off, or smtputf8: on")
+	}
+}
+
 // timeouts warns about time-outs after which the client has given up. Clients wait for 5 minutes, and for 10 after their data (RFC 5321 section
 // 4.5.3.2).
 func (v *validator) timeouts() {

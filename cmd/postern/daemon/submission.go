@@ -54,7 +54,7 @@ func (s *submissionDoor) build(cfg *config.Config, eng *engine.Engine, log *slog
 		Hostname: cfg.Hostname, Engine: eng, Relay: s.hops.relay, Quarantine: s.hops.quarantine,
 		Auth: s.backends.list, Throttle: throttle(c.AuthLimits), RecentLogins: s.recent, Anonymous: !c.RequireAuth,
 		TLS: func() *tls.Config { return tlsConfig }, Received: c.Received, Limits: c.Limits,
-		Log: log, Metrics: smtpd.NewMetrics(metrics),
+		Extensions: c.Extensions, Log: log, Metrics: smtpd.NewMetrics(metrics),
 	}
 	return nil
 }
@@ -126,7 +126,8 @@ func (s *submissionDoor) bindRecent(c config.RecentLogins) (err error) {
 	return nil
 }
 
-// run starts a goroutine in group for each listener, and one for logins at POP and IMAP servers. failure is the verdict when policy cannot
+// run starts a goroutine in group for each listener, one for logins at POP and IMAP servers, and one that asks the next hops once for
+// their extensions, so that EHLO need not wait for them. failure is the verdict when policy cannot
 // decide.
 func (s *submissionDoor) run(ctx context.Context, group *errgroup.Group, failure engine.Verdict) {
 	for _, l := range s.listeners {
@@ -138,6 +139,9 @@ func (s *submissionDoor) run(ctx context.Context, group *errgroup.Group, failure
 			}
 			return err
 		})
+	}
+	if len(s.listeners) > 0 {
+		group.Go(func() error { s.hops.relay.Extensions(ctx); return nil })
 	}
 	if s.recentSocket != nil {
 		group.Go(func() error { return s.recent.Serve(ctx, s.recentSocket) })
