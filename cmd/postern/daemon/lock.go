@@ -57,8 +57,14 @@ func (l *locks) add(name string, log *slog.Logger) error {
 	return err
 }
 
+// unwritable reports whether no file can be made: by permission, on a read-only or a full file system, or without a directory.
 func unwritable(err error) bool {
-	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrNotExist)
+	for _, known := range []error{fs.ErrPermission, fs.ErrNotExist, syscall.EROFS, syscall.ENOSPC, syscall.EDQUOT} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
 }
 
 // inUse says in the error of a lock what is locked and how to go on.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -88,10 +89,12 @@ func TestPortBeforePassword(t *testing.T) {
 	testenv.Must(t, err)
 	defer l.Close()
 	dir := t.TempDir()
-	var notice bytes.Buffer
-	err = Run(t.Context(), Options{Config: demo(dir, l.Addr().String()), Log: slog.New(slog.DiscardHandler), Notice: &notice})
-	if !errors.Is(err, syscall.EADDRINUSE) || !strings.HasPrefix(err.Error(), "submission "+l.Addr().String()) || notice.Len() > 0 {
-		t.Errorf("%v\n%s", err, notice.String())
+	for range 2 { // a server that ended holds no lock
+		var notice bytes.Buffer
+		err = Run(t.Context(), Options{Config: demo(dir, l.Addr().String()), Log: slog.New(slog.DiscardHandler), Notice: &notice})
+		if !errors.Is(err, syscall.EADDRINUSE) || !strings.HasPrefix(err.Error(), "submission "+l.Addr().String()) || notice.Len() > 0 {
+			t.Errorf("%v\n%s", err, notice.String())
+		}
 	}
 	if _, err := os.Stat(filepath.Join(dir, "users.yaml")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("users: %v", err)
@@ -161,6 +164,49 @@ func TestCompareConfig(t *testing.T) {
 	d := &daemon{cfg: cfg, log: slog.New(slog.NewTextHandler(&log, nil)), reread: func() (*config.Config, yamldoc.Findings, error) { return nil, nil, context.Canceled }}
 	if d.compareConfig(); !strings.Contains(log.String(), "cannot be read") {
 		t.Errorf("logged %s", log.String())
+	}
+}
+
+// TestHUPCompares: SIGHUP is what compares the configuration, and the server runs on.
+func TestHUPCompares(t *testing.T) {
+	r, w := io.Pipe()
+	defer w.Close()
+	logged := make(chan string, 100)
+	go func() {
+		for lines := bufio.NewScanner(r); lines.Scan(); {
+			logged <- lines.Text()
+		}
+		close(logged)
+	}()
+	until := func(text string) {
+		t.Helper()
+		for {
+			select {
+			case line, open := <-logged:
+				if !open {
+					t.Fatalf("never logged: %s", text)
+				} else if strings.Contains(line, text) {
+					return
+				}
+			case <-time.After(30 * time.Second):
+				t.Fatalf("not logged: %s", text)
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- Run(ctx, Options{Config: demo(t.TempDir(), "127.0.0.1:0"), Log: slog.New(slog.NewTextHandler(w, nil)), Notice: io.Discard,
+			Reread: func() (*config.Config, yamldoc.Findings, error) { return nil, nil, errors.New("gone") }})
+	}()
+	until("msg=ready")
+	for range 2 {
+		testenv.Must(t, syscall.Kill(os.Getpid(), syscall.SIGHUP))
+		until("the configuration cannot be read; what was read at the start stays in use\" error=gone")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
