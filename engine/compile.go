@@ -6,24 +6,18 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/maphash"
-	"maps"
-	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
-	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/topdown/cache"
 
 	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/engine/data"
 	"github.com/postern-mail/postern/engine/lint"
-	"github.com/postern-mail/postern/internal/message"
 )
 
 // DefaultTimeout bounds one evaluation where Options.Timeout is zero.
@@ -50,7 +44,7 @@ type Options struct {
 }
 
 // Compile makes a Policy of a bundle. It compiles strictly against the input schema and the allowed capabilities, lints, finds
-// which parts of the input each stage reads, prepares the queries, and decides one plain transaction a stage. Errors about the
+// which parts of the input each stage reads, prepares the queries, and decides a plain and a large transaction a stage. Errors about the
 // bundle are *contract.CompileError with file, line and column. Modules whose file name ends in _test.rego are no part of the
 // Policy. The Policy takes ownership of b.Data, which must not change afterwards.
 func Compile(ctx context.Context, b *bundle.Bundle, o Options) (*Policy, error) {
@@ -58,11 +52,12 @@ func Compile(ctx context.Context, b *bundle.Bundle, o Options) (*Policy, error) 
 	if err := contract.Faults(findings); err != nil {
 		return nil, err
 	}
-	p.warnings = findings // no Fault is among them
 	p.evaluateConstants(ctx)
-	if err := p.smoke(ctx); err != nil {
+	slow, err := p.smoke(ctx)
+	if err != nil {
 		return nil, contract.Faults(checked.Quote(asFindings(err)))
 	}
+	p.warnings = append(findings, checked.Quote(slow)...) // no Fault is among them
 	return p, nil
 }
 
@@ -72,9 +67,11 @@ func Check(ctx context.Context, b *bundle.Bundle, o Options) []contract.Finding 
 	p, checked, findings := newPolicy(b, o)
 	if contract.Faults(findings) == nil {
 		p.evaluateConstants(ctx)
-		if err := p.smoke(ctx); err != nil {
-			findings = append(findings, checked.Quote(asFindings(err))...)
+		slow, err := p.smoke(ctx)
+		if err != nil {
+			slow = append(asFindings(err), slow...)
 		}
+		findings = append(findings, checked.Quote(slow)...)
 	}
 	return findings
 }
@@ -187,9 +184,12 @@ func (p *Policy) WithData(ctx context.Context, doc map[string]any, revision stri
 		out.revision = contentHash(p.codeHash, doc)
 	}
 	out.evaluateConstants(ctx)
-	if err := out.smoke(ctx); err != nil {
+	slow, err := out.smoke(ctx)
+	if err != nil {
 		return nil, err
 	}
+	old := func(f contract.Finding) bool { return f.Code == contract.CodeSlow }
+	out.warnings = append(slices.DeleteFunc(slices.Clone(p.warnings), old), slow...)
 	return &out, nil
 }
 
@@ -218,85 +218,4 @@ func asFindings(err error) []contract.Finding {
 		return c.Findings
 	}
 	return []contract.Finding{{Severity: contract.Fault, Code: contract.CodePolicy, Message: err.Error()}}
-}
-
-// smoke decides a plain transaction at every stage. The error is a *contract.CompileError if a stage fails or takes too long. The first
-// evaluation after a compile is slower than later ones, so a time-out is tried twice more.
-func (p *Policy) smoke(ctx context.Context) error {
-	var found contract.CompileError
-	for _, s := range contract.Stages() {
-		if p.stages[s] == nil {
-			continue
-		}
-		t, err := smokeTransaction(s)
-		if err != nil {
-			return err
-		}
-		var d Decision
-		for range 3 {
-			if d, _ = p.decide(ctx, t, nil); d.Err == nil || d.Reasons[0].Rule != "error."+kindTimeout || ctx.Err() != nil {
-				break
-			}
-		}
-		if d.Err != nil {
-			f := contract.Finding{Severity: contract.Fault, Code: contract.CodeSmoke, Hint: "see what it does with the input of a plain message in `postern eval`"}
-			why := strings.Join(strings.Fields(d.Err.Error()), " ")
-			f.Message = fmt.Sprintf("package postern.%s does not decide a plain transaction: %s", s, why)
-			if loc := p.blame(s, d.Err); loc != nil {
-				f.File, f.Line, f.Column = strings.TrimPrefix(loc.File, "/"), loc.Row, loc.Col
-			}
-			found.Findings = append(found.Findings, f)
-		}
-	}
-	if found.Findings != nil {
-		return &found
-	}
-	return nil
-}
-
-// blame returns the location of an evaluation error, or else of the stage's package.
-func (p *Policy) blame(s Stage, err error) *ast.Location {
-	var e *topdown.Error
-	if errors.As(err, &e) && e.Location != nil && e.Location.File != "" {
-		return e.Location
-	}
-	for _, name := range slices.Sorted(maps.Keys(p.compiler.Modules)) {
-		if m := p.compiler.Modules[name]; m.Package.Path.Equal(s.Package()) {
-			return m.Package.Location
-		}
-	}
-	return nil
-}
-
-// smokeTransaction returns a plain submission of Alice to Bob.
-func smokeTransaction(s Stage) (*Transaction, error) {
-	header, err := message.ParseHeader([]byte("From: Alice <alice@example.com>\r\nTo: bob@example.net\r\nSubject: smoke\r\n"+
-		"Date: Thu, 01 Jan 2026 00:00:00 +0000\r\nMessage-ID: <smoke@example.com>\r\n\r\n"), message.Limits{})
-	if err != nil {
-		return nil, fmt.Errorf("smoke transaction: %w", err)
-	}
-	alice := message.Path{Mailbox: message.Mailbox{Local: "alice", Domain: "example.com"}}
-	bob := Recipient{Path: message.Path{Mailbox: message.Mailbox{Local: "bob", Domain: "example.net"}}}
-	t := &Transaction{
-		ID: "smoke", Stage: s, Now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
-		Server: Server{Hostname: "mail.example.com", Listener: ":587", Door: "submission"},
-		Client: Client{IP: netip.AddrFrom4([4]byte{192, 0, 2, 1}), Port: 40000},
-	}
-	if s == StageConnect {
-		return t, nil
-	}
-	t.Client.EHLO = "client.example.com"
-	t.TLS = &TLS{Version: "1.3", Cipher: "TLS_AES_128_GCM_SHA256"}
-	t.Auth = &Auth{Login: "alice@example.com", Mechanism: "PLAIN", Backend: "smoke"}
-	t.Envelope = &Envelope{From: alice}
-	switch s {
-	case StageRcpt:
-		t.Recipient = &bob
-	case StageMessage:
-		t.Envelope.To = []Recipient{bob}
-		t.Message = &Message{Header: header, Size: 1024,
-			Body:      func(int) ([]byte, error) { return []byte("smoke\r\n"), nil },
-			Generated: Generated{MessageID: "<smoke@mail.example.com>", Date: "Thu, 01 Jan 2026 00:00:00 +0000"}}
-	}
-	return t, nil
 }

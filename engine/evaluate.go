@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -23,6 +24,7 @@ type evaluation struct {
 	input  ast.Value
 	limit  time.Duration // counts from when it begins
 	ticket *ticket       // nil outside an Engine
+	meter  *meter        // measures the evaluation; nil: nothing does
 }
 
 // evaluate runs a query on a worker, and waits until it ends or until its time and the grace are over.
@@ -42,6 +44,9 @@ func (p *Policy) evaluate(ctx context.Context, e evaluation) (answer, *EvalError
 	}
 	query := evaluation{stage: e.stage, input: e.input, limit: e.limit} // without the ticket, which would move to the heap
 	j.evaluate = func(d *deadline, c *caches) (answer, *EvalError) { return p.run(ctx, query, d, c) }
+	if e.meter != nil {
+		j.evaluate = func(d *deadline, c *caches) (answer, *EvalError) { return p.runMeasured(ctx, query, d, c, e.meter) }
+	}
 	w.jobs <- j
 	var r result
 	select {
@@ -57,6 +62,15 @@ func (p *Policy) evaluate(ctx context.Context, e evaluation) (answer, *EvalError
 		r.fail = failf(kindTimeout, "the caller gave up during the evaluation: %w", context.Cause(ctx))
 	}
 	return r.out, r.fail
+}
+
+// runMeasured is run with a meter. It keeps its thread, whose processor time is measured.
+func (p *Policy) runMeasured(ctx context.Context, e evaluation, d *deadline, c *caches, m *meter) (answer, *EvalError) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	m.deadline, m.began = d, threadTime()
+	defer func() { m.used.Store(int64(threadTime() - m.began)) }()
+	return p.run(ctx, e, m, c)
 }
 
 // run evaluates. Nothing else uses the caches meanwhile. A panic is returned as an error.

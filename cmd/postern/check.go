@@ -59,7 +59,7 @@ Exit codes: 0 nothing is wrong; 1 there are errors, or warnings with --strict; 2
 	cmd.Flags().StringSliceVar(&f.data, "data", nil, "more data documents, merged over the data of the bundle")
 	cmd.Flags().StringVar(&f.door, "door", "", "check the policy for submission, milter or both (default: the doors of the configuration)")
 	cmd.Flags().StringVar(&f.format, "format", "text", "text, json or sarif (2.1.0)")
-	cmd.Flags().BoolVar(&f.strict, "strict", false, "let warnings fail, too")
+	cmd.Flags().BoolVar(&f.strict, "strict", false, "let warnings fail, too, except slow")
 	cmd.Flags().BoolVar(&f.postfix, "postfix", false, "also check the Postfix on this machine")
 	cmd.Flags().StringVar(&f.postfixConfig, "postfix-config", "", "Postfix's configuration `directory` (default: its own)")
 	cmd.RegisterFlagCompletionFunc("door", cobra.FixedCompletions([]string{"submission", "milter", "both"}, cobra.ShellCompDirectiveNoFileComp))
@@ -91,7 +91,7 @@ func (f *checkFlags) execute(cmd *cobra.Command, p *program, args []string) erro
 			r.CheckPostfix(cmd.Context(), cfg, f.postfixConfig)
 		}
 	}
-	r.OK = r.Errors == 0 && (r.Warnings == 0 || !f.strict)
+	r.Settle(f.strict)
 	return f.print(cmd, r, cfg)
 }
 

@@ -20,6 +20,7 @@ const (
 	CodeLoad           = "load"
 	CodePolicy         = "policy"
 	CodeSmoke          = "smoke"
+	CodeSlow           = "slow"
 	CodeUnknownBuiltin = "unknown-builtin"
 	CodeNoStage        = "no-stage"
 	CodeEmptyStage     = "empty-stage"
@@ -58,6 +59,7 @@ func Rules() []Rule {
 		{CodeLoad, Fault, false, "A file of the bundle cannot be read."},
 		{CodePolicy, Fault, false, "OPA cannot prepare the decision."},
 		{CodeSmoke, Fault, false, "A stage fails for a plain message."},
+		{CodeSlow, Warning, false, "A stage comes near its time-out for a plain or a large message."},
 		{CodeUnknownBuiltin, Fault, false, "policy.allow_builtins names a builtin that OPA does not have."},
 		{CodeNoStage, Fault, false, "The bundle defines no stage."},
 		{CodeEmptyStage, Fault, false, "A stage's package has no decision set."},

@@ -30,6 +30,7 @@ type Report struct {
 
 	settings map[string]any // of the policy's data; nil where it has none
 	lines    []string       // the findings as text
+	measured int            // warnings about how long something took
 }
 
 // NewReport returns a report without findings.
@@ -68,7 +69,15 @@ func (r *Report) CheckPolicy(ctx context.Context, cfg *config.Config, data []str
 	}
 	for _, f := range r.Policy {
 		r.count(f.Severity == contract.Warning, f.String())
+		if f.Code == contract.CodeSlow {
+			r.measured++
+		}
 	}
+}
+
+// Settle sets OK. strict lets warnings fail, but not those that depend on how fast the machine is.
+func (r *Report) Settle(strict bool) {
+	r.OK = r.Errors == 0 && (r.Warnings == r.measured || !strict)
 }
 
 // CheckPostfix adds what in the configuration of a Postfix does not fit this one. dir is the directory of main.cf, or "" for Postfix's own.
