@@ -2,7 +2,8 @@
 // for them.
 //
 // Run owns all goroutines: one for each listener, one for each policy source, one for files that are reloaded, one that gives memory
-// back to the system, and one that waits for all of them. They end when the context of Run ends or when one of them fails.
+// back to the system, and one that waits for all of them. They end when the context of Run ends or when one of them fails. Before, one
+// goroutine builds the servers, and ends before Run goes on or returns.
 package daemon
 
 import (
