@@ -48,9 +48,10 @@ func TestRun(t *testing.T) {
 // TestStopped: the end of the context ends the part that runs, with its processes, and the parts after it do not run and count as failed.
 func TestStopped(t *testing.T) {
 	r := &report{Began: time.Now(), Dir: t.TempDir()}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	long := part{Name: "long", Args: []string{"sh", "-c", "sleep 60; true"}}
+	child := filepath.Join(r.Dir, "child")
+	long := part{Name: "long", Args: []string{"sh", "-c", "sleep 60 & echo $! >" + child + "; wait"}}
 	var out bytes.Buffer
 	if err := r.runLanes(ctx, [][]part{{long, {Name: "after", Args: []string{"true"}}}}, &out); err != nil {
 		t.Fatal(err)
@@ -58,6 +59,18 @@ func TestStopped(t *testing.T) {
 	if err := r.finish(&out); err == nil || !strings.Contains(out.String(), "FAIL after, took 0s: not run") || time.Since(r.Began) > 30*time.Second {
 		t.Errorf("%v after %v:\n%s", err, time.Since(r.Began), out.String())
 	}
+	text, err := os.ReadFile(child)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stat := "/proc/" + strings.TrimSpace(string(text)) + "/stat"
+	for range 100 { // until it has died; a zombie is dead, too
+		if b, err := os.ReadFile(stat); err != nil || strings.Contains(string(b), ") Z ") {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Error("a process that the part had started still runs")
 }
 
 // TestLanes: what is left out does not run; -beside gives the soak and the rest a processor each.
