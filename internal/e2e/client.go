@@ -19,7 +19,7 @@ import (
 	"github.com/postern-mail/postern/internal/testenv"
 )
 
-// Client is a connection with implicit TLS to a Site, at which the site's user is logged in.
+// Client is a connection with implicit TLS to a Site. The site's user is logged in, unless it is anonymous.
 type Client struct {
 	T    *testing.T
 	Conn net.Conn
@@ -29,6 +29,16 @@ type Client struct {
 // Client connects and logs in. The connection lives for at most two minutes.
 func (s *Site) Client(t *testing.T) *Client {
 	t.Helper()
+	c := s.Anonymous(t)
+	if r := c.Say("AUTH PLAIN " + AuthPlain()); !strings.HasPrefix(r, "235") {
+		t.Fatal(r)
+	}
+	return c
+}
+
+// Anonymous is Client without the login, for a site that asks for none.
+func (s *Site) Anonymous(t *testing.T) *Client {
+	t.Helper()
 	conn, err := tls.Dial("tcp", s.TLS, &tls.Config{InsecureSkipVerify: true})
 	testenv.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
@@ -36,9 +46,6 @@ func (s *Site) Client(t *testing.T) *Client {
 	c := &Client{t, conn, bufio.NewReader(conn)}
 	c.reply()
 	c.Say("EHLO laptop.example.com")
-	if r := c.Say("AUTH PLAIN " + AuthPlain()); !strings.HasPrefix(r, "235") {
-		t.Fatal(r)
-	}
 	return c
 }
 

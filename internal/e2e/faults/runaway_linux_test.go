@@ -57,21 +57,22 @@ reject contains "fails" if {
 `
 
 // TestRunaways sends messages at both doors which make the policy loop, build huge strings, contradict itself, or call a builtin
-// that fails. They are deferred, other messages are accepted meanwhile, and the process stays within its memory.
+// that fails. They are deferred, the messages of other clients are accepted meanwhile without exception, and the process stays within its
+// memory.
 func TestRunaways(t *testing.T) {
 	t.Parallel()
 	dir := testenv.ShortDir(t)
 	testenv.Write(t, filepath.Join(dir, "postern/message/p.rego"), runawayRules)
-	s := e2e.StartSite(t, "maildir:outbox", "policy: {bundle: '"+dir+"', timeout: 500ms}\nmilter: {listen: ['tcp:127.0.0.1:0']}\nlog: {format: json}\n"+
-		"decision_log: {file: decisions.jsonl}\nsubmission: {listen: '127.0.0.1:0', listen_tls: '127.0.0.1:0'}\n")
+	s := e2e.StartSite(t, "maildir:outbox", "policy: {bundle: '"+dir+"', timeout: 2s}\nmilter: {listen: ['tcp:127.0.0.1:0']}\nlog: {format: json}\n"+
+		"decision_log: {file: decisions.jsonl}\nsubmission: {listen: '127.0.0.1:0', listen_tls: '127.0.0.1:0', require_auth: false}\n")
 	stop := make(chan struct{})
 	var good, late atomic.Int64
 	var others sync.WaitGroup
 	for range 2 {
-		x := s.Client(t)
+		x := s.Anonymous(t) // not the login that has the runaways
 		others.Go(func() { sendUntil(x, stop, &good, &late) })
 	}
-	const rounds = 4
+	const rounds = 3
 	x, m := s.Client(t), dialMilter(t, s)
 	for range rounds {
 		for _, subject := range []string{"loops", "allocates", "conflict", "contradicts", "fails"} {
@@ -85,15 +86,11 @@ func TestRunaways(t *testing.T) {
 	}
 	close(stop)
 	others.Wait()
-	// No runaway is left, so that a good message is accepted soon.
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline) && !strings.HasPrefix(x.Send("good", 500), "250 "); {
-		time.Sleep(50 * time.Millisecond)
-	}
 	x.Want("afterwards", "good", 500, "250 ")
 	peak := s.Process.PeakResident(t)
 	t.Logf("meanwhile %d good messages were taken and %d deferred; %d MiB of memory at most", good.Load(), late.Load(), peak>>20)
-	if good.Load() < 10 || peak > 4<<30 {
-		t.Errorf("%d good messages, %d octets", good.Load(), peak)
+	if good.Load() < 10 || late.Load() > 0 || peak > 4<<30 {
+		t.Errorf("%d good messages of others were taken, %d deferred; %d octets of memory", good.Load(), late.Load(), peak)
 	}
 	log, err := os.ReadFile(filepath.Join(s.Dir, "decisions.jsonl"))
 	for code, n := range map[string]int{"timeout": 4 * rounds, "conflict": 2 * rounds, "builtin": 2 * rounds} {
@@ -103,7 +100,7 @@ func TestRunaways(t *testing.T) {
 	}
 }
 
-// goOn submits good messages until stop. They may be late where all the processors are busy with others' runaways, but never wrong.
+// sendUntil submits good messages until stop, and counts those that are deferred.
 func sendUntil(x *e2e.Client, stop <-chan struct{}, good, late *atomic.Int64) {
 	for {
 		select {
@@ -152,13 +149,18 @@ func dialMilter(t *testing.T, s *e2e.Site) milterClient {
 	return milterClient{m}
 }
 
-// tell brings a message with a subject.
+// tell brings a short message with a subject.
 func (m milterClient) tell(subject string) (*testmilter.Result, error) {
+	return m.bring(subject, "Hello.\r\n")
+}
+
+// bring brings a message with a subject and a body.
+func (m milterClient) bring(subject, body string) (*testmilter.Result, error) {
 	if _, err := m.Mail("<alice@example.com>"); err != nil {
 		return nil, err
 	}
 	if _, err := m.Rcpt("<bob@example.net>"); err != nil {
 		return nil, err
 	}
-	return m.Message("", nil, []byte("From: alice@example.com\r\nSubject: "+subject+"\r\n\r\nHello.\r\n"))
+	return m.Message("", nil, []byte("From: alice@example.com\r\nSubject: "+subject+"\r\n\r\n"+body))
 }
