@@ -59,7 +59,7 @@ func first(list []*testload.Process) *testload.Process {
 // submissionAt is the configuration of a submission server at addr that relays to next.
 func submissionAt(addr, next string) string {
 	return fmt.Sprintf("submission:\n  listen: [%q]\n  tls: {cert: cert.pem, key: key.pem}\n"+
-		"  limits: {connections: 12000, connections_per_ip: 12000, recipients: 1000, message_bytes: 256MiB, idle: 1h}\nauth:\n  - file: users.yaml\nrelay:\n  to: %s\n", addr, next)
+		"  limits: {connections: 12000, connections_per_ip: 12000, unused_per_ip: 12000, recipients: 1000, message_bytes: 256MiB, idle: 1h}\nauth:\n  - file: users.yaml\nrelay:\n  to: %s\n", addr, next)
 }
 
 // tool returns the path of an installed program, sbin directories included.
