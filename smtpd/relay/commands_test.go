@@ -95,6 +95,7 @@ func TestLacking(t *testing.T) {
 		{"SMTPUTF8 recipient", without("SMTPUTF8"), "<a@example.com>", "<é@example.net>", P{"SMTPUTF8": ""}, nil, plainText, stageRcpt, "550 5.6.7", "EHLO"},
 		{"SMTPUTF8 header", without("SMTPUTF8"), "<a@example.com>", "<b@example.net>", P{"SMTPUTF8": ""}, nil, "X: é\r\n\r\nx\r\n", stageData, "550 5.6.7", "RSET"},
 		{"SMTPUTF8 in the last of many fields", without("SMTPUTF8"), "<a@example.com>", "<b@example.net>", P{"SMTPUTF8": ""}, nil, strings.Repeat("X: y\r\n z\r\n", 10_000) + "é: x\r\n\r\nx\r\n", stageData, "550 5.6.7", "RSET"},
+		{"SMTPUTF8 after short lines", without("SMTPUTF8"), "<a@example.com>", "<b@example.net>", P{"SMTPUTF8": ""}, nil, "X: y\r\n \r\nY: é\r\n\r\nx\r\n", stageData, "550 5.6.7", "RSET"},
 		{"SMTPUTF8 header without an end", without("SMTPUTF8"), "<a@example.com>", "<b@example.net>", P{"SMTPUTF8": ""}, nil, "X: é\r\n", stageData, "550 5.6.7", "RSET"},
 		{"SMTPUTF8 recipient in a transaction without", allCaps, "<a@example.com>", "<é@example.net>", nil, nil, plainText, stageRcpt, "553 5.6.7", "EHLO"},
 		{"8-bit message", without("8BITMIME"), "<a@example.com>", "<b@example.net>", P{"BODY": "8BITMIME"}, nil, eight, stageData, "554 5.6.3", "RSET"},

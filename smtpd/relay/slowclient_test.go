@@ -174,6 +174,10 @@ func TestSlowClientRefused(t *testing.T) {
 				if got != want || conns != 2 || len(atA) != 0 || (len(atB) == 1) != (want == "") {
 					t.Errorf("got %q, want %q; %d connections; %d mails at the first, %d at the second", got, want, conns, len(atA), len(atB))
 				}
+				// A connection that the refusal has not closed is put in order, and kept.
+				if reset := a.said("RSET"); reset != (tt.want == changed().String() && tt.then["RCPT TO:<carol@example.net>"] != "451 4.4.2 Bad\r\n" || name == "the message is refused") {
+					t.Errorf("RSET: %v", reset)
+				}
 				if f, ok := h.(*Failover); ok && (f.order()[0] == 0) == tt.moves {
 					t.Errorf("the order is now %v", f.order())
 				}
