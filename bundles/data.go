@@ -154,7 +154,7 @@ func outside(roots []string, data map[string]any) string {
 // WithDocument returns the candidate's data with one more document, YAML or JSON, merged over it as extra documents are. It
 // does not change the candidate. name names the document in errors, which are *LoadError.
 func (c *Candidate) WithDocument(name string, text []byte) (map[string]any, error) {
-	value, err := parseDocument(name, text, Limits{}.orDefault().Depth)
+	value, err := parseDocument(name, text, Limits{}.orDefault().Depth, true)
 	if err != nil {
 		var load *LoadError
 		if errors.As(err, &load) {

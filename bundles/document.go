@@ -15,21 +15,21 @@ import (
 
 // parseDocument reads a data document, which is JSON or YAML by its name, into the types that OPA uses: map[string]any, []any,
 // string, json.Number, bool and nil, with a *table.Table in place of a large object. Unlike OPA it refuses keys that come
-// twice, a second document, and more than depth levels.
-func parseDocument(name string, content []byte, depth int) (any, error) {
-	return readDocument(name, content, depth, 0)
+// twice, a second document, and more than depth levels. own says that it is one of the operator's, and not of a bundle.
+func parseDocument(name string, content []byte, depth int, own bool) (any, error) {
+	return readDocument(name, content, depth, 0, own)
 }
 
 // readDocument is parseDocument with the number of entries from which an object is large; 0: table.Large.
-func readDocument(name string, content []byte, depth, large int) (any, error) {
+func readDocument(name string, content []byte, depth, large int, own bool) (any, error) {
 	content = bytes.TrimPrefix(content, []byte("\xef\xbb\xbf"))
 	if !utf8.Valid(content) {
 		return nil, fault(name, "is not valid UTF-8").atOffset(content, firstInvalid(content))
 	}
 	if path.Ext(name) == ".json" || json.Valid(content) {
-		return parseJSON(name, content, depth, large)
+		return parseJSON(name, content, depth, large, own)
 	}
-	return parseYAML(name, content, depth, large)
+	return parseYAML(name, content, depth, large, own)
 }
 
 func firstInvalid(content []byte) int {
@@ -45,11 +45,11 @@ func firstInvalid(content []byte) int {
 
 // parseJSON reads one JSON value token by token. A large object goes into its table entry by entry, so that there is never a
 // map of a million users. A key that comes twice is an error.
-func parseJSON(name string, content []byte, depth, large int) (any, error) {
+func parseJSON(name string, content []byte, depth, large int, own bool) (any, error) {
 	r := jsonReader{
 		// Half a surrogate pair becomes U+FFFD, as in OPA's own reader. Keys are compared in object.
 		dec:  jsontext.NewDecoder(bytes.NewBuffer(content), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)),
-		name: name, content: content, depth: depth, large: large,
+		name: name, content: content, depth: depth, large: large, spelling: speller{on: own},
 	}
 	v, err := r.value(0)
 	if err != nil {
@@ -71,6 +71,7 @@ type jsonReader struct {
 	content      []byte
 	depth, large int
 	inList       int // number of lists around the current value
+	spelling     speller
 }
 
 // offset returns the position in content after the last token.
@@ -91,7 +92,7 @@ func (r *jsonReader) value(level int) (any, error) {
 		}
 		return r.array(level)
 	case jsontext.KindString:
-		return t.String(), nil
+		return r.spelling.text(t.String()), nil
 	case jsontext.KindNumber:
 		return json.Number(t.String()), nil
 	case jsontext.KindTrue, jsontext.KindFalse:
@@ -125,8 +126,10 @@ func (r *jsonReader) object(level int) (any, error) {
 		if err != nil {
 			return nil, r.syntax(err)
 		}
-		key := t.String()
+		key := r.spelling.key(t.String(), level)
+		leave := r.spelling.enter(key, level)
 		v, err := r.value(level + 1)
+		leave()
 		if err != nil {
 			return nil, err
 		}

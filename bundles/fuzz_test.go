@@ -130,7 +130,7 @@ func FuzzDocument(f *testing.F) {
 		if isJSON {
 			name = "data.json"
 		}
-		got, err := parseDocument(name, []byte(text), 32)
+		got, err := parseDocument(name, []byte(text), 32, false)
 		var load *LoadError
 		if err != nil {
 			if !errors.As(err, &load) || load.Message == "" {
@@ -149,7 +149,7 @@ func FuzzDocument(f *testing.F) {
 			t.Fatalf("read %#v, OPA reads %#v", got, want)
 		}
 		for large := 1; large < 4; large++ { // the same with tables in it
-			got, err := readDocument(name, []byte(text), 32, large)
+			got, err := readDocument(name, []byte(text), 32, large, false)
 			if err != nil || !reflect.DeepEqual(table.Unpack(got), want) {
 				t.Fatalf("from %d entries on in tables: %v %v, OPA reads %#v", large, got, err, want)
 			}

@@ -34,6 +34,7 @@ type Loader struct {
 type cacheKey struct {
 	path, hash string
 	version    ast.RegoVersion
+	own        bool // one of the operator's documents
 }
 
 // Load reads a source and its extra data documents once. Errors are *LoadError.
@@ -159,7 +160,7 @@ func (p *parse) bundle(ctx context.Context, tree *Tree, documents []File) error 
 		case kindModule:
 			modules = append(modules, f)
 		case kindData:
-			value, err := p.document(f.Path, f, parsedDocument{})
+			value, err := p.document(f.Path, f, parsedDocument{}, false)
 			if err != nil {
 				return err
 			}
@@ -256,7 +257,7 @@ func parseModule(f File, version ast.RegoVersion) (module *ast.Module, faults []
 func (p *parse) extra(files []File) (string, error) {
 	var own digest
 	for i, f := range files {
-		value, err := p.document("", f, p.ahead[i])
+		value, err := p.document("", f, p.ahead[i], true)
 		if err != nil {
 			return "", from(f.Path, err)
 		}
@@ -276,33 +277,33 @@ func (p *parse) extra(files []File) (string, error) {
 	return own.sum(), nil
 }
 
-// parseAhead parses a document that is not in the cache. Several goroutines may call it at the same time.
+// parseAhead parses one of the operator's documents that is not in the cache. Several goroutines may call it at the same time.
 func (p *parse) parseAhead(f File) (out parsedDocument) {
 	defer func() {
 		if r := recover(); r != nil {
 			out = parsedDocument{done: true, err: fault(f.Path, "cannot be parsed: %v", r)}
 		}
 	}()
-	if _, known := p.loader.documents[f.key()]; !known {
+	if _, known := p.loader.documents[f.key(true)]; !known {
 		out.done = true
-		out.value, out.err = parseDocument(f.Path, f.Data, p.depth)
+		out.value, out.err = parseDocument(f.Path, f.Data, p.depth, true)
 	}
 	return out
 }
 
-func (f File) key() cacheKey { return cacheKey{path: f.Path, hash: f.Hash} }
+func (f File) key(own bool) cacheKey { return cacheKey{path: f.Path, hash: f.Hash, own: own} }
 
 // document returns a data document from the cache, from what was parsed ahead, or by parsing it. name is the name of the file
-// within its source, for errors.
-func (p *parse) document(name string, f File, ahead parsedDocument) (any, error) {
-	key := f.key()
+// within its source, for errors. own says that it is one of the operator's.
+func (p *parse) document(name string, f File, ahead parsedDocument, own bool) (any, error) {
+	key := f.key(own)
 	value, ok := p.documents[key]
 	if !ok {
 		value, ok = p.loader.documents[key]
 	}
 	if !ok {
 		if !ahead.done {
-			ahead.value, ahead.err = parseDocument(f.Path, f.Data, p.depth)
+			ahead.value, ahead.err = parseDocument(f.Path, f.Data, p.depth, own)
 		}
 		if value = ahead.value; ahead.err != nil {
 			if load, ok := ahead.err.(*LoadError); ok {
@@ -368,7 +369,7 @@ func (p *parse) held(f File, info bundle.FileInfo) *LoadError {
 	}
 	var value any = f.Data
 	if bundle.IsStructuredDoc(f.Path) {
-		if value, err = p.document(f.Path, f, parsedDocument{}); err != nil {
+		if value, err = p.document(f.Path, f, parsedDocument{}, false); err != nil {
 			var load *LoadError
 			if errors.As(err, &load) {
 				return load

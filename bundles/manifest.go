@@ -25,7 +25,7 @@ func readManifest(files []File, depth int) (bundle.Manifest, error) {
 			return m, fault(f.Path, "a manifest must be at the root of the bundle").
 				hint("name %s as the bundle, or remove the file", path.Dir(f.Path))
 		}
-		if _, err := parseJSON(f.Path, f.Data, depth, 0); err != nil {
+		if _, err := parseJSON(f.Path, f.Data, depth, 0, false); err != nil {
 			return m, err
 		}
 		d := json.NewDecoder(bytes.NewReader(f.Data))

@@ -41,7 +41,7 @@ func TestMergeTables(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v, err := readDocument("x.json", text, 64, large)
+		v, err := readDocument("x.json", text, 64, large, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +147,7 @@ func TestAliasedText(t *testing.T) {
 	for i := range 2000 {
 		fmt.Fprintf(&text, "  k%d: *a\n", i)
 	}
-	_, err := parseDocument("x.yaml", []byte(text.String()), 64)
+	_, err := parseDocument("x.yaml", []byte(text.String()), 64, false)
 	if err == nil || !strings.Contains(err.Error(), "the aliases expand to more than 16777216 bytes") {
 		t.Errorf("got %v", err)
 	}

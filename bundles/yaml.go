@@ -27,7 +27,7 @@ const (
 
 // parseYAML reads one YAML document as OPA does: scalars by the core schema, an unquoted time as its text, keys as strings. The
 // library is the one that OPA uses, so stock OPA sees the same data.
-func parseYAML(name string, content []byte, depth, large int) (any, error) {
+func parseYAML(name string, content []byte, depth, large int, own bool) (any, error) {
 	if len(content) > maxYAML {
 		return nil, fault(name, "%d bytes of YAML; at most %d are read", len(content), maxYAML).hint("write it as JSON")
 	}
@@ -49,7 +49,7 @@ func parseYAML(name string, content []byte, depth, large int) (any, error) {
 	if root == nil {
 		return nil, nil
 	}
-	r := yamlReader{name: name, content: content, depth: depth, large: large}
+	r := yamlReader{name: name, content: content, depth: depth, large: large, spelling: speller{on: own}}
 	return r.value(root, 0)
 }
 
@@ -61,6 +61,7 @@ type yamlReader struct {
 	inAlias      int // nesting of aliases at the moment
 	aliased      int // values that came from aliases so far
 	aliasedText  int // bytes of text that came from aliases so far
+	spelling     speller
 }
 
 func (r *yamlReader) fault(n *yaml.Node, format string, args ...any) *LoadError {
@@ -117,7 +118,10 @@ func (r *yamlReader) mapping(n *yaml.Node, level int) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		name = r.spelling.key(name, level)
+		leave := r.spelling.enter(name, level)
 		v, err := r.value(value, level+1)
+		leave()
 		if err != nil {
 			return nil, err
 		}
@@ -188,8 +192,10 @@ func (r *yamlReader) scalar(n *yaml.Node) (any, error) {
 		return nil, err
 	}
 	switch v := v.(type) {
-	case nil, bool, string:
+	case nil, bool:
 		return v, nil
+	case string:
+		return r.spelling.text(v), nil
 	case float64:
 		if math.IsInf(v, 0) || math.IsNaN(v) {
 			return nil, r.fault(n, "%s is not a number that policies can use", n.Value)

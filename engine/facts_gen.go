@@ -173,6 +173,7 @@ type factKeys struct {
 	client             *ast.Term
 	date               *ast.Term
 	domain             *ast.Term
+	domainUnicode      *ast.Term
 	door               *ast.Term
 	ehlo               *ast.Term
 	envelope           *ast.Term
@@ -236,24 +237,24 @@ func newFactKeys() factKeys {
 		backend: ast.StringTerm("backend"), bcc: ast.StringTerm("bcc"), body: ast.StringTerm("body"),
 		canonical: ast.StringTerm("canonical"), cc: ast.StringTerm("cc"), certificate: ast.StringTerm("certificate"),
 		cipher: ast.StringTerm("cipher"), client: ast.StringTerm("client"), date: ast.StringTerm("date"),
-		domain: ast.StringTerm("domain"), door: ast.StringTerm("door"), ehlo: ast.StringTerm("ehlo"),
-		envelope: ast.StringTerm("envelope"), field: ast.StringTerm("field"), from: ast.StringTerm("from"),
-		generated: ast.StringTerm("generated"), groups: ast.StringTerm("groups"), header: ast.StringTerm("header"),
-		headers: ast.StringTerm("headers"), hostname: ast.StringTerm("hostname"), id: ast.StringTerm("id"),
-		index: ast.StringTerm("index"), ip: ast.StringTerm("ip"), issuer: ast.StringTerm("issuer"),
-		key: ast.StringTerm("key"), kind: ast.StringTerm("kind"), listener: ast.StringTerm("listener"),
-		local: ast.StringTerm("local"), login: ast.StringTerm("login"), mechanism: ast.StringTerm("mechanism"),
-		mended: ast.StringTerm("mended"), message: ast.StringTerm("message"), messageID: ast.StringTerm("message_id"),
-		name: ast.StringTerm("name"), nobody: ast.StringTerm("nobody"), now: ast.StringTerm("now"),
-		null: ast.StringTerm("null"), parameters: ast.StringTerm("parameters"), pieces: ast.StringTerm("pieces"),
-		port: ast.StringTerm("port"), recentAuthFailures: ast.StringTerm("recent_auth_failures"), recentFailures: ast.StringTerm("recent_failures"),
-		recentLogin: ast.StringTerm("recent_login"), recipient: ast.StringTerm("recipient"), recipientCount: ast.StringTerm("recipient_count"),
-		replyTo: ast.StringTerm("reply_to"), resent: ast.StringTerm("resent"), sans: ast.StringTerm("sans"),
-		sender: ast.StringTerm("sender"), server: ast.StringTerm("server"), sha256: ast.StringTerm("sha256"),
-		size: ast.StringTerm("size"), sni: ast.StringTerm("sni"), stage: ast.StringTerm("stage"),
-		subject: ast.StringTerm("subject"), text: ast.StringTerm("text"), tls: ast.StringTerm("tls"),
-		to: ast.StringTerm("to"), truncated: ast.StringTerm("truncated"), unknown: ast.StringTerm("unknown"),
-		unqualified: ast.StringTerm("unqualified"), unreadable: ast.StringTerm("unreadable"), value: ast.StringTerm("value"),
-		version: ast.StringTerm("version"),
+		domain: ast.StringTerm("domain"), domainUnicode: ast.StringTerm("domain_unicode"), door: ast.StringTerm("door"),
+		ehlo: ast.StringTerm("ehlo"), envelope: ast.StringTerm("envelope"), field: ast.StringTerm("field"),
+		from: ast.StringTerm("from"), generated: ast.StringTerm("generated"), groups: ast.StringTerm("groups"),
+		header: ast.StringTerm("header"), headers: ast.StringTerm("headers"), hostname: ast.StringTerm("hostname"),
+		id: ast.StringTerm("id"), index: ast.StringTerm("index"), ip: ast.StringTerm("ip"),
+		issuer: ast.StringTerm("issuer"), key: ast.StringTerm("key"), kind: ast.StringTerm("kind"),
+		listener: ast.StringTerm("listener"), local: ast.StringTerm("local"), login: ast.StringTerm("login"),
+		mechanism: ast.StringTerm("mechanism"), mended: ast.StringTerm("mended"), message: ast.StringTerm("message"),
+		messageID: ast.StringTerm("message_id"), name: ast.StringTerm("name"), nobody: ast.StringTerm("nobody"),
+		now: ast.StringTerm("now"), null: ast.StringTerm("null"), parameters: ast.StringTerm("parameters"),
+		pieces: ast.StringTerm("pieces"), port: ast.StringTerm("port"), recentAuthFailures: ast.StringTerm("recent_auth_failures"),
+		recentFailures: ast.StringTerm("recent_failures"), recentLogin: ast.StringTerm("recent_login"), recipient: ast.StringTerm("recipient"),
+		recipientCount: ast.StringTerm("recipient_count"), replyTo: ast.StringTerm("reply_to"), resent: ast.StringTerm("resent"),
+		sans: ast.StringTerm("sans"), sender: ast.StringTerm("sender"), server: ast.StringTerm("server"),
+		sha256: ast.StringTerm("sha256"), size: ast.StringTerm("size"), sni: ast.StringTerm("sni"),
+		stage: ast.StringTerm("stage"), subject: ast.StringTerm("subject"), text: ast.StringTerm("text"),
+		tls: ast.StringTerm("tls"), to: ast.StringTerm("to"), truncated: ast.StringTerm("truncated"),
+		unknown: ast.StringTerm("unknown"), unqualified: ast.StringTerm("unqualified"), unreadable: ast.StringTerm("unreadable"),
+		value: ast.StringTerm("value"), version: ast.StringTerm("version"),
 	}
 }

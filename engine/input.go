@@ -192,8 +192,12 @@ func (b *builder) address(pairs []pair, m *message.Mailbox) []pair {
 	if key != address {
 		same = b.str(key)
 	}
-	return append(pairs, pair{b.k.address, a}, pair{b.k.key, same}, pair{b.k.local, b.str(m.Local)},
+	pairs = append(pairs, pair{b.k.address, a}, pair{b.k.key, same}, pair{b.k.local, b.str(m.Local)},
 		pair{b.k.domain, b.str(m.Domain)})
+	if u := m.DomainUnicode(); u != "" {
+		pairs = append(pairs, pair{b.k.domainUnicode, b.str(u)})
+	}
+	return pairs
 }
 
 func (b *builder) message(m *Message, read contract.Parts) (*ast.Term, error) {

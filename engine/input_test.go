@@ -36,8 +36,10 @@ func TestSchemaFile(t *testing.T) {
 
 // full is a transaction with every fact.
 func full(t testing.TB) *Transaction {
-	tr := transactionOf(t, "From: Alice <alice@example.com>, bob\r\nFrom: x@example.com\r\nSender: alice@example.com\r\nReply-To: a@example.com\r\n"+
-		"To: b@example.com\r\nCc: c@example.com;\r\nBcc: d@example.com\r\nResent-From: r@example.com (x@example.net)\r\nSubject: \xff\r\n\r\n")
+	tr := transactionOf(t, "From: Alice <alice@xn--bcher-kva.example>, bob\r\nFrom: x@xn--bcher-kva.example\r\nSender: alice@xn--bcher-kva.example\r\nReply-To: a@xn--bcher-kva.example\r\n"+
+		"To: b@xn--bcher-kva.example\r\nCc: c@xn--bcher-kva.example;\r\nBcc: d@xn--bcher-kva.example\r\nResent-From: r@xn--bcher-kva.example (x@example.net)\r\nSubject: \xff\r\n\r\n")
+	from, to := path("a@xn--bcher-kva.example"), path("b@xn--bcher-kva.example")
+	tr.Envelope.From, tr.Envelope.To[0].Path = from, to
 	tr.Client.Name = "laptop.example.com"
 	tr.Client.RecentAuthFailures, tr.Client.RecentLogin = new(int), &RecentLogin{Login: "alice", Age: time.Minute}
 	tr.TLS.SNI = "mail.example.com"

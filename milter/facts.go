@@ -10,6 +10,7 @@ import (
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/engine/contract"
 	"github.com/postern-mail/postern/internal/message"
+	"github.com/postern-mail/postern/internal/spelling"
 	"github.com/postern-mail/postern/milter/wire"
 )
 
@@ -130,11 +131,11 @@ func distinguished(s string) string {
 }
 
 // auth is the login that the client has proved: {auth_authen} and nothing else. {auth_author} is only what the client writes
-// in MAIL AUTH=.
+// in MAIL AUTH=. The login has the form that it has at the submission server.
 func (c *connection) auth() *engine.Auth {
-	login := c.wire.Macro("auth_authen")
-	if login == "" {
-		return nil
+	login, ok := spelling.Login(c.wire.Macro("auth_authen"))
+	if !ok {
+		return nil // none, or one that no account has: nobody has logged in
 	}
 	return &engine.Auth{Login: login, Mechanism: strings.ToUpper(c.wire.Macro("auth_type"))}
 }
@@ -147,6 +148,7 @@ func (c *connection) unknown(t *engine.Transaction) []string {
 	case t.Stage < engine.StageMail:
 	case t.Auth != nil:
 		u = appendBelow(u, "auth.")
+	case c.wire.Macro("auth_authen") != "": // a login that no account has
 	case c.simulated() || !chosen && c.wire.Macro("auth_type") == "":
 		u = append(u, "auth")
 	}

@@ -1,6 +1,7 @@
 package milter
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,7 +79,7 @@ func TestTwoMessagesWithoutAbort(t *testing.T) {
 		if h := dig(rec.input, "message", "headers").([]any); len(h) != 1 || dig(h[0].(map[string]any), "value") != id {
 			t.Errorf("message %q: header %v", id, h)
 		}
-		if id != "" && (rec.id != id || dig(rec.input, "auth", "login") != id) || id == "" && (rec.id == "AAA" || dig(rec.input, "auth") != nil) {
+		if id != "" && (rec.id != id || dig(rec.input, "auth", "login") != strings.ToLower(id)) || id == "" && (rec.id == "AAA" || dig(rec.input, "auth") != nil) {
 			t.Errorf("message %q: id %q, auth %v", id, rec.id, rec.input["auth"])
 		}
 		if body := dig(rec.input, "message", "body", "text"); body != "body "+id+"\r\n" {
@@ -126,6 +127,28 @@ func TestAuthEqualsCEO(t *testing.T) {
 	in = r.records.last(t, engine.StageMail).input
 	if dig(in, "auth", "login") != "alice" || dig(in, "auth", "mechanism") != "PLAIN" {
 		t.Errorf("auth %v, want alice by PLAIN", in["auth"])
+	}
+}
+
+// A login has one spelling at both doors. What is no login of any account is nobody's.
+func TestLoginSpelling(t *testing.T) {
+	r := serve(t, rego(t, "1", map[string]string{"mail": "note contains input"}), nil)
+	m := r.dial(t, testmilter.Options{Actions: testmilter.ActAddHeader}) // chooses no macros
+	greet(t, m)
+	for given, want := range map[string]any{"Intern1": "intern1", "mu\u0308ller": "müller", "intern1 ": nil, "ｉntern1": nil, "int\u200bern1": nil, "intern¹": nil} {
+		m.Macros('M', "{auth_authen}", given)
+		go1(t)(m.Mail("<alice@example.com>"))
+		in := r.records.last(t, engine.StageMail).input
+		if want == nil {
+			if unknown, _ := in["unknown"].([]any); in["auth"] != nil || slices.Contains(unknown, any("auth")) {
+				t.Errorf("%q: auth %v, unknown %v", given, in["auth"], unknown)
+			}
+		} else if dig(in, "auth", "login") != want {
+			t.Errorf("%q: auth %v, want %v", given, in["auth"], want)
+		}
+		if err := m.Abort(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -87,9 +87,10 @@ func pathFields() []Fact {
 func addressFields() []Fact {
 	return []Fact{
 		{Name: "address", Kind: Text, Always: true, Doc: "Address as in SMTP: local part quoted if necessary, domain in lower case."},
-		{Name: "key", Kind: Text, Always: true, Doc: "Address in lower case, for comparisons."},
+		{Name: "key", Kind: Text, Always: true, Doc: "The one spelling of the address, for comparisons: ASCII letters in lower case, domain in A-labels, Unicode NFC."},
 		{Name: "local", Kind: Text, Always: true, Doc: "Local part as written, without quotes."},
-		{Name: "domain", Kind: Text, Always: true, Doc: `Domain in lower case; "" if there is none.`},
+		{Name: "domain", Kind: Text, Always: true, Doc: `Domain in lower case and A-labels (xn--); "" if there is none.`},
+		{Name: "domain_unicode", Kind: Text, Doc: "Domain as people write it, if it is an internationalized one."},
 	}
 }
 

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/net/idna"
+	"golang.org/x/text/unicode/norm"
 )
 
 // Bounds of RFC 5321 §4.5.3.1, in octets. There is none for the local part alone: bounce addresses (VERP, SRS) and reply tokens are longer than
@@ -31,8 +34,61 @@ func (m Mailbox) Address() string {
 	return local + "@" + m.Domain
 }
 
-// Key returns Address with ASCII letters in lower case, for comparing.
-func (m Mailbox) Key() string { return lower(m.Address()) }
+// Key returns the one spelling of Address, for comparing: Unicode NFC with ASCII letters in lower case. Other letters keep their case, because case
+// folding depends on the language.
+func (m Mailbox) Key() string { return fold8bit(m.Address()) }
+
+// fold8bit returns s in NFC with ASCII letters in lower case. A small letter may compose where its capital does not.
+func fold8bit(s string) string {
+	if ascii(s) {
+		return lower(s)
+	}
+	return norm.NFC.String(lower(norm.NFC.String(s)))
+}
+
+// DomainUnicode returns the domain as people write it, with U-labels (RFC 5890), or "" if it has no A-label that can be read.
+func (m Mailbox) DomainUnicode() string {
+	if !strings.Contains(m.Domain, "xn--") {
+		return ""
+	}
+	d, err := idna.Lookup.ToUnicode(m.Domain)
+	if err != nil || d == m.Domain {
+		return ""
+	}
+	return d
+}
+
+// ParseDomain returns the one spelling of a domain or address literal, as in Mailbox.
+func ParseDomain(s string) (string, error) {
+	r := addrReader{s: s, utf8: true, lenient: true}
+	d, err := r.domain()
+	if err == nil && r.at < len(s) {
+		err = r.unexpected("the end")
+	}
+	return d, err
+}
+
+// LocalForm returns the one spelling of a local part: Unicode NFC.
+func LocalForm(local string) string { return norm.NFC.String(local) }
+
+// domainForm returns the one spelling of a domain: A-labels (RFC 5891) with ASCII letters in lower case. It refuses what NFKC changes, such as fullwidth
+// letters and ligatures, because only some programs map it to other letters (RFC 5895).
+func domainForm(d string) (string, error) {
+	if ascii(d) {
+		return lower(d), nil
+	}
+	if composed := norm.NFC.String(d); norm.NFKC.String(composed) != composed {
+		return "", fmt.Errorf("the domain %q has characters that programs write in two ways; write it in ordinary letters or as xn--", clean(d, 80))
+	}
+	a, err := domains.ToASCII(norm.NFC.String(d))
+	if err != nil || len(a) > maxDomain {
+		return "", fmt.Errorf("the domain %q is no internationalized domain name (RFC 5890)", clean(d, 80))
+	}
+	return lower(a), nil
+}
+
+// domains maps U-labels to A-labels by UTS 46, without the mappings of transitional processing. Underscores and the like are left to addrReader.
+var domains = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.BidiRule(), idna.StrictDomainName(false))
 
 // String returns the path as it is written in SMTP, in angle brackets; "<>" is the null path. The zero value is not a path and
 // gives "<?>", so that it is not taken for the null path.
@@ -70,7 +126,7 @@ func ParsePath(s string, utf8 bool) (p Path, rest string, err error) {
 	if r.peek() != '>' {
 		return Path{}, "", r.unexpected("the closing bracket")
 	}
-	if r.at++; r.at > maxPath {
+	if r.at++; r.at > maxPath || !ascii(s[:r.at]) && len(p.Address())+2 > maxPath {
 		return Path{}, "", fmt.Errorf("a path has at most %d octets (RFC 5321 section 4.5.3.1.3)", maxPath)
 	}
 	return p, s[r.at:], nil
@@ -232,7 +288,10 @@ func (r *addrReader) domain() (string, error) {
 			return "", fmt.Errorf("the domain %q has a label that begins or ends with a hyphen", clean(d, 80))
 		}
 	}
-	return lower(d), r.check8bit(d, "domain")
+	if err := r.check8bit(d, "domain"); err != nil {
+		return "", err
+	}
+	return domainForm(d)
 }
 
 // literal reads "[192.0.2.1]" or "[IPv6:2001:db8::1]" (RFC 5321 §4.1.3).

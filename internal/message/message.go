@@ -10,7 +10,7 @@ package message
 type Mailbox struct {
 	Name   string // display name, decoded to UTF-8 (RFC 2047), cleaned of control characters; may be empty
 	Local  string // local part without quoting: "a b" for <"a b"@example.com>
-	Domain string // as written, A-labels and ASCII letters in lower case; or an address literal with its brackets
+	Domain string // in A-labels and lower case; or an address literal with its brackets
 }
 
 // Path is a reverse-path or forward-path (RFC 5321 §4.1.2). The zero value is not valid; Null is MAIL FROM:<>.

@@ -31,10 +31,11 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/postern-mail/postern/internal/spelling"
 )
 
 // ErrCredentials means a wrong login or password. The client gets 535 5.7.8 for both.
@@ -62,34 +63,12 @@ type Backend interface {
 
 // Bounds of what a client may send, in bytes.
 const (
-	MaxLogin    = 255
+	MaxLogin    = spelling.MaxLogin
 	MaxPassword = 1024
 )
 
-// Login returns the canonical form of a login: Unicode NFC with ASCII letters in lower case, so that Alice and alice are the
-// same user. Other letters keep their case, because case folding depends on the language. ok is false for a login that is
-// empty, longer than MaxLogin, not UTF-8, or holds control, format or white-space characters.
-func Login(s string) (login string, ok bool) {
-	if s == "" || len(s) > MaxLogin || !utf8.ValidString(s) {
-		return "", false
-	}
-	for _, r := range s {
-		if unicode.IsControl(r) || unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) {
-			return "", false
-		}
-	}
-	s = norm.NFC.String(s)
-	if len(s) > MaxLogin {
-		return "", false
-	}
-	s = strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			return r + 'a' - 'A'
-		}
-		return r
-	}, s)
-	return norm.NFC.String(s), true // a small letter may compose where its capital does not, such as J with a caron
-}
+// Login returns the canonical form of a login, as spelling.Login.
+func Login(s string) (login string, ok bool) { return spelling.Login(s) }
 
 // preparePassword returns the form of a password that is hashed: Unicode NFC (RFC 8265 §4.2.2), because keyboards send the same
 // "ü" as one code point or as two. A password that is not UTF-8 is hashed unchanged. ok is false for a password that is empty,

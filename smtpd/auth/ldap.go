@@ -15,6 +15,7 @@ import (
 	"github.com/go-ldap/ldap/v3"
 
 	"github.com/postern-mail/postern/internal/netaddr"
+	"github.com/postern-mail/postern/internal/spelling"
 )
 
 // LDAP is a Backend that checks a password by a bind (RFC 4513 §5.1.3). It never sends an empty password, which would be an
@@ -106,6 +107,9 @@ func (l *LDAP) Password(ctx context.Context, login, password string) (Identity, 
 	login, ok := Login(login)
 	if !ok || password == "" || len(password) > MaxPassword || strings.IndexByte(password, 0) >= 0 {
 		return Identity{}, ErrCredentials
+	}
+	if l.o.LoginAttribute == "" && !spelling.OneCase(login) { // the directory ignores case, and so has this login in lower case, too
+		return Identity{}, fmt.Errorf("%w: without login_attribute, a login must be in lower case", ErrCredentials)
 	}
 	values := map[string]string{"login": login, "local": login}
 	if i := strings.LastIndexByte(login, '@'); i >= 0 {

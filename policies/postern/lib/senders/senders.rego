@@ -39,7 +39,7 @@ grants := object.union_n([
 	_delegated(_lasting_of(_own), "send-as", "delegated address"),
 	_plain(_attributed, "address from the directory"),
 	_plain_own,
-	{lower(login): {"as": "send-as", "why": "own login"} | indexof(login, "@") > 0},
+	{_folded(login): {"as": "send-as", "why": "own login"} | indexof(login, "@") > 0},
 ])
 
 # METADATA
@@ -127,14 +127,24 @@ _group_grants := object.union_n([
 
 _plain_own := _plain(_own, "own address")
 
-_plain(entries, why) := {lower(entry): {"as": "send-as", "why": why} |
+_plain(entries, why) := {_folded(entry): {"as": "send-as", "why": why} |
 	some entry in entries
 	is_string(entry)
 }
 
-_delegated(entries, kind, why) := {lower(entry.address): {"as": kind, "why": why} |
+_delegated(entries, kind, why) := {_folded(entry.address): {"as": kind, "why": why} |
 	some entry in entries
 	object.get(entry, "as", "send-as") == kind
+}
+
+# A text with ASCII letters in lower case. lower() would change other letters as well, and make somebody else's address of one such as "alİce@".
+_folded(text) := lower(text) if regex.match(`^[\x00-\x7f]*$`, text)
+
+_folded(text) := strings.replace_n(_small, text) if not regex.match(`^[\x00-\x7f]*$`, text)
+
+_small := {
+	"A": "a", "B": "b", "C": "c", "D": "d", "E": "e", "F": "f", "G": "g", "H": "h", "I": "i", "J": "j", "K": "k", "L": "l", "M": "m",
+	"N": "n", "O": "o", "P": "p", "Q": "q", "R": "r", "S": "s", "T": "t", "U": "u", "V": "v", "W": "w", "X": "x", "Y": "y", "Z": "z",
 }
 
 # Well-formed delegations that have not expired.
@@ -145,7 +155,7 @@ _lasting_of(entries) := [entry |
 	_lasting(entry)
 ]
 
-_ended := {lower(entry.address) |
+_ended := {_folded(entry.address) |
 	some entry in array.concat(_own, _shared)
 	is_object(entry)
 	is_string(entry.address)

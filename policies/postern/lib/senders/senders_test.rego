@@ -268,3 +268,15 @@ test_who if {
 	senders.who == "nobody" with input as {"unknown": ["tls"]}
 	senders.who == "nobody" with input as {}
 }
+
+# A letter that Unicode maps to "i" and a mark is another letter.
+test_only_ascii_letters_are_folded if {
+	session := fixture.session("al\u0130ce@example.com")
+	rights := {"al\u0130ce@example.com": ["B\u00dcCHER@example.com"]}
+	_keys(session, rights) == {"al\u0130ce@example.com", "b\u00dccher@example.com"}
+}
+
+_keys(session, rights) := {key |
+	some key in ["alice@example.com", "ali\u0307ce@example.com", "al\u0130ce@example.com", "b\u00fccher@example.com", "b\u00dccher@example.com"]
+	senders.right(key, "example.com") with input as session with data.senders as rights with data.groups as {} with data.settings as {}
+}
