@@ -66,8 +66,7 @@ func floods(t *testing.T) map[string]flood {
 }
 
 // mostRatio is how much longer than without a flood good clients may take where the limit stops the flood, at the 99th percentile of the
-// best round. The aim is 2, and on a quiet machine every kind of flood is below it. Other work on the machine adds to both phases, but not
-// evenly.
+// best round. The aim is 2. It is higher here because other work on the machine adds to both phases, but not evenly.
 const mostRatio = 8
 
 // TestFloods measures good clients quiet and during a flood in turn. The best of a few rounds counts, because other work on the machine
@@ -101,7 +100,8 @@ func TestAuthStorms(t *testing.T) {
 			if name == "ldap" {
 				f.pool = 16 // two for each of the eight checks that may run at once
 			}
-			f.config = fmt.Sprintf(both, "") + "\nauth: [{" + backend + "}]\n"
+			// A try that waits holds its connection after its client has gone, and settle would wait for that.
+			f.config = fmt.Sprintf(both, ", auth_limits: {max_delay: 1s}") + "\nauth: [{" + backend + "}]\n"
 			runCase(t, "auth", f, secret)
 		})
 	}
