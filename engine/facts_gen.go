@@ -211,6 +211,7 @@ type factKeys struct {
 	recipientCount     *ast.Term
 	replyTo            *ast.Term
 	resent             *ast.Term
+	resentBlocks       *ast.Term
 	sans               *ast.Term
 	sender             *ast.Term
 	server             *ast.Term
@@ -250,11 +251,11 @@ func newFactKeys() factKeys {
 		pieces: ast.StringTerm("pieces"), port: ast.StringTerm("port"), recentAuthFailures: ast.StringTerm("recent_auth_failures"),
 		recentFailures: ast.StringTerm("recent_failures"), recentLogin: ast.StringTerm("recent_login"), recipient: ast.StringTerm("recipient"),
 		recipientCount: ast.StringTerm("recipient_count"), replyTo: ast.StringTerm("reply_to"), resent: ast.StringTerm("resent"),
-		sans: ast.StringTerm("sans"), sender: ast.StringTerm("sender"), server: ast.StringTerm("server"),
-		sha256: ast.StringTerm("sha256"), size: ast.StringTerm("size"), sni: ast.StringTerm("sni"),
-		stage: ast.StringTerm("stage"), subject: ast.StringTerm("subject"), text: ast.StringTerm("text"),
-		tls: ast.StringTerm("tls"), to: ast.StringTerm("to"), truncated: ast.StringTerm("truncated"),
-		unknown: ast.StringTerm("unknown"), unqualified: ast.StringTerm("unqualified"), unreadable: ast.StringTerm("unreadable"),
-		value: ast.StringTerm("value"), version: ast.StringTerm("version"),
+		resentBlocks: ast.StringTerm("resent_blocks"), sans: ast.StringTerm("sans"), sender: ast.StringTerm("sender"),
+		server: ast.StringTerm("server"), sha256: ast.StringTerm("sha256"), size: ast.StringTerm("size"),
+		sni: ast.StringTerm("sni"), stage: ast.StringTerm("stage"), subject: ast.StringTerm("subject"),
+		text: ast.StringTerm("text"), tls: ast.StringTerm("tls"), to: ast.StringTerm("to"),
+		truncated: ast.StringTerm("truncated"), unknown: ast.StringTerm("unknown"), unqualified: ast.StringTerm("unqualified"),
+		unreadable: ast.StringTerm("unreadable"), value: ast.StringTerm("value"), version: ast.StringTerm("version"),
 	}
 }

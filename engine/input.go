@@ -21,7 +21,7 @@ const maxBody = 1 << 20
 const (
 	partsParsed = contract.PartMessageFrom | contract.PartMessageSender | contract.PartMessageReplyTo | contract.PartMessageTo |
 		contract.PartMessageCc | contract.PartMessageBcc | contract.PartMessageResent | contract.PartMessageUnqualified | contract.PartMessageAmbiguous |
-		contract.PartMessageCanonical | contract.PartMessageUnreadable
+		contract.PartMessageCanonical | contract.PartMessageUnreadable | contract.PartMessageResentBlocks
 	partsHeader   = partsParsed | contract.PartMessageHeaders | contract.PartMessageHeader
 	partsEnvelope = contract.PartEnvelopeFrom | contract.PartEnvelopeTo | contract.PartEnvelopeRecipientCount
 	partsMessage  = partsHeader | contract.PartMessageSize | contract.PartMessageGenerated | contract.PartMessageBody
@@ -251,6 +251,14 @@ func (b *builder) header(pairs []pair, h *message.Header, read contract.Parts) [
 		if read&field.part != 0 {
 			pairs = append(pairs, pair{field.key, b.mailboxes(field.list)})
 		}
+	}
+	if read&contract.PartMessageResentBlocks != 0 {
+		list := make([]*ast.Term, len(f.ResentBlocks))
+		for i, block := range f.ResentBlocks {
+			fields := append(make([]pair, 0, 4), pair{b.k.from, b.mailboxes(block.From)}, pair{b.k.sender, b.mailboxes(block.Sender)}, pair{b.k.to, b.mailboxes(block.To)})
+			list[i] = b.object(b.known(fields, b.k.date, block.Date))
+		}
+		pairs = append(pairs, pair{b.k.resentBlocks, b.term(ast.NewArray(list...))})
 	}
 	if read&contract.PartMessageUnqualified != 0 {
 		list := make([]*ast.Term, len(f.Unqualified))

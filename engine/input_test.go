@@ -37,7 +37,7 @@ func TestSchemaFile(t *testing.T) {
 // full is a transaction with every fact.
 func full(t testing.TB) *Transaction {
 	tr := transactionOf(t, "From: Alice <alice@xn--bcher-kva.example>, bob\r\nFrom: x@xn--bcher-kva.example\r\nSender: alice@xn--bcher-kva.example\r\nReply-To: a@xn--bcher-kva.example\r\n"+
-		"To: b@xn--bcher-kva.example\r\nCc: c@xn--bcher-kva.example;\r\nBcc: d@xn--bcher-kva.example\r\nResent-From: r@xn--bcher-kva.example (x@example.net)\r\nSubject: \xff\r\n\r\n")
+		"To: b@xn--bcher-kva.example\r\nCc: c@xn--bcher-kva.example;\r\nBcc: d@xn--bcher-kva.example\r\nResent-From: r@xn--bcher-kva.example (x@example.net)\r\nResent-Sender: r@xn--bcher-kva.example\r\nResent-To: r@xn--bcher-kva.example\r\nResent-Date: x\r\nSubject: \xff\r\n\r\n")
 	from, to := path("a@xn--bcher-kva.example"), path("b@xn--bcher-kva.example")
 	tr.Envelope.From, tr.Envelope.To[0].Path = from, to
 	tr.Client.Name = "laptop.example.com"

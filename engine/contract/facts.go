@@ -94,6 +94,13 @@ func addressFields() []Fact {
 	}
 }
 
+// blockMailboxes is the fact of an address field within a block of Resent- fields.
+func blockMailboxes(name, doc string) Fact {
+	f := mailboxes(name, doc)
+	f.Part = false
+	return f
+}
+
 // mailboxes is the fact of an address field of the header: its parsed mailboxes.
 func mailboxes(name, doc string) Fact {
 	fields := append([]Fact{{Name: "name", Kind: Text, Always: true, Doc: "Display name, decoded."}}, addressFields()...)
@@ -118,6 +125,12 @@ func messageFields() []Fact {
 		mailboxes("cc", "Mailboxes of Cc."),
 		mailboxes("bcc", "Mailboxes of Bcc."),
 		mailboxes("resent", "Mailboxes of Resent-From and Resent-Sender."),
+		{Name: "resent_blocks", Kind: List, Always: true, Part: true, Doc: "Blocks of Resent- fields that stand together, the newest first (RFC 5322 section 3.6.6).", Item: &Fact{Kind: Closed, Fields: []Fact{
+			blockMailboxes("from", "Mailboxes of Resent-From."),
+			blockMailboxes("sender", "Mailbox of Resent-Sender."),
+			blockMailboxes("to", "Mailboxes of Resent-To, Resent-Cc and Resent-Bcc."),
+			{Name: "date", Kind: Text, Doc: "Value of Resent-Date."},
+		}}},
 		{Name: "unqualified", Kind: List, Always: true, Part: true, Doc: "Address fields in which an address has no domain.", Item: &Fact{Kind: Closed, Fields: []Fact{
 			{Name: "name", Kind: Text, Always: true, Doc: "Name of the field as written."},
 			{Name: "index", Kind: Integer, Always: true, Doc: "Which occurrence of that name, from 1."},

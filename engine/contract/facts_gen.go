@@ -22,6 +22,7 @@ const (
 	PartMessageCc                                // input.message.cc
 	PartMessageBcc                               // input.message.bcc
 	PartMessageResent                            // input.message.resent
+	PartMessageResentBlocks                      // input.message.resent_blocks
 	PartMessageUnqualified                       // input.message.unqualified
 	PartMessageUnreadable                        // input.message.unreadable
 	PartMessageAmbiguous                         // input.message.ambiguous

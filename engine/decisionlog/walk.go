@@ -237,7 +237,16 @@ func (c *encoder) message(name string, v ast.Value) {
 		c.dst = engine.AppendValue(c.dst, v)
 	case (name == "unqualified" || name == "canonical") && c.masker.Addresses != PlainAddresses:
 		c.erase() // pieces of names and local parts
-	case isList && name != "ambiguous":
+	case isList && name == "resent_blocks":
+		c.list(list.Len(), func(i int) {
+			block, ok := list.Elem(i).Value.(ast.Object)
+			if !ok {
+				c.any(list.Elem(i).Value)
+				return
+			}
+			c.object(block, c.message)
+		})
+	case isList && name != "ambiguous" && name != "unreadable":
 		c.mailboxes(list)
 	default:
 		c.any(v)

@@ -27,12 +27,22 @@ const MaxOriginators = 50
 type Facts struct {
 	From, Sender, ReplyTo, To, Cc, Bcc []Mailbox
 	// Resent holds the originators of Resent- fields: Resent-From and Resent-Sender, in order.
-	Resent      []Mailbox
-	Unqualified []Unqualified
-	Unreadable  []Unreadable // fields of recipients and answers that cannot be read strictly
-	Ambiguous   []Ambiguity
+	Resent []Mailbox
+	// ResentBlocks are the blocks of Resent- fields (RFC 5322 §3.6.6), the newest first. Beyond MaxOriginators, the oldest are one block.
+	ResentBlocks []ResentBlock
+	Unqualified  []Unqualified
+	Unreadable   []Unreadable // fields of recipients and answers that cannot be read strictly
+	Ambiguous    []Ambiguity
 	// Canonical has the originator fields that not every program is sure to read alike.
 	Canonical []Canonical
+}
+
+// ResentBlock is what one person who sent a message again has put in front of it: Resent- fields that stand together, each name once but those of
+// recipients.
+type ResentBlock struct {
+	From, Sender []Mailbox
+	To           []Mailbox // of Resent-To, Resent-Cc and Resent-Bcc
+	Date         string    // "" if there is none
 }
 
 // Unqualified is an address field with addresses that lack a domain.
@@ -56,6 +66,7 @@ func ReadFacts(h *Header) Facts {
 	for i := range h.fields {
 		f := &h.fields[i]
 		r.blankLine(f)
+		r.block(f)
 		switch f.key {
 		case "from":
 			r.read(f, &r.facts.From)
@@ -69,12 +80,21 @@ func ReadFacts(h *Header) Facts {
 			r.read(f, &r.facts.Cc)
 		case "bcc":
 			r.read(f, &r.facts.Bcc)
-		case "resent-from", "resent-sender":
-			r.read(f, &r.facts.Resent)
-		case "resent-to", "resent-cc", "resent-bcc", "resent-reply-to":
+		case "resent-from":
+			r.resender(f, &r.facts.ResentBlocks[len(r.facts.ResentBlocks)-1].From)
+		case "resent-sender":
+			r.resender(f, &r.facts.ResentBlocks[len(r.facts.ResentBlocks)-1].Sender)
+		case "resent-to", "resent-cc", "resent-bcc":
+			r.read(f, &r.facts.ResentBlocks[len(r.facts.ResentBlocks)-1].To)
+		case "resent-date":
+			r.facts.ResentBlocks[len(r.facts.ResentBlocks)-1].Date = f.value
+		case "resent-reply-to":
 			var unused []Mailbox
 			r.read(f, &unused)
 		}
+	}
+	if r.tooMany {
+		r.facts.ResentBlocks = nil
 	}
 	r.counts()
 	r.authors()
@@ -87,6 +107,32 @@ type factsReader struct {
 	seen        map[string]int // occurrences so far, where there is more than one
 	originators int            // mailboxes of originators so far
 	tooMany     bool           // originators, so that no more are read
+	inBlock     []string       // keys of the present block of Resent- fields
+}
+
+// block begins a block of Resent- fields where f is the first of one. Any other field ends a block, and so does a name that is there
+// already, because each program puts its block in front of those before it.
+func (r *factsReader) block(f *Field) {
+	if !strings.HasPrefix(f.key, "resent-") {
+		r.inBlock = r.inBlock[:0]
+		return
+	}
+	if len(r.inBlock) == 0 || slices.Contains(r.inBlock, f.key) {
+		if len(r.facts.ResentBlocks) < MaxOriginators {
+			r.facts.ResentBlocks = append(r.facts.ResentBlocks, ResentBlock{})
+		}
+		r.inBlock = r.inBlock[:0]
+	}
+	r.inBlock = append(r.inBlock, f.key)
+}
+
+// resender reads Resent-From or Resent-Sender.
+func (r *factsReader) resender(f *Field, into *[]Mailbox) {
+	before := len(*into)
+	r.read(f, into)
+	if !r.tooMany {
+		r.facts.Resent = append(r.facts.Resent, (*into)[before:]...)
+	}
 }
 
 func (r *factsReader) ambiguous(kind, field, format string, a ...any) {

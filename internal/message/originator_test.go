@@ -136,3 +136,36 @@ func TestNewHeader(t *testing.T) {
 		}
 	}
 }
+
+func TestResentBlocks(t *testing.T) {
+	const first, second = "Resent-From: a@b.c\nResent-To: x@y.z, y@y.z\nResent-Cc: z@y.z\nResent-Date: today\nResent-Message-ID: <1@b.c>\n", "Resent-Date: then\nResent-From: d@e.f, g@e.f\nResent-Sender: d@e.f\n"
+	for _, tc := range []struct{ header, want string }{
+		{"", ""},
+		{first, "a@b.c  3 today"},
+		{first + second, "a@b.c  3 today; d@e.f g@e.f d@e.f 0 then"},
+		{first + "Received: x\n" + second, "a@b.c  3 today; d@e.f g@e.f d@e.f 0 then"},
+		{"Resent-From: d@e.f\n" + first, "d@e.f  0 ; a@b.c  3 today"},
+		{"Resent-From: a@b.c\nSubject: t\nResent-To: x@y.z\nResent-Date: today\n", "a@b.c  0 ;   1 today"},
+		{"Resent-Date: today\nResent-Date: later\n" + first, "  0 today; a@b.c  3 later;   0 today"},
+		{strings.Repeat("Resent-Date: today\n", 200), strings.TrimSuffix(strings.Repeat("  0 today; ", MaxOriginators), "; ")},
+	} {
+		f := facts(t, tc.header+"From: o@o.o\n\n")
+		var blocks []string
+		join := func(list []Mailbox) string {
+			var keys []string
+			for _, m := range list {
+				keys = append(keys, m.Key())
+			}
+			return strings.Join(keys, " ")
+		}
+		for _, b := range f.ResentBlocks {
+			blocks = append(blocks, join(b.From)+" "+join(b.Sender)+" "+string(rune('0'+len(b.To)))+" "+b.Date)
+		}
+		if got := strings.Join(blocks, "; "); got != tc.want {
+			t.Errorf("%q: got %q, want %q", tc.header, got, tc.want)
+		}
+	}
+	if f := facts(t, "Resent-From: "+strings.Repeat("a@b.c, ", MaxOriginators)+"a@b.c\nResent-To: x@y.z\nFrom: o@o.o\n\n"); len(f.ResentBlocks) != 0 {
+		t.Errorf("got %d blocks of too many originators", len(f.ResentBlocks))
+	}
+}

@@ -37,6 +37,7 @@ reject contains {
 } if {
 	some field in input.message.unqualified
 	not _gone[lower(field.name)]
+	not _kept[lower(field.name)]
 	not _left_alone[lower(field.name)]
 	settings.domain == ""
 	_submission
@@ -64,6 +65,12 @@ _lenient_kinds := {sprintf("unparsable-%s", [name]) | some name in _recipient_fi
 _tolerated(ambiguity) if {
 	settings.recipient_fields == "lenient"
 	_lenient_kinds[ambiguity.kind]
+}
+
+# Those who wrote a message that is sent again may be several, and their names are theirs.
+_tolerated(ambiguity) if {
+	_kept[ambiguity.field]
+	ambiguity.kind in {"several-authors-no-sender", "address-in-display-name", "via-address-in-display-name"}
 }
 
 # Several authors need a Sender, which is added.

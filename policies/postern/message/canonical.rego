@@ -50,6 +50,7 @@ reject contains {
 _irregular contains field if {
 	some field in input.message.canonical
 	not _gone[lower(field.name)]
+	not _kept[lower(field.name)]
 	_submission
 }
 

@@ -71,12 +71,14 @@ reject contains _refusal("message.sender-not-yours", input.envelope.from, "the e
 
 reject contains _refusal("message.from-not-yours", author, "the From field") if {
 	not _rights_complete
+	not _resent
 	some author in input.message.from
 	not senders.right(author.key, author.domain)
 	input.auth.login
 }
 
 reject contains _refusal("message.resent-not-yours", resender, "a Resent field") if {
+	not _resent
 	some resender in input.message.resent
 	not senders.right(resender.key, resender.domain)
 	input.auth.login

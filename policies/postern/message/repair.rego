@@ -49,6 +49,7 @@ edit contains {
 } if {
 	some field in input.message.unqualified
 	not _gone[lower(field.name)]
+	not _kept[lower(field.name)]
 	not _rewritten[[field.name, field.index]]
 	_submission
 }

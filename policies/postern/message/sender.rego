@@ -27,6 +27,7 @@ reject contains {
 } if {
 	some mailbox in input.message.sender
 	not _signs(mailbox)
+	not _resent
 	settings.sender != "fix"
 	input.auth.login
 }
@@ -77,12 +78,14 @@ _no_sender := {
 
 _sender_replaced if {
 	_sender_foreign
+	not _resent
 	settings.sender == "fix"
 	input.auth.login
 }
 
 _sender_replaced if {
 	_sender_needed
+	not _resent
 	settings.sender != "leave"
 	input.auth.login
 }

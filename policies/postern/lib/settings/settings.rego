@@ -155,3 +155,14 @@ canonical_originators := data.settings.canonical_originators if {
 default recipient_fields := "lenient"
 
 recipient_fields := "strict" if data.settings.recipient_fields == "strict"
+
+# METADATA
+# title: Messages sent again
+# description: |
+#   What happens to a message of somebody else that a login sends again with a block of Resent- fields of its own: "allow" relays it with its From
+#   as it came, "refuse" treats it as any other message.
+# custom:
+#   rfc: RFC 5322 section 3.6.6
+default resent := "allow"
+
+resent := "refuse" if data.settings.resent == "refuse"

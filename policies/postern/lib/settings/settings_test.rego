@@ -17,6 +17,7 @@ _all := {
 	"display_name_domains": settings.display_name_domains,
 	"canonical_originators": settings.canonical_originators,
 	"recipient_fields": settings.recipient_fields,
+	"resent": settings.resent,
 }
 
 _defaults := {
@@ -34,6 +35,7 @@ _defaults := {
 	"display_name_domains": set(),
 	"canonical_originators": "rewrite",
 	"recipient_fields": "lenient",
+	"resent": "allow",
 }
 
 test_defaults if _all == _defaults with data.settings as {}
@@ -56,6 +58,7 @@ test_each_setting if {
 		"display_name_domains": {"example.org"},
 		"canonical_originators": "leave",
 		"recipient_fields": "strict",
+		"resent": "refuse",
 	}
 	given := object.union(wanted, {
 		"domain": "@Example.COM", "ambiguous_allow": ["duplicate-date"],
@@ -70,7 +73,7 @@ test_wrong_types_never_loosen if {
 }
 
 test_wrong_values_never_loosen if {
-	given := {"require_auth": "no", "allow_local": "yes", "max_recipients": 0, "sender": "anything", "ambiguous_allow": "all", "sender_attributes": "mail", "display_name_domains": "example.org", "canonical_originators": "keep", "recipient_fields": "loose"}
+	given := {"require_auth": "no", "allow_local": "yes", "max_recipients": 0, "sender": "anything", "ambiguous_allow": "all", "sender_attributes": "mail", "display_name_domains": "example.org", "canonical_originators": "keep", "recipient_fields": "loose", "resent": "never"}
 	_all == _defaults with data.settings as given
 }
 
