@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -232,9 +233,12 @@ func (k *keySet) lookup(kid string, alg jwa.SignatureAlgorithm) (found jwk.Key, 
 	return found, age
 }
 
-// usable reports whether a key is for signatures with alg.
+// usable reports whether a key is for verifying signatures made with alg (RFC 7517 §4.2 to §4.4).
 func usable(key jwk.Key, alg jwa.SignatureAlgorithm) bool {
 	if use, there := key.KeyUsage(); there && use != string(jwk.ForSignature) {
+		return false
+	}
+	if ops, there := key.KeyOps(); there && !slices.Contains(ops, jwk.KeyOpVerify) {
 		return false
 	}
 	if own, there := key.Algorithm(); there && own.String() != alg.String() {

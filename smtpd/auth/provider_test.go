@@ -184,3 +184,47 @@ func TestKeysFromFile(t *testing.T) {
 	check(jwa.RS256(), "rsa", ErrCredentials)
 	check(jwa.ES256(), "ec", nil)
 }
+
+// TestKeysForOtherUses: a key verifies tokens only if the set says nothing of its use, or that it is for that (RFC 7517 §4.2 to §4.4).
+func TestKeysForOtherUses(t *testing.T) {
+	for name, c := range map[string]struct {
+		field string
+		value any
+		good  bool
+	}{
+		"says nothing":       {good: true},
+		"use sig":            {"use", "sig", true},
+		"use enc":            {"use", "enc", false},
+		"key_ops verify":     {"key_ops", []string{"verify"}, true},
+		"key_ops and others": {"key_ops", []string{"encrypt", "verify"}, true},
+		"key_ops encrypt":    {"key_ops", []string{"encrypt"}, false},
+		"key_ops sign":       {"key_ops", []string{"sign"}, false},
+		"alg":                {"alg", "RS256", true},
+		"alg of another":     {"alg", "RS512", false},
+		"alg for encryption": {"alg", "RSA-OAEP", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var set struct {
+				Keys []object `json:"keys"`
+			}
+			if err := json.Unmarshal([]byte(keySetOf(t, "rsa")), &set); err != nil {
+				t.Fatal(err)
+			}
+			if c.field != "" {
+				set.Keys[0][c.field] = c.value
+			}
+			text, err := json.Marshal(set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(t.TempDir(), "keys.json")
+			write(t, path, string(text))
+			for _, kid := range []string{"rsa", ""} {
+				id, err := oauthOf(t, options(path)).Token(t.Context(), sign(t, jwa.RS256(), "rsa", kid, goodClaims()))
+				if c.good && err != nil || !c.good && (!errors.Is(err, ErrCredentials) || id.Login != "") {
+					t.Errorf("kid %q: %+v, %v", kid, id, err)
+				}
+			}
+		})
+	}
+}

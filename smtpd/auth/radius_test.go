@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/md5"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -253,6 +254,45 @@ func TestRADIUSLies(t *testing.T) {
 				t.Errorf("%s, want %s", got, c.want)
 			}
 		})
+	}
+}
+
+// TestRADIUSVerify: a packet is an answer only if its identifier, its response authenticator and its Message-Authenticator are all
+// right. Each is wrong alone here.
+func TestRADIUSVerify(t *testing.T) {
+	r := newRADIUS(t, RADIUSOptions{Servers: []string{"127.0.0.1:1812"}})
+	request, wire, err := r.request(context.Background(), "alice", []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(b []byte) []byte{
+		"": func(b []byte) []byte { return b },
+		"its Message-Authenticator is wrong": func(b []byte) []byte {
+			b[len(b)-1] ^= 1
+			return authentic(b, wire)
+		},
+		"its authenticator is wrong; the secret or the sender is not the right one": func(b []byte) []byte {
+			b[4] ^= 1
+			return b
+		},
+		"it has no Message-Authenticator; configure the server to send it (CVE-2024-3596)": func([]byte) []byte {
+			return reply(t, wire, radius.CodeAccessAccept, false, radiusSecret)
+		},
+		"its Message-Authenticator is malformed": func(b []byte) []byte {
+			b = append(b, b[len(b)-18:]...) // twice, and the second one is right for a packet with one
+			b[3] += 18
+			return authentic(b, wire)
+		},
+		"it answers another request": func(b []byte) []byte {
+			other := slices.Clone(wire)
+			other[1]++
+			return reply(t, other, radius.CodeAccessAccept, true, radiusSecret)
+		},
+	} {
+		p, err := r.verify(change(reply(t, wire, radius.CodeAccessAccept, true, radiusSecret)), wire, request)
+		if got := fmt.Sprint(err); want != "" && got != want || want == "" && err != nil || (p == nil) != (want != "") {
+			t.Errorf("%v, want %q", err, want)
+		}
 	}
 }
 

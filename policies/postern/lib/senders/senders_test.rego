@@ -167,6 +167,36 @@ test_send_as_outranks_on_behalf if {
 		with data.settings as {}
 }
 
+# Every pair of entries of one address, in both orders: who grants it first, and the order of the list does not matter.
+test_order_of_two_entries[name] if {
+	some name, [first, second, wanted] in {
+		"delegated before on behalf": [{"address": "a@example.com", "as": "send-as"}, {"address": "a@example.com", "as": "on-behalf"}, "delegated address"],
+		"delegated without a kind": [{"address": "A@example.com"}, {"address": "a@example.com", "as": "on-behalf"}, "delegated address"],
+		"plain before delegated": ["A@example.com", {"address": "a@example.com"}, "own address"],
+		"plain before on behalf": ["A@example.com", {"address": "a@example.com", "as": "on-behalf"}, "own address"],
+		"delegated before a group's": [{"address": "a@example.com"}, "group:plain", "delegated address"],
+		"on behalf before a group's": [{"address": "a@example.com", "as": "on-behalf"}, "group:plain", "on behalf of"],
+		"a group's delegated before its on behalf": ["group:delegated", "group:behalf", "group's address"],
+		"a group's plain before another's on behalf": ["group:plain", "group:behalf", "group's address"],
+	}
+	every entries in [[first, second], [second, first]] {
+		_why(entries) == wanted
+	}
+}
+
+_why(entries) := right if {
+	right := _why_of("a@example.com") with input as fixture.session("alice")
+		with data.senders as {"alice": entries}
+		with data.groups as {
+			"plain": ["a@example.com"],
+			"delegated": [{"address": "a@example.com", "as": "send-as"}],
+			"behalf": [{"address": "a@example.com", "as": "on-behalf"}],
+		}
+		with data.settings as {}
+}
+
+_why_of(address) := senders.right(address, "example.com").why
+
 test_own_entries_outrank_a_groups if {
 	_as(fixture.box("a@example.com")) == "on-behalf" with input as fixture.session("alice")
 		with data.senders as {"alice": ["group:g", {"address": "a@example.com", "as": "on-behalf"}]}
