@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"testing"
@@ -53,7 +54,7 @@ func TestQuotedLocalPart(t *testing.T) {
 // 900.
 func TestAddressSyntax(t *testing.T) {
 	t.Parallel()
-	s := startPipe(t, limits(func(l *Limits) { l.Errors = 1000 }))
+	s := startPipe(t, limits(func(l *Limits) { l.Errors = 1000 }), strictCommands)
 	c := s.talk(hello)
 	long := strings.NewReplacer("{L}", strings.Repeat("l", 300), "{D}", strings.Repeat("d123456789.", 82)+"d", "{63}", strings.Repeat("x", 64))
 	tests := []struct{ arg, mail, rcpt string }{
@@ -99,6 +100,45 @@ func TestAddressSyntax(t *testing.T) {
 	if n := len(s.hop.got()); n != len(tests) {
 		t.Errorf("%d messages", n)
 	}
+}
+
+// TestLenientCommands: blanks and missing brackets are taken where a path has one meaning.
+func TestLenientCommands(t *testing.T) {
+	t.Parallel()
+	s := startPipe(t, limits(func(l *Limits) { l.Errors = 1000 }))
+	c := s.talk(hello)
+	for _, tt := range [][3]string{ // argument, sender, recipient; "": refused
+		{" <a@b.example>", "<a@b.example>", "<a@b.example>"},
+		{"   <a@b.example>  ", "<a@b.example>", "<a@b.example>"},
+		{"a@b.example", "<a@b.example>", "<a@b.example>"},
+		{" a.b+c@b.example", "<a.b+c@b.example>", "<a.b+c@b.example>"},
+		{" <>", "<>", ""},
+		{"", "", ""}, {" ", "", ""}, {"a", "", ""}, {"a@", "", ""}, {"@b.example", "", ""}, {"a@b@c.example", "", ""},
+		{"a@b.example>", "", ""}, {"\"a\"@b.example", "", ""}, {"a@b.example,c@d.example", "", ""}, {"a@b.example;c@d.example", "", ""},
+		{"a@b.example c@d.example", "", ""}, {"a(x)@b.example", "", ""}, {"a\\@b.example", "", ""}, {"a@[192.0.2.1]", "", ""}, {"x <a@b.example>", "", ""},
+		{"\t<a@b.example>", "", ""}, {"a@b.example\tc", "", ""}, {"<a@b.example> <c@d.example>", "", ""}, {"< a@b.example>", "", ""},
+	} {
+		if tt[1] == "" {
+			c.refused("MAIL FROM:"+tt[0], "501 5.")
+			c.talk("C: MAIL FROM:<ok@example.com>\nS: 250 2.1.0")
+		} else {
+			c.talk("C: MAIL FROM:" + tt[0] + "\nS: 250 2.1.0")
+		}
+		if tt[2] == "" {
+			c.refused("RCPT TO:"+tt[0], "501 5.")
+			c.talk("C: RCPT TO:<ok@example.net>\nS: 250 2.1.5")
+		} else {
+			c.talk("C: RCPT TO:" + tt[0] + "\nS: 250 2.1.5")
+		}
+		c.talk(message1)
+		got := s.hop.got()
+		last := got[len(got)-1]
+		from, to := cmp.Or(tt[1], "<ok@example.com>"), cmp.Or(tt[2], "<ok@example.net>")
+		if last.env.From.String() != from || len(last.to) != 1 || last.to[0].Path.String() != to {
+			t.Errorf("%q: got %s to %v", tt[0], last.env.From, last.to)
+		}
+	}
+	c.talk("C: MAIL  FROM:a@b.example SIZE=10 BODY=8BITMIME\nS: 250 2.1.0\nC: RSET\nS: 250\nC: MAIL FROM:a@b.example FOO\nS: 555" + quit)
 }
 
 // TestAddressesThatExist: addresses outside the grammar of RFC 5321, or longer than it asks for, that people have. They are passed on as written,
@@ -225,11 +265,11 @@ func TestParametersReachTheHop(t *testing.T) {
 		t.Fatalf("%d messages", len(got))
 	}
 	want := message.Params{"SMTPUTF8": "", "SIZE": "100", "RET": "HDRS", "ENVID": "x+2By", "BODY": "8BITMIME"}
-	if fmt.Sprint(got[0].env.Params) != fmt.Sprint(want) || got[0].env.From.String() != "<jörg@bücher.example>" {
+	if fmt.Sprint(got[0].env.Params) != fmt.Sprint(want) || got[0].env.From.String() != "<jörg@xn--bcher-kva.example>" {
 		t.Errorf("MAIL got %s %v", got[0].env.From, got[0].env.Params)
 	}
 	want = message.Params{"NOTIFY": "SUCCESS,DELAY", "ORCPT": "utf-8;用户@例え.example"}
-	if to := got[0].to[0]; fmt.Sprint(to.Params) != fmt.Sprint(want) || to.Path.String() != "<用户@例え.example>" {
+	if to := got[0].to[0]; fmt.Sprint(to.Params) != fmt.Sprint(want) || to.Path.String() != "<用户@xn--r8jz45g.example>" {
 		t.Errorf("RCPT got %s %v", to.Path, to.Params)
 	}
 	if r := got[0].received(); !strings.Contains(r, " with UTF8SMTP id ") {

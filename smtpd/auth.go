@@ -14,7 +14,13 @@ import (
 
 // AUTH is one SASL exchange (RFC 4954 §4).
 func (s *session) AUTH(arg string) message.Reply {
+	if !s.srv.StrictCommands {
+		arg = strings.TrimLeft(arg, " ")
+	}
 	name, initial, hasInitial := strings.Cut(arg, " ")
+	if !s.srv.StrictCommands {
+		initial = strings.TrimLeft(initial, " ")
+	}
 	name = strings.ToUpper(name)
 	if r := s.mayAuthenticate(name); !r.IsZero() {
 		return s.refuse(r)
@@ -54,7 +60,7 @@ func answerWith(m mechanism, answer []byte) (challenge []byte, end message.Reply
 // mayAuthenticate refuses AUTH where it is not in order, and mechanisms that are not offered. Zero: it may go on.
 func (s *session) mayAuthenticate(mechanism string) message.Reply {
 	switch {
-	case !s.esmtp:
+	case !s.greeted, s.srv.StrictCommands && !s.esmtp: // old devices say HELO and AUTH
 		return replySequence("EHLO first")
 	case s.tls == nil && s.srv.tlsConfig() != nil && len(s.srv.Auth) > 0:
 		return say(530, "5.7.0", "Must issue a STARTTLS command first")

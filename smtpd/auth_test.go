@@ -111,10 +111,31 @@ func TestAuthDialogues(t *testing.T) {
 	}
 }
 
-// TestAuthAfterHELO: AUTH is an extension, so it needs EHLO.
+// TestAuthAfterHELO: AUTH is an extension, so it needs EHLO at a strict server; some old devices say HELO.
 func TestAuthAfterHELO(t *testing.T) {
 	t.Parallel()
-	start(t).talk(hello + "C: STARTTLS\nS: 220\nTLS\nC: AUTH PLAIN {alice:secret}\nS: 503 5.5.1\nC: HELO x\nS: 250 mail\nC: AUTH PLAIN {alice:secret}\nS: 503 5.5.1" + quit)
+	const tried = hello + "C: STARTTLS\nS: 220\nTLS\nC: AUTH PLAIN {alice:secret}\nS: 503 5.5.1\nC: HELO x\nS: 250 mail\nC: AUTH PLAIN {alice:secret}\n"
+	start(t, strictCommands).talk(tried + "S: 503 5.5.1" + quit)
+	start(t).talk(tried + "S: 235 2.7.0" + quit)
+}
+
+// TestAuthWithBlanks: two blanks in AUTH are one.
+func TestAuthWithBlanks(t *testing.T) {
+	t.Parallel()
+	start(t).talk(secure + "C: AUTH   PLAIN   {alice:secret}\nS: 235 2.7.0" + quit)
+	start(t, strictCommands).talk(secure + "C: AUTH  PLAIN {alice:secret}\nS: 50" + quit)
+}
+
+// TestOldAuth: AUTH= in the reply to EHLO, for clients from before RFC 2554, is off by default.
+func TestOldAuth(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(s *Server, _ *Listener) { s.Extensions = map[string]bool{extOldAuth: true} })
+	c := s.talk(hello + "C: STARTTLS\nS: 220\nTLS")
+	c.write("EHLO x\r\n")
+	if r, err := c.reply(); err != nil || !strings.Contains(r, " | AUTH=") || !strings.Contains(r, " | AUTH ") {
+		t.Errorf("%q, %v", r, err)
+	}
+	c.talk(quit)
 }
 
 // TestBadAuthSlowsDownAndEnds: go-smtp would answer two hundred attempts on one connection. The delay doubles with each attempt,

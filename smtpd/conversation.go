@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/postern-mail/postern/engine"
 	"github.com/postern-mail/postern/internal/message"
@@ -97,8 +99,12 @@ func (s *session) carryOut(verb, arg string) message.Reply {
 	if verb == "" {
 		return s.refuse(say(500, "5.5.2", "Syntax error"))
 	}
-	if !printable(arg) && verb != "MAIL" && verb != "RCPT" && verb != "VRFY" {
-		return s.refuse(replySyntax("8-bit characters are not allowed here"))
+	switch verb {
+	case "MAIL", "RCPT", "VRFY", "EHLO", "HELO": // these look themselves
+	default:
+		if r := onlyPrintable(arg); !r.IsZero() {
+			return s.refuse(r)
+		}
 	}
 	switch verb {
 	case "EHLO", "HELO":
@@ -137,21 +143,38 @@ func (s *session) carryOut(verb, arg string) message.Reply {
 // maxHello is the length of the longest domain (RFC 1035 §2.3.4).
 const maxHello = 255
 
-// EHLO carries out EHLO and HELO (RFC 5321 §4.1.1.1), which end a transaction as RSET does.
+// EHLO carries out EHLO and HELO (RFC 5321 §4.1.1.1), which end a transaction as RSET does. A name proves nothing, and devices send all sorts of
+// them, so anything is taken unless Server.StrictCommands is set (RFC 5321 §4.1.4 forbids to refuse mail because of a wrong name).
 func (s *session) EHLO(verb, arg string) message.Reply {
-	// Mail programs send all sorts of names here, and a name proves nothing. But it goes into Received fields.
-	if arg == "" || len(arg) > maxHello || strings.ContainsAny(arg, " \t<>()\"\\,;") {
+	switch {
+	case strings.IndexByte(arg, '\t') >= 0:
+		return s.refuse(replySyntax("A TAB is not allowed here"))
+	case len(arg) > maxHello:
+		return s.refuse(replySyntax(verb + " wants a name of at most " + strconv.Itoa(maxHello) + " octets"))
+	case s.srv.StrictCommands && !printable(arg):
+		return s.refuse(replySyntax("8-bit characters are not allowed here"))
+	case s.srv.StrictCommands && (arg == "" || strings.ContainsAny(arg, " <>()\"\\,;")):
 		return s.refuse(replySyntax(verb + " wants a domain name or an address literal"))
 	}
 	if r := s.countIdle(); !r.IsZero() {
 		return r
 	}
 	s.drop()
-	s.helo, s.esmtp = arg, verb == "EHLO"
+	s.greeted, s.helo, s.esmtp = true, cleanHello(arg), verb == "EHLO"
 	if !s.esmtp {
 		return say(250, "", s.srv.Hostname)
 	}
 	return s.capabilities()
+}
+
+// cleanHello is what a client has said in EHLO, for policy: UTF-8 without what cannot be seen.
+func cleanHello(arg string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
+			return '?'
+		}
+		return r
+	}, strings.Trim(arg, " "))
 }
 
 // capabilities is the reply to EHLO.
@@ -171,6 +194,9 @@ func (s *session) capabilities() message.Reply {
 	}
 	if m := s.mechanisms(); len(m) > 0 {
 		text += "\nAUTH " + strings.Join(m, " ")
+		if s.srv.Extensions[extOldAuth] {
+			text += "\nAUTH=" + strings.Join(m, " ")
+		}
 	}
 	text += "\nENHANCEDSTATUSCODES"
 	eightBit := offered(ext8BitMIME, way.EightBit)
@@ -203,11 +229,12 @@ const (
 	extDSN      = "DSN"
 	extChunking = "CHUNKING"
 	extLimits   = "LIMITS"
+	extOldAuth  = "OLD_AUTH" // AUTH=, the form of clients from before RFC 2554; off by default
 )
 
 // ExtensionNames returns the keys of Server.Extensions.
 func ExtensionNames() []string {
-	return []string{ext8BitMIME, extChunking, extDSN, extLimits, extSMTPUTF8}
+	return []string{ext8BitMIME, extChunking, extDSN, extLimits, extOldAuth, extSMTPUTF8}
 }
 
 // extensionsWait is how long EHLO waits for a next hop that has never been reached.

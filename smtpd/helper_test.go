@@ -103,6 +103,9 @@ func limits(f func(*Limits)) func(*Server, *Listener) {
 	return func(s *Server, _ *Listener) { f(&s.Limits) }
 }
 
+// strictCommands makes the server refuse commands that are not written as RFC 5321 says.
+func strictCommands(s *Server, _ *Listener) { s.StrictCommands = true }
+
 // wantsAuth makes the server want authentication, as it usually does.
 func wantsAuth(s *Server, _ *Listener) { s.Anonymous = false }
 

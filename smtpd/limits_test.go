@@ -68,7 +68,7 @@ func TestErrorsLimit(t *testing.T) {
 	t.Parallel()
 	s := start(t, limits(func(l *Limits) { l.Errors = 10 }))
 	for line, want := range map[string]string{
-		"FOO": "500 5.5.2", "": "500 5.5.2", "EHLO": "501 5.5.4", "MAIL FROM:x": "501 5.5.4", "RCPT TO:<x>": "503 5.5.1", "DATA": "503 5.5.1",
+		"FOO": "500 5.5.2", "": "500 5.5.2", "EHLO a\tb": "501 5.5.4", "MAIL FROM:x": "501 5.5.4", "RCPT TO:<x>": "503 5.5.1", "DATA": "503 5.5.1",
 		"EXPN x": "502 5.5.1", "VRFY": "501 5.5.4", "RSET x": "501 5.5.4", "BDAT 0": "503 5.5.1", "AUTH PLAIN": "530 5.7.0", " NOOP": "500 5.5.2",
 		"NOOP \xff": "501 5.5.4",
 	} {

@@ -13,7 +13,7 @@ import (
 // MAIL opens a transaction (RFC 5321 §4.1.1.2). It pins the policy that answers all questions of the transaction.
 func (s *session) MAIL(arg string) message.Reply {
 	switch {
-	case s.helo == "":
+	case !s.greeted:
 		return s.refuse(replySequence("EHLO first"))
 	case s.auth == nil && !s.srv.Anonymous: // RFC 6409 §4.3
 		if s.tls == nil && s.srv.tlsConfig() != nil {
@@ -49,8 +49,8 @@ func (s *session) MAIL(arg string) message.Reply {
 
 // readMail reads the argument of MAIL. A reply that is not zero says what is wrong with it.
 func (s *session) readMail(arg string) (from message.Path, params message.Params, r message.Reply) {
-	arg, ok := cutFold(arg, "FROM:")
-	if !ok || !strings.HasPrefix(arg, "<") {
+	arg, ok := s.cutPath(arg, "FROM:")
+	if !ok {
 		return from, nil, replySyntax("The syntax is MAIL FROM:<address>")
 	}
 	from, rest, err := message.ParsePath(arg, true)
@@ -68,6 +68,45 @@ func (s *session) readMail(arg string) (from message.Path, params message.Params
 		r = say(553, "5.6.7", "The address needs the SMTPUTF8 parameter")
 	}
 	return from, params, r
+}
+
+// cutPath cuts the keyword off the argument of MAIL or RCPT, so that a path in brackets comes first. Unless Server.StrictCommands is set, it takes
+// blanks before the path and, as Postfix and Exim do, a plain address without brackets, which nobody can take for two addresses.
+func (s *session) cutPath(arg, keyword string) (rest string, ok bool) {
+	lenient := !s.srv.StrictCommands
+	if lenient {
+		arg = strings.TrimLeft(arg, " ")
+	}
+	rest, ok = cutFold(arg, keyword)
+	if !ok || strings.HasPrefix(rest, "<") {
+		return rest, ok
+	}
+	if !lenient {
+		return rest, false
+	}
+	rest = strings.TrimLeft(rest, " ")
+	if strings.HasPrefix(rest, "<") {
+		return rest, true
+	}
+	address, params, more := strings.Cut(rest, " ")
+	if !bareAddress(address) {
+		return rest, false
+	}
+	if rest = "<" + address + ">"; more {
+		rest += " " + params
+	}
+	return rest, true
+}
+
+// bareAddress reports whether s is an address of letters, digits and the marks that atoms may have (RFC 5322 §3.2.3), with one @ in it.
+func bareAddress(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c == 0x7f || strings.IndexByte("\"(),:;<>[\\]", c) >= 0 {
+			return false
+		}
+	}
+	at := strings.IndexByte(s, '@')
+	return at > 0 && at < len(s)-1 && strings.IndexByte(s[at+1:], '@') < 0
 }
 
 // roomFor refuses one message too many, and a message whose declared size cannot be stored (RFC 1870 §6.1).
@@ -103,7 +142,7 @@ func (s *session) RCPT(arg string) message.Reply {
 	}
 	s.recipients++
 	t.tried = true
-	to, params, r := readRcpt(arg, t.utf8())
+	to, params, r := s.readRcpt(arg, t.utf8())
 	if !r.IsZero() {
 		return s.refuse(r)
 	}
@@ -128,9 +167,9 @@ func (s *session) RCPT(arg string) message.Reply {
 }
 
 // readRcpt reads the argument of RCPT. A reply that is not zero says what is wrong with it.
-func readRcpt(arg string, utf8 bool) (to message.Path, params message.Params, r message.Reply) {
-	arg, ok := cutFold(arg, "TO:")
-	if !ok || !strings.HasPrefix(arg, "<") {
+func (s *session) readRcpt(arg string, utf8 bool) (to message.Path, params message.Params, r message.Reply) {
+	arg, ok := s.cutPath(arg, "TO:")
+	if !ok {
 		return to, nil, replySyntax("The syntax is RCPT TO:<address>")
 	}
 	if !utf8 && eightBit(arg) {

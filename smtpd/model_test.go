@@ -120,7 +120,7 @@ func (m *sessionModel) act(act string, n int) (input string, codes []string) {
 
 func (m *sessionModel) hello(verb, how string) (string, []string) {
 	if how != "" {
-		return verb + "\r\n", m.refuse("501")
+		return verb + " a\tb\r\n", m.refuse("501")
 	}
 	codes := m.spend("250")
 	if !m.closed {
@@ -146,7 +146,7 @@ func (m *sessionModel) login(how string) (string, []string) {
 	begin := map[string]string{"": "AUTH PLAIN " + b64("\x00alice\x00secret"), "wrong": "AUTH PLAIN " + b64("\x00alice\x00guess"), "LOGIN": "AUTH LOGIN", "cancelled": "AUTH PLAIN",
 		"not base64": "AUTH PLAIN ?", "unknown": "AUTH CRAM-MD5"}[how] + "\r\n"
 	switch {
-	case !m.esmtp:
+	case !m.helo:
 		return begin, m.refuse("503")
 	case !m.tls:
 		return begin, m.refuse("530")

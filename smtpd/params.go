@@ -209,6 +209,17 @@ func printable(s string) bool {
 	return true
 }
 
+// onlyPrintable refuses an argument with other characters than printable ASCII.
+func onlyPrintable(arg string) (refusal message.Reply) {
+	switch {
+	case printable(arg):
+		return message.Reply{}
+	case strings.IndexByte(arg, '\t') >= 0:
+		return replySyntax("A TAB is not allowed here")
+	}
+	return replySyntax("8-bit characters are not allowed here")
+}
+
 // cutFold is strings.CutPrefix without regard to case.
 func cutFold(s, prefix string) (string, bool) {
 	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {

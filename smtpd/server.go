@@ -43,6 +43,9 @@ type Server struct {
 	// Extensions says of keywords of EHLO whether they are offered; ExtensionNames lists them. 8BITMIME, DSN and SMTPUTF8 are offered
 	// by default if all next hops have them that were ever reached, CHUNKING and LIMITS always.
 	Extensions map[string]bool
+	// StrictCommands refuses commands that are not written as RFC 5321 says: any name in EHLO, AUTH after HELO, blanks before a path, and a path
+	// without brackets are taken otherwise, where they have one meaning.
+	StrictCommands bool
 	// Received is "full" (or ""), "private" (without the client's address and name), or a template; see CheckReceived.
 	Received string
 	// SpoolDir is the directory for messages that do not fit into memory; "": os.TempDir.

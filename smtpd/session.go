@@ -35,6 +35,7 @@ type session struct {
 	// What EHLO, STARTTLS and AUTH have brought.
 	tls         *engine.TLS
 	certificate []byte // the server's own, DER; nil: not known
+	greeted     bool   // by EHLO or HELO
 	helo        string
 	esmtp       bool
 	auth        *engine.Auth

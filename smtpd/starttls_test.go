@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"crypto/tls"
+	"encoding/base64"
 	"slices"
 	"strings"
 	"testing"
@@ -165,10 +166,10 @@ func (c *client) capabilities(want ...string) {
 	}
 }
 
-// TestHello: which arguments of EHLO are accepted. They go into Received fields.
+// TestHello: which arguments of EHLO are accepted by a strict server. They go into Received fields.
 func TestHello(t *testing.T) {
 	t.Parallel()
-	s := startPipe(t, limits(func(l *Limits) { l.Errors = 100 }))
+	s := startPipe(t, limits(func(l *Limits) { l.Errors = 100 }), strictCommands)
 	c := s.talk("S: 220")
 	for _, arg := range []string{"", "a b", "a;b", `a"b`, "<a>", "(a)", "a,b", `a\b`, "a\tb", strings.Repeat("x", 256), "\xc3\xb6.example"} {
 		for _, verb := range []string{"EHLO ", "HELO "} {
@@ -181,4 +182,32 @@ func TestHello(t *testing.T) {
 		c.talk("C: EHLO " + arg + "\nS: 250 mail.example.com")
 	}
 	c.talk(quit)
+}
+
+// TestAnyHello: a client is not refused for its name (RFC 5321 §4.1.4). Policy and the Received field get what can be shown of it.
+func TestAnyHello(t *testing.T) {
+	t.Parallel()
+	s := startPipe(t, rules(t, "message", `edit contains {"op": "add_header", "name": "X-Ehlo", "value": base64.encode(input.client.ehlo)}`))
+	for _, tt := range [][3]string{ // argument, fact, name in Received
+		{" M\u00dcLLER-PC", "M\u00dcLLER-PC", "M?LLER-PC"}, {" my printer", "my printer", "my?printer"}, {"", "", "unknown"}, {" (none)", "(none)", "?none?"},
+		{"   spaced  ", "spaced", "spaced"}, {" <a>;\"b\\,", "<a>;\"b\\,", "?a???b??"}, {" M\xdcLLER", "M?LLER", "M?LLER"}, {" a\u202eb", "a?b", "a?b"}, {" {ehlo}", "{ehlo}", "?ehlo?"},
+	} {
+		for _, verb := range []string{"EHLO", "HELO"} {
+			c := s.talk("S: 220")
+			c.talk("C: " + verb + tt[0] + "\nS: 250 mail.example.com\n" + envelope + message1 + quit)
+			got := s.hop.got()
+			last := got[len(got)-1]
+			if r := last.received(); !strings.HasPrefix(r, "Received: from "+tt[2]+" (") {
+				t.Errorf("%q: Received: %s", tt[0], r)
+			}
+			want := "X-Ehlo: " + base64.StdEncoding.EncodeToString([]byte(tt[1])) + "\r\n"
+			if has := strings.Contains(string(last.body), want); has != (tt[1] != "") {
+				t.Errorf("%q: the message has %q: %v", tt[0], want, has)
+			}
+		}
+	}
+	c := s.talk("S: 220")
+	c.refused("EHLO PC 35\tx", "501 5.5.4 A TAB")
+	c.refused("EHLO "+strings.Repeat("x", 256), "501 5.5.4")
+	c.talk("C: MAIL FROM:<alice@example.com>\nS: 503 5.5.1 EHLO first" + quit)
 }

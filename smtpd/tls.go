@@ -24,7 +24,7 @@ func (s *session) STARTTLS(arg string) message.Reply {
 		return s.refuse(replySequence("TLS is active"))
 	case s.srv.tlsConfig() == nil:
 		return s.refuse(say(502, "5.5.1", "STARTTLS is not offered"))
-	case s.helo == "":
+	case !s.greeted:
 		return s.refuse(replySequence("EHLO first"))
 	case s.conn.Buffered() > 0:
 		return s.hangUp(replySyntax("Nothing may follow STARTTLS before its reply"))
@@ -32,7 +32,7 @@ func (s *session) STARTTLS(arg string) message.Reply {
 	s.conn.Send(say(220, "2.0.0", "Ready to start TLS"))
 	if s.handshake() {
 		s.drop()
-		s.helo, s.esmtp, s.auth = "", false, nil
+		s.greeted, s.helo, s.esmtp, s.auth = false, "", false, nil
 		s.errors, s.idles, s.recipients = 0, 0, 0 // failed logins are not forgotten
 	}
 	return message.Reply{}

@@ -57,6 +57,8 @@ type Submission struct {
 	Received string
 	// Extensions overrides, by keyword of EHLO, whether it is offered. Default: as the next hops allow.
 	Extensions map[string]bool
+	// LenientCommands takes commands that are not written as RFC 5321 says, where they have one meaning. Default: true.
+	LenientCommands bool
 	// RequireAuth refuses MAIL before AUTH with 530 5.7.0. Default: true.
 	RequireAuth bool
 	// AuthLimits are for failed logins over all connections.
@@ -264,7 +266,7 @@ func defaults(dir string) *Config {
 		Submission: Submission{
 			TLS:      TLS{SessionTickets: true},
 			Limits:   smtpd.Limits{}.OrDefault(),
-			Received: "full", RequireAuth: true, RecentLogins: RecentLogins{Mode: 0o660},
+			Received: "full", RequireAuth: true, LenientCommands: true, RecentLogins: RecentLogins{Mode: 0o660},
 		},
 		Milter: Milter{Limits: milter.Limits{}.OrDefault()},
 		Policy: Policy{OnError: "defer", Timeout: time.Second, MaxWait: 10 * time.Second, Poll: 30 * time.Second, Tests: "required", TestTimeout: 30 * time.Second},

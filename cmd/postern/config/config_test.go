@@ -37,7 +37,7 @@ func TestDesign(t *testing.T) {
 		t.Error(found)
 	}
 	s := c.Submission
-	if c.Hostname != "mail.example.com" || s.Listen[0] != ":587" || s.ListenTLS[0] != ":465" || !s.RequireAuth || s.Received != "full" ||
+	if c.Hostname != "mail.example.com" || s.Listen[0] != ":587" || s.ListenTLS[0] != ":465" || !s.RequireAuth || !s.LenientCommands || s.Received != "full" ||
 		s.TLS.Cert != filepath.Join(dir, "tls/cert.pem") || s.TLS.ClientCA != filepath.Join(dir, "tls/clients.pem") || !s.TLS.SessionTickets ||
 		s.ProxyProtocol[0].String() != "10.0.0.0/8" {
 		t.Errorf("submission: %+v", s)
@@ -90,7 +90,7 @@ func TestLong(t *testing.T) {
 		t.Errorf("milter: %+v", m)
 	}
 	s := c.Submission
-	if s.RequireAuth || s.TLS.SessionTickets || s.Received != "private" || s.Limits != longLimits() || s.Enabled() == false || len(s.Listen) != 1 {
+	if s.RequireAuth || s.LenientCommands || s.TLS.SessionTickets || s.Received != "private" || s.Limits != longLimits() || s.Enabled() == false || len(s.Listen) != 1 {
 		t.Errorf("submission: %+v", s)
 	}
 	if want := map[string]bool{"DSN": true, "SMTPUTF8": false, "8BITMIME": true, "CHUNKING": false}; !reflect.DeepEqual(s.Extensions, want) {

@@ -66,14 +66,16 @@ func (r *reader) submission(n yamldoc.Node) {
 				r.prefixes(n, &s.ProxyProtocol, "name the networks of the proxies, because a trusted client may claim any address")
 			}})
 		},
-		"limits":   func(n yamldoc.Node) { r.limits(n, &s.Limits) },
-		"received": func(n yamldoc.Node) { r.received(n, &s.Received) },
+		"limits":           func(n yamldoc.Node) { r.limits(n, &s.Limits) },
+		"received":         func(n yamldoc.Node) { r.received(n, &s.Received) },
+		"lenient_commands": func(n yamldoc.Node) { set(&s.LenientCommands)(n.Bool()) },
 		"extensions": func(n yamldoc.Node) {
 			r.section(n, yamldoc.Keys{
 				"8bitmime": r.extension,
 				"chunking": r.extension,
 				"dsn":      r.extension,
 				"limits":   r.extension,
+				"old_auth": r.extension,
 				"smtputf8": r.extension,
 			})
 		},

@@ -54,7 +54,7 @@ func (s *submissionDoor) build(cfg *config.Config, eng *engine.Engine, log *slog
 		Hostname: cfg.Hostname, Engine: eng, Relay: s.hops.relay, Quarantine: s.hops.quarantine,
 		Auth: s.backends.list, Throttle: throttle(c.AuthLimits), RecentLogins: s.recent, Anonymous: !c.RequireAuth,
 		TLS: func() *tls.Config { return tlsConfig }, Received: c.Received, Limits: c.Limits,
-		Extensions: c.Extensions, Log: log, Metrics: smtpd.NewMetrics(metrics),
+		Extensions: c.Extensions, StrictCommands: !c.LenientCommands, Log: log, Metrics: smtpd.NewMetrics(metrics),
 	}
 	return nil
 }
