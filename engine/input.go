@@ -159,16 +159,16 @@ func (b *builder) envelope(e *Envelope, read contract.Parts) *ast.Term {
 }
 
 func (b *builder) sender(e *Envelope) *ast.Term {
-	from := append(make([]pair, 0, 6), pair{b.k.null, b.bool(e.From.Null)})
-	return b.object(b.path(from, &e.From.Mailbox, e.FromParams))
+	from := append(make([]pair, 0, 7), pair{b.k.null, b.bool(e.From.Null)})
+	return b.object(b.path(from, &e.From, e.FromParams))
 }
 
 func (b *builder) recipient(r *Recipient) *ast.Term {
-	return b.object(b.path(make([]pair, 0, 5), &r.Mailbox, r.Params))
+	return b.object(b.path(make([]pair, 0, 6), &r.Path, r.Params))
 }
 
 // path appends the facts of an envelope address.
-func (b *builder) path(pairs []pair, m *message.Mailbox, p message.Params) []pair {
+func (b *builder) path(pairs []pair, path *message.Path, p message.Params) []pair {
 	params := b.k.object
 	if len(p) > 0 {
 		list := make([]pair, 0, len(p))
@@ -177,7 +177,7 @@ func (b *builder) path(pairs []pair, m *message.Mailbox, p message.Params) []pai
 		}
 		params = b.object(list)
 	}
-	return append(b.address(pairs, m), pair{b.k.parameters, params})
+	return append(b.known(b.address(pairs, &path.Mailbox), b.k.unreadable, path.Unreadable), pair{b.k.parameters, params})
 }
 
 // address appends the facts of any address. Those of the null sender are all empty.

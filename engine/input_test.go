@@ -39,6 +39,7 @@ func full(t testing.TB) *Transaction {
 	tr := transactionOf(t, "From: Alice <alice@xn--bcher-kva.example>, bob\r\nFrom: x@xn--bcher-kva.example\r\nSender: alice@xn--bcher-kva.example\r\nReply-To: a@xn--bcher-kva.example\r\n"+
 		"To: b@xn--bcher-kva.example\r\nCc: c@xn--bcher-kva.example;\r\nBcc: d@xn--bcher-kva.example\r\nResent-From: r@xn--bcher-kva.example (x@example.net)\r\nResent-Sender: r@xn--bcher-kva.example\r\nResent-To: r@xn--bcher-kva.example\r\nResent-Date: x\r\nSubject: \xff\r\n\r\n")
 	from, to := path("a@xn--bcher-kva.example"), path("b@xn--bcher-kva.example")
+	from.Unreadable, to.Unreadable = "x", "y"
 	tr.Envelope.From, tr.Envelope.To[0].Path = from, to
 	tr.Client.Name = "laptop.example.com"
 	tr.Client.RecentAuthFailures, tr.Client.RecentLogin = new(int), &RecentLogin{Login: "alice", Age: time.Minute}

@@ -192,23 +192,21 @@ func appendBelow(u []string, prefix string) []string {
 	return u
 }
 
-// utf8 reports whether 8-bit addresses are allowed: MAIL had SMTPUTF8 (RFC 6531 §3.4), or there was no SMTP client that
-// could have written it. p are the parameters of MAIL.
-func (c *connection) utf8(p message.Params) bool {
-	_, ok := p["SMTPUTF8"]
-	return ok || c.simulated()
-}
-
-// parsePath reads a path as mail servers send it. Sendmail passes on a path without brackets if its client wrote none.
-func parsePath(s string, eightBit bool) (message.Path, error) {
+// parsePath reads a path as mail servers send it. Sendmail passes on a path without brackets if its client wrote none. The mail server has taken
+// the address already, so one that cannot be read is a fact for policy, and the error is for the log.
+func parsePath(s string) (message.Path, error) {
+	whole := s
 	if !strings.HasPrefix(s, "<") {
 		s = "<" + s + ">"
 	}
-	p, rest, err := message.ParsePath(s, eightBit)
+	p, rest, err := message.ParsePath(s, true)
 	if err == nil && rest != "" {
 		err = fmt.Errorf("%q after the address", rest)
 	}
-	return p, err
+	if err != nil {
+		return message.Path{Unreadable: printable(whole)}, err
+	}
+	return p, nil
 }
 
 // parameters reads ESMTP parameters (RFC 5321 §4.1.1.11). The last one of a name counts, as it does for mail servers.

@@ -421,8 +421,8 @@ func TestNonSMTPD(t *testing.T) {
 		{"<root@example.com>", "<bob@example.net>", ""},
 		{"<badmail@example.com>", "<bob@example.net>", "550 5.7.1 at mail"},
 		{"<root@example.com>", "<bad@example.net>", "550 5.7.1 at rcpt"},
-		{"<a b@@>", "<bob@example.net>", "553 5.1.7 Sender address is not valid"},
-		{"<root@example.com>", "<a b@@>", "553 5.1.3 Recipient address is not valid"},
+		{"<a b@@>", "<bob@example.net>", ""}, // policy decides about what cannot be read
+		{"<root@example.com>", "<a b@@>", ""},
 	} {
 		go1(t)(m.Mail(c.from))
 		go1(t)(m.Rcpt(c.to))

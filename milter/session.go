@@ -103,10 +103,9 @@ func (s *session) mail(c *wire.Command) wire.Answer {
 	tx.facts.Policy, tx.facts.ID = policy, s.newID()
 	s.setFacts(&tx.facts, engine.StageMail)
 	params := parameters(c.Params)
-	from, err := parsePath(c.Path, s.utf8(params))
+	from, err := parsePath(c.Path)
 	if err != nil {
-		s.log.Info("sender refused: the address cannot be read", "id", tx.facts.ID, "err", err)
-		return s.refuse(c, replySender)
+		s.log.Info("the sender's address cannot be read; policy decides about it as it came", "id", tx.facts.ID, "err", err)
 	}
 	tx.facts.Envelope = &engine.Envelope{From: from, FromParams: params}
 	if tx.refusal.IsZero() && !s.simulated() {
@@ -122,12 +121,16 @@ func (s *session) rcpt(c *wire.Command) wire.Answer {
 		return s.refuse(c, tx.refusal)
 	}
 	s.setFacts(&tx.facts, engine.StageRcpt)
-	path, err := parsePath(c.Path, s.utf8(tx.facts.Envelope.FromParams))
+	path, err := parsePath(c.Path)
+	if err == nil && path.Null {
+		path, err = message.Path{Unreadable: "<>"}, errors.New("a recipient needs an address")
+	}
+	if err != nil {
+		s.log.Info("a recipient's address cannot be read; policy decides about it as it came", "id", tx.facts.ID, "err", err)
+	}
 	to := engine.Recipient{Path: path, Params: parameters(c.Params)}
 	var reply message.Reply
 	switch {
-	case err != nil, path.Null:
-		reply = replyRecipient
 	case len(tx.facts.Envelope.To) >= s.limits.Recipients:
 		s.reporter.Met(s.log, limitRecipients, s.limits.Recipients, "id", tx.facts.ID)
 		reply = replyRecipients

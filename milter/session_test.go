@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/postern-mail/postern/engine"
@@ -84,13 +85,37 @@ func TestRefusedClient(t *testing.T) {
 	}
 }
 
-// TestNullRecipient: <> is a sender only.
-func TestNullRecipient(t *testing.T) {
-	m := serve(t, rego(t, "1", map[string]string{"rcpt": "note contains input"}), nil).dial(t, testmilter.Options{})
+// TestUnreadableAddresses: the mail server has taken an address already, so one that cannot be read is a fact for policy.
+func TestUnreadableAddresses(t *testing.T) {
+	r := serve(t, rego(t, "1", map[string]string{"mail": "note contains input", "rcpt": `reject contains input.recipient.unreadable if input.recipient.unreadable == "<no one>"`, "message": "note contains input"}), nil)
+	m := r.dial(t, testmilter.Options{})
 	greet(t, m)
+	for _, c := range []struct{ path, unreadable string }{
+		{"<a b@@>", "<a b@@>"}, {"a b@@", "a b@@"}, {"<a@b>x", "<a@b>x"}, {"<a\xff@b.example>", "<a?@b.example>"}, {"<a\x01@b.example>", "<a?@b.example>"},
+		{"<" + strings.Repeat("x", 3000) + "@b.example>", "<" + strings.Repeat("x", 1023)},
+		{"<a..b@c.example>", ""}, {"<" + strings.Repeat("v", 70) + "@y.example>", ""}, {"<x@my_host.example>", ""}, {"<bob@example.net.>", ""}, {"<j\u00f6e@y.example>", ""},
+	} {
+		go1(t)(m.Mail(c.path))
+		from := dig(r.records.last(t, engine.StageMail).input, "envelope", "from").(map[string]any)
+		if got, _ := from["unreadable"].(string); got != c.unreadable || (from["address"] == "") != (c.unreadable != "") || from["null"] != false {
+			t.Errorf("%q: got %v", c.path, from)
+		}
+		go1(t)(m.Rcpt(c.path))
+		if a, err := m.Rcpt("<no one>"); err != nil || a.Text == "" {
+			t.Errorf("policy's refusal of a recipient: %+v, %v", a, err)
+		}
+		res, err := m.Message("", nil, eml("Subject: x\n\nbody\n"))
+		accepted(t, res, err)
+		to := dig(r.records.last(t, engine.StageMessage).input, "envelope", "to").([]any)
+		if got, _ := to[0].(map[string]any)["unreadable"].(string); len(to) != 1 || got != c.unreadable {
+			t.Errorf("%q: recipients %v", c.path, to)
+		}
+	}
 	go1(t)(m.Mail("<>"))
-	a, err := m.Rcpt("<>")
-	refused(t, a, err, "553 5.1.3 Recipient address is not valid")
+	if from := dig(r.records.last(t, engine.StageMail).input, "envelope", "from").(map[string]any); from["null"] != true || from["unreadable"] != nil {
+		t.Errorf("null sender: %v", from)
+	}
+	go1(t)(m.Rcpt("<>"))
 }
 
 // TestQueueIDThatIsNoID: a queue id with other characters than visible ASCII is not the transaction's.

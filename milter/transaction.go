@@ -17,8 +17,6 @@ var (
 	replyDefer      = message.MustReply(451, "4.3.0", "Temporary failure, try again later")
 	replyReconnect  = message.MustReply(421, "4.3.0", "Temporary failure, try again later")
 	replyReject     = message.MustReply(554, "5.3.0", "Transaction failed")
-	replySender     = message.MustReply(553, "5.1.7", "Sender address is not valid")
-	replyRecipient  = message.MustReply(553, "5.1.3", "Recipient address is not valid")
 	replyRecipients = message.MustReply(452, "4.5.3", "Too many recipients")
 	replyStorage    = message.MustReply(452, "4.3.1", "Insufficient system storage, try again later")
 	replyHeaderSize = message.MustReply(552, "5.3.4", "Message header is too large")

@@ -79,8 +79,9 @@ func certificate(field string, since int, never, partly []string, doc string) Fa
 
 // pathFields are the facts of an envelope address.
 func pathFields() []Fact {
-	return append(addressFields(), Fact{Name: "parameters", Kind: Open, Always: true, Item: &Fact{Kind: Text},
-		Doc: "ESMTP parameters: upper-case keyword to its value. AUTH is the client's claim and proves nothing."})
+	return append(addressFields(), Fact{Name: "unreadable", Kind: Text, Doc: "Address as the mail server gave it, if it cannot be read; the other facts of the address are then empty. At milter only."},
+		Fact{Name: "parameters", Kind: Open, Always: true, Item: &Fact{Kind: Text},
+			Doc: "ESMTP parameters: upper-case keyword to its value. AUTH is the client's claim and proves nothing."})
 }
 
 // addressFields are the facts that every address has.

@@ -170,9 +170,9 @@ func (c *encoder) mailbox(obj ast.Object) {
 			c.dst = engine.AppendString(c.dst, masked)
 		case "local":
 			c.dst = engine.AppendString(c.dst, local)
-		case "domain":
+		case "domain", "domain_unicode":
 			c.dst = engine.AppendString(c.dst, domain)
-		case "name":
+		case "name", "unreadable":
 			c.learn(textOf(obj, name), erasedText, minName)
 			c.raw(`""`)
 		case "parameters":

@@ -93,7 +93,10 @@ var domains = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.BidiR
 // String returns the path as it is written in SMTP, in angle brackets; "<>" is the null path. The zero value is not a path and
 // gives "<?>", so that it is not taken for the null path.
 func (p Path) String() string {
-	if p.Null {
+	switch {
+	case p.Unreadable != "":
+		return clean(p.Unreadable, maxPath)
+	case p.Null:
 		return "<>"
 	}
 	if p.Local == "" && p.Domain == "" {

@@ -17,6 +17,8 @@ type Mailbox struct {
 type Path struct {
 	Mailbox
 	Null bool
+	// Unreadable is an address that another mail server has taken and that cannot be read, as it came; the Mailbox is zero then.
+	Unreadable string
 }
 
 // Params are ESMTP parameters: the keyword in upper case, and the value as it was received (xtext is not decoded; "" where

@@ -87,6 +87,16 @@ reject contains {
 }
 
 reject contains {
+	"rule": "mail.sender-unreadable",
+	"code": 553,
+	"status": "5.1.7",
+	"message": "The sender address cannot be read; use one of your own addresses",
+} if {
+	input.envelope.from.unreadable
+	input.auth.login
+}
+
+reject contains {
 	"rule": "mail.sender-without-domain",
 	"code": 553,
 	"status": "5.1.7",
@@ -97,6 +107,7 @@ reject contains {
 } if {
 	input.envelope.from.domain == ""
 	input.envelope.from.null == false
+	not input.envelope.from.unreadable
 	input.auth.login
 	settings.domain == ""
 }

@@ -142,3 +142,14 @@ test_right_that_was_renewed if {
 		with data.settings as {}
 	reject == set()
 }
+
+test_sender_that_cannot_be_read if {
+	odd := {"envelope": {"from": {"address": "", "key": "", "local": "", "domain": "", "null": false, "unreadable": "a b@@", "parameters": {}}}}
+	request := object.union(fixture.mail(fixture.session("alice"), "alice@example.com"), odd)
+	every settings in [{}, {"domain": "example.com"}] {
+		refusals := mail.reject with input as request with data.senders as fixture.senders with data.groups as fixture.groups with data.settings as settings
+		fixture.names(refusals) == {"mail.sender-unreadable"}
+	}
+	other := object.union(fixture.mail(fixture.session(null), "alice@example.com"), odd)
+	mail.reject == set() with input as other with data.senders as {} with data.groups as {} with data.settings as {"require_auth": false}
+}

@@ -57,6 +57,7 @@ edit contains {
 edit contains {"op": "change_sender", "address": concat("", [input.envelope.from.address, _at_domain])} if {
 	input.envelope.from.domain == ""
 	input.envelope.from.null == false
+	not input.envelope.from.unreadable
 	_submission
 }
 
@@ -71,7 +72,12 @@ edit contains {"op": "add_recipient", "address": concat("", [address, _at_domain
 	_submission
 }
 
-_bare_recipients := {input.envelope.to[i].address | input.envelope.to[i].domain == ""}
+_bare_recipients := {address |
+	some recipient in input.envelope.to
+	recipient.domain == ""
+	address := recipient.address
+	address != "" # one that cannot be read
+}
 
 # Undefined if no domain is configured.
 _at_domain := concat("", ["@", settings.domain]) if settings.domain != ""

@@ -99,3 +99,9 @@ test_other_mail_is_left if {
 	_edits_with(request, {"require_auth": false, "domain": "example.com"}) == set()
 	_edits_with(request, {"require_auth": false, "domain": "example.com", "allow_local": true}) == set()
 }
+
+test_envelope_that_cannot_be_read_is_left if {
+	odd := {"address": "", "key": "", "local": "", "domain": "", "null": false, "unreadable": "a b@@", "parameters": {}}
+	request := object.union(_plain, {"envelope": {"from": odd, "to": [odd], "recipient_count": 1}})
+	_edits(request) == set()
+}

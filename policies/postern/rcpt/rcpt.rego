@@ -38,6 +38,7 @@ reject contains {
 	),
 } if {
 	input.recipient.domain == ""
+	not input.recipient.unreadable # the mail server has taken it
 	input.recipient.key != "postmaster" # RFC 5321 section 4.1.1.3
 	settings.domain == ""
 	input.auth.login

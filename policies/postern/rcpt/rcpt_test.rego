@@ -62,3 +62,9 @@ test_what_people_are_told if {
 		"message": "Too many recipients; send to at most 2 at a time",
 	}}
 }
+
+test_recipient_that_cannot_be_read if {
+	odd := {"recipient": {"address": "", "key": "", "local": "", "domain": "", "null": false, "unreadable": "a b@@", "parameters": {}}}
+	request := object.union(fixture.rcpt(fixture.session("alice"), "bob@example.net", 0), odd)
+	rcpt.reject == set() with input as request with data.settings as {}
+}
