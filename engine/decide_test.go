@@ -207,7 +207,7 @@ func TestRecorder(t *testing.T) {
 		t.Errorf("failing recorder: %s, %v", describe(d), d.Err)
 	}
 	want := `{"envelope":{"from":{"address":"alice@example.com","domain":"example.com","key":"alice@example.com","local":"alice",` +
-		`"null":false,"parameters":{"SIZE":"100"}}},"id":"t1","now":1767225600000000000,"stage":"message","unknown":[],"version":3}`
+		`"null":false,"parameters":{"SIZE":"100"}}},"id":"t1","now":1767225600000000000,"stage":"message","unknown":[],"version":4}`
 	if len(rec.records) != 1 || rec.records[0] != want {
 		t.Errorf("recorded %q\nwant %s", rec.records, want)
 	}

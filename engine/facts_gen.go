@@ -193,6 +193,7 @@ type factKeys struct {
 	listener           *ast.Term
 	local              *ast.Term
 	login              *ast.Term
+	mboxLine           *ast.Term
 	mechanism          *ast.Term
 	mended             *ast.Term
 	message            *ast.Term
@@ -204,6 +205,8 @@ type factKeys struct {
 	parameters         *ast.Term
 	pieces             *ast.Term
 	port               *ast.Term
+	received           *ast.Term
+	receivedHere       *ast.Term
 	recentAuthFailures *ast.Term
 	recentFailures     *ast.Term
 	recentLogin        *ast.Term
@@ -212,6 +215,7 @@ type factKeys struct {
 	replyTo            *ast.Term
 	resent             *ast.Term
 	resentBlocks       *ast.Term
+	resultsHere        *ast.Term
 	sans               *ast.Term
 	sender             *ast.Term
 	server             *ast.Term
@@ -223,10 +227,12 @@ type factKeys struct {
 	text               *ast.Term
 	tls                *ast.Term
 	to                 *ast.Term
+	trace              *ast.Term
 	truncated          *ast.Term
 	unknown            *ast.Term
 	unqualified        *ast.Term
 	unreadable         *ast.Term
+	unusable           *ast.Term
 	value              *ast.Term
 	version            *ast.Term
 }
@@ -245,17 +251,19 @@ func newFactKeys() factKeys {
 		id: ast.StringTerm("id"), index: ast.StringTerm("index"), ip: ast.StringTerm("ip"),
 		issuer: ast.StringTerm("issuer"), key: ast.StringTerm("key"), kind: ast.StringTerm("kind"),
 		listener: ast.StringTerm("listener"), local: ast.StringTerm("local"), login: ast.StringTerm("login"),
-		mechanism: ast.StringTerm("mechanism"), mended: ast.StringTerm("mended"), message: ast.StringTerm("message"),
-		messageID: ast.StringTerm("message_id"), name: ast.StringTerm("name"), nobody: ast.StringTerm("nobody"),
-		now: ast.StringTerm("now"), null: ast.StringTerm("null"), parameters: ast.StringTerm("parameters"),
-		pieces: ast.StringTerm("pieces"), port: ast.StringTerm("port"), recentAuthFailures: ast.StringTerm("recent_auth_failures"),
+		mboxLine: ast.StringTerm("mbox_line"), mechanism: ast.StringTerm("mechanism"), mended: ast.StringTerm("mended"),
+		message: ast.StringTerm("message"), messageID: ast.StringTerm("message_id"), name: ast.StringTerm("name"),
+		nobody: ast.StringTerm("nobody"), now: ast.StringTerm("now"), null: ast.StringTerm("null"),
+		parameters: ast.StringTerm("parameters"), pieces: ast.StringTerm("pieces"), port: ast.StringTerm("port"),
+		received: ast.StringTerm("received"), receivedHere: ast.StringTerm("received_here"), recentAuthFailures: ast.StringTerm("recent_auth_failures"),
 		recentFailures: ast.StringTerm("recent_failures"), recentLogin: ast.StringTerm("recent_login"), recipient: ast.StringTerm("recipient"),
 		recipientCount: ast.StringTerm("recipient_count"), replyTo: ast.StringTerm("reply_to"), resent: ast.StringTerm("resent"),
-		resentBlocks: ast.StringTerm("resent_blocks"), sans: ast.StringTerm("sans"), sender: ast.StringTerm("sender"),
-		server: ast.StringTerm("server"), sha256: ast.StringTerm("sha256"), size: ast.StringTerm("size"),
-		sni: ast.StringTerm("sni"), stage: ast.StringTerm("stage"), subject: ast.StringTerm("subject"),
-		text: ast.StringTerm("text"), tls: ast.StringTerm("tls"), to: ast.StringTerm("to"),
-		truncated: ast.StringTerm("truncated"), unknown: ast.StringTerm("unknown"), unqualified: ast.StringTerm("unqualified"),
-		unreadable: ast.StringTerm("unreadable"), value: ast.StringTerm("value"), version: ast.StringTerm("version"),
+		resentBlocks: ast.StringTerm("resent_blocks"), resultsHere: ast.StringTerm("results_here"), sans: ast.StringTerm("sans"),
+		sender: ast.StringTerm("sender"), server: ast.StringTerm("server"), sha256: ast.StringTerm("sha256"),
+		size: ast.StringTerm("size"), sni: ast.StringTerm("sni"), stage: ast.StringTerm("stage"),
+		subject: ast.StringTerm("subject"), text: ast.StringTerm("text"), tls: ast.StringTerm("tls"),
+		to: ast.StringTerm("to"), trace: ast.StringTerm("trace"), truncated: ast.StringTerm("truncated"),
+		unknown: ast.StringTerm("unknown"), unqualified: ast.StringTerm("unqualified"), unreadable: ast.StringTerm("unreadable"),
+		unusable: ast.StringTerm("unusable"), value: ast.StringTerm("value"), version: ast.StringTerm("version"),
 	}
 }

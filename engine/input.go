@@ -22,9 +22,9 @@ const (
 	partsParsed = contract.PartMessageFrom | contract.PartMessageSender | contract.PartMessageReplyTo | contract.PartMessageTo |
 		contract.PartMessageCc | contract.PartMessageBcc | contract.PartMessageResent | contract.PartMessageUnqualified | contract.PartMessageAmbiguous |
 		contract.PartMessageCanonical | contract.PartMessageUnreadable | contract.PartMessageResentBlocks
-	partsHeader   = partsParsed | contract.PartMessageHeaders | contract.PartMessageHeader
+	partsHeader   = partsParsed | contract.PartMessageHeaders | contract.PartMessageHeader | contract.PartMessageUnusable | contract.PartMessageTrace
 	partsEnvelope = contract.PartEnvelopeFrom | contract.PartEnvelopeTo | contract.PartEnvelopeRecipientCount
-	partsMessage  = partsHeader | contract.PartMessageSize | contract.PartMessageGenerated | contract.PartMessageBody
+	partsMessage  = partsHeader | contract.PartMessageSize | contract.PartMessageMboxLine | contract.PartMessageGenerated | contract.PartMessageBody
 )
 
 // builder makes the input of one decision directly as OPA values. It allocates terms in blocks, because there are hundreds of them.
@@ -110,7 +110,7 @@ func (b *builder) object(pairs []pair) *ast.Term { return b.term(ast.NewObject(p
 func (b *builder) build(t *Transaction, read contract.Parts) (ast.Value, error) {
 	k := b.k
 	pairs := make([]pair, 0, 12)
-	pairs = append(pairs, pair{k.version, k.three}, pair{k.stage, k.stages[t.Stage]}, pair{k.id, b.str(t.ID)},
+	pairs = append(pairs, pair{k.version, k.current}, pair{k.stage, k.stages[t.Stage]}, pair{k.id, b.str(t.ID)},
 		pair{k.now, b.num(t.Now.UnixNano())}, pair{k.unknown, b.strs(t.Unknown)})
 	if read&contract.PartServer != 0 {
 		pairs = append(pairs, pair{k.server, b.server(&t.Server)})
@@ -131,7 +131,7 @@ func (b *builder) build(t *Transaction, read contract.Parts) (ast.Value, error) 
 		pairs = append(pairs, pair{k.recipient, b.recipient(t.Recipient)})
 	}
 	if read&partsMessage != 0 && t.Message != nil && t.Stage == StageMessage {
-		m, err := b.message(t.Message, read)
+		m, err := b.message(t, read)
 		if err != nil {
 			return nil, err
 		}
@@ -200,13 +200,22 @@ func (b *builder) address(pairs []pair, m *message.Mailbox) []pair {
 	return pairs
 }
 
-func (b *builder) message(m *Message, read contract.Parts) (*ast.Term, error) {
-	k := b.k
+func (b *builder) message(t *Transaction, read contract.Parts) (*ast.Term, error) {
+	k, m := b.k, t.Message
 	pairs := make([]pair, 0, 14)
 	if read&contract.PartMessageSize != 0 && m.Size >= 0 {
 		pairs = append(pairs, pair{k.size, b.num(m.Size)})
 	}
 	pairs = b.header(pairs, m.Header, read)
+	if m.Header != nil && read&contract.PartMessageUnusable != 0 {
+		pairs = append(pairs, pair{k.unusable, b.strs(message.ReadUnusable(m.Header))})
+	}
+	if m.Header != nil && read&contract.PartMessageTrace != 0 {
+		pairs = b.trace(pairs, message.ReadTrace(m.Header, t.Server.Hostname))
+	}
+	if read&contract.PartMessageMboxLine != 0 {
+		pairs = b.known(pairs, k.mboxLine, m.MboxLine)
+	}
 	if read&contract.PartMessageGenerated != 0 {
 		pairs = append(pairs, pair{k.generated, b.generated(&m.Generated)})
 	}
@@ -224,7 +233,20 @@ func (b *builder) message(m *Message, read contract.Parts) (*ast.Term, error) {
 	return b.object(pairs), nil
 }
 
-// header appends the header facts.
+// trace appends message.trace, unless there are no such fields.
+func (b *builder) trace(pairs []pair, t message.Trace) []pair {
+	if t.Received == 0 && len(t.ResultsHere) == 0 {
+		return pairs
+	}
+	here := make([]*ast.Term, len(t.ResultsHere))
+	for i, n := range t.ResultsHere {
+		here[i] = b.num(int64(n))
+	}
+	return append(pairs, pair{b.k.trace, b.object([]pair{{b.k.received, b.num(int64(t.Received))}, {b.k.receivedHere, b.num(int64(t.ReceivedHere))},
+		{b.k.resultsHere, b.term(ast.NewArray(here...))}})})
+}
+
+// header appends the facts of the fields and of the addresses in them.
 func (b *builder) header(pairs []pair, h *message.Header, read contract.Parts) []pair {
 	if read&partsHeader == 0 || h == nil {
 		return pairs
@@ -366,13 +388,13 @@ func (b *builder) some(h *message.Header) *ast.Term {
 // keys are the terms that all inputs of a Policy share: the names of the facts, and constants.
 type keys struct {
 	factKeys
-	three, yes, no, empty, list, object *ast.Term
-	stages                              [StageMessage + 1]*ast.Term
+	current, yes, no, empty, list, object *ast.Term
+	stages                                [StageMessage + 1]*ast.Term
 }
 
 func newKeys() *keys {
 	k := &keys{
-		factKeys: newFactKeys(), three: ast.IntNumberTerm(contract.Version), yes: ast.BooleanTerm(true), no: ast.BooleanTerm(false),
+		factKeys: newFactKeys(), current: ast.IntNumberTerm(contract.Version), yes: ast.BooleanTerm(true), no: ast.BooleanTerm(false),
 		empty: ast.StringTerm(""), list: ast.ArrayTerm(), object: ast.ObjectTerm(),
 	}
 	for _, stage := range contract.Stages() {

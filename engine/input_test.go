@@ -37,7 +37,9 @@ func TestSchemaFile(t *testing.T) {
 // full is a transaction with every fact.
 func full(t testing.TB) *Transaction {
 	tr := transactionOf(t, "From: Alice <alice@xn--bcher-kva.example>, bob\r\nFrom: x@xn--bcher-kva.example\r\nSender: alice@xn--bcher-kva.example\r\nReply-To: a@xn--bcher-kva.example\r\n"+
-		"To: b@xn--bcher-kva.example\r\nCc: c@xn--bcher-kva.example;\r\nBcc: d@xn--bcher-kva.example\r\nResent-From: r@xn--bcher-kva.example (x@example.net)\r\nResent-Sender: r@xn--bcher-kva.example\r\nResent-To: r@xn--bcher-kva.example\r\nResent-Date: x\r\nSubject: \xff\r\n\r\n")
+		"To: b@xn--bcher-kva.example\r\nCc: c@xn--bcher-kva.example;\r\nBcc: d@xn--bcher-kva.example\r\nResent-From: r@xn--bcher-kva.example (x@example.net)\r\nResent-Sender: r@xn--bcher-kva.example\r\nResent-To: r@xn--bcher-kva.example\r\nResent-Date: x\r\nSubject: \xff\r\n"+
+		"Date: yesterday\r\nReceived: from a by mail.example.com\r\nAuthentication-Results: mail.example.com; none\r\n\r\n")
+	tr.Message.MboxLine = "From alice Mon Nov 30 10:00:00 2026"
 	from, to := path("a@xn--bcher-kva.example"), path("b@xn--bcher-kva.example")
 	from.Unreadable, to.Unreadable = "x", "y"
 	tr.Envelope.From, tr.Envelope.To[0].Path = from, to
@@ -192,7 +194,7 @@ func TestAbsent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"client":{},"id":"","now":-6795364578871345152,"server":{},"stage":"connect","unknown":[],"version":3}`
+	const want = `{"client":{},"id":"","now":-6795364578871345152,"server":{},"stage":"connect","unknown":[],"version":4}`
 	if got := string(AppendValue(nil, v)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}

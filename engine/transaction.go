@@ -71,6 +71,8 @@ type Message struct {
 	Header *message.Header
 	// Size is that of the whole message as received, without the end of data, in octets; negative: not known yet.
 	Size int64
+	// MboxLine is the line of an mbox file that was removed before the header (message.MboxLine), without its CRLF; "" without one.
+	MboxLine string
 	// Body returns at most max octets of the body, for a policy that reads input.message.body; nil: the body is not known. It is
 	// called at most once a decision.
 	Body func(max int) ([]byte, error)

@@ -15,6 +15,7 @@ import (
 // spooledMessage is a whole message with the facts about it.
 type spooledMessage struct {
 	*engine.Message
+	start int64  // where the message begins in spool: behind a line of an mbox file
 	block []byte // the header block as it came; nil: policy does not need it
 	spool *message.Spool
 }
@@ -33,6 +34,10 @@ func (s *session) read(t *transaction) (*spooledMessage, error) {
 	if err != nil {
 		return nil, err
 	}
+	if n := message.MboxLine(block); n > 0 {
+		m.MboxLine, m.start, block = string(block[:n-2]), int64(n), block[n:]
+		m.Size -= m.start
+	}
 	if t.policy != nil && !t.policy.Needs().Header && !t.policy.Needs().Body && len(t.policy.Needs().Edits) == 0 {
 		return m, message.HeaderWithin(block, s.limits.Header)
 	}
@@ -41,7 +46,7 @@ func (s *session) read(t *transaction) (*spooledMessage, error) {
 		return nil, err
 	}
 	m.Body = func(most int) ([]byte, error) {
-		return io.ReadAll(io.LimitReader(t.spool.Section(int64(len(m.block))), int64(most)))
+		return io.ReadAll(io.LimitReader(t.spool.Section(m.start+int64(len(m.block))), int64(most)))
 	}
 	return m, nil
 }
@@ -227,7 +232,7 @@ func (s *session) outcome(verdict string, r message.Reply, err error) {
 // leaving returns the message as it leaves: Received, the header block with its edits, and the body unchanged.
 func (s *session) leaving(m *spooledMessage, edits message.Edits) (size int64, body func() io.Reader, err error) {
 	top := s.receivedField()
-	skip := int64(0)
+	skip := m.start
 	if edits.Len() > 0 {
 		if m.Header == nil {
 			return 0, nil, errors.New("edits without a header")
@@ -237,7 +242,7 @@ func (s *session) leaving(m *spooledMessage, edits message.Edits) (size int64, b
 			return 0, nil, fmt.Errorf("edits: %w", err)
 		}
 		top = edited.AppendTo(top)
-		skip = int64(len(m.block))
+		skip += int64(len(m.block))
 	}
 	size = int64(len(top)) + m.spool.Size() - skip
 	return size, func() io.Reader { return &twoParts{top, m.spool.Section(skip)} }, nil

@@ -3,14 +3,14 @@ package contract
 //go:generate go run ./internal/gen
 
 // Version is that of the policy input. It only grows, and with it the facts.
-const Version = 3
+const Version = 4
 
 // Facts returns the declaration of the policy input. It is the only place where a fact is declared; docs/architecture.md has
 // the recipe for adding one.
 func Facts() *Fact {
 	submission, milter := []string{"submission"}, []string{"milter"}
 	return &Fact{Kind: Closed, Always: true, Doc: "What a policy can know about a transaction. Version 3; later versions only add facts. A fact that is not known is absent.", Fields: []Fact{
-		{Name: "version", Kind: Integer, Always: true, Doc: "Version of the policy input: 3."},
+		{Name: "version", Kind: Integer, Always: true, Doc: "Version of the policy input: 4."},
 		{Name: "stage", Kind: Text, Always: true, Doc: `Stage of the decision: "connect", "mail", "rcpt" or "message".`},
 		{Name: "id", Kind: Text, Always: true, Doc: "Transaction id, the same in every log line."},
 		{Name: "now", Kind: Integer, Always: true, Doc: "Time of the decision in nanoseconds since 1970 UTC. Use it instead of time.now_ns()."},
@@ -79,7 +79,7 @@ func certificate(field string, since int, never, partly []string, doc string) Fa
 
 // pathFields are the facts of an envelope address.
 func pathFields() []Fact {
-	return append(addressFields(), Fact{Name: "unreadable", Kind: Text, Doc: "Address as the mail server gave it, if it cannot be read; the other facts of the address are then empty. At milter only."},
+	return append(addressFields(), Fact{Name: "unreadable", Kind: Text, Since: 4, Doc: "Address as the mail server gave it, if it cannot be read; the other facts of the address are then empty. At milter only."},
 		Fact{Name: "parameters", Kind: Open, Always: true, Item: &Fact{Kind: Text},
 			Doc: "ESMTP parameters: upper-case keyword to its value. AUTH is the client's claim and proves nothing."})
 }
@@ -91,7 +91,7 @@ func addressFields() []Fact {
 		{Name: "key", Kind: Text, Always: true, Doc: "The one spelling of the address, for comparisons: ASCII letters in lower case, domain in A-labels, Unicode NFC."},
 		{Name: "local", Kind: Text, Always: true, Doc: "Local part as written, without quotes."},
 		{Name: "domain", Kind: Text, Always: true, Doc: `Domain in lower case and A-labels (xn--); "" if there is none.`},
-		{Name: "domain_unicode", Kind: Text, Doc: "Domain as people write it, if it is an internationalized one."},
+		{Name: "domain_unicode", Kind: Text, Since: 4, Doc: "Domain as people write it, if it is an internationalized one."},
 	}
 }
 
@@ -126,7 +126,7 @@ func messageFields() []Fact {
 		mailboxes("cc", "Mailboxes of Cc."),
 		mailboxes("bcc", "Mailboxes of Bcc."),
 		mailboxes("resent", "Mailboxes of Resent-From and Resent-Sender."),
-		{Name: "resent_blocks", Kind: List, Always: true, Part: true, Doc: "Blocks of Resent- fields that stand together, the newest first (RFC 5322 section 3.6.6).", Item: &Fact{Kind: Closed, Fields: []Fact{
+		{Name: "resent_blocks", Kind: List, Always: true, Part: true, Since: 4, Doc: "Blocks of Resent- fields that stand together, the newest first (RFC 5322 section 3.6.6).", Item: &Fact{Kind: Closed, Fields: []Fact{
 			blockMailboxes("from", "Mailboxes of Resent-From."),
 			blockMailboxes("sender", "Mailbox of Resent-Sender."),
 			blockMailboxes("to", "Mailboxes of Resent-To, Resent-Cc and Resent-Bcc."),
@@ -137,7 +137,7 @@ func messageFields() []Fact {
 			{Name: "index", Kind: Integer, Always: true, Doc: "Which occurrence of that name, from 1."},
 			{Name: "pieces", Kind: List, Always: true, Item: str, Doc: `Value, cut where a domain is missing. concat("@example.com", pieces) completes it.`},
 		}}},
-		{Name: "unreadable", Kind: List, Always: true, Part: true, Doc: "Fields of recipients and answers (To, Cc, Bcc, Reply-To and the same of Resent) that cannot be read strictly.", Item: &Fact{Kind: Closed, Fields: []Fact{
+		{Name: "unreadable", Kind: List, Always: true, Part: true, Since: 4, Doc: "Fields of recipients and answers (To, Cc, Bcc, Reply-To and the same of Resent) that cannot be read strictly.", Item: &Fact{Kind: Closed, Fields: []Fact{
 			{Name: "name", Kind: Text, Always: true, Doc: "Name of the field as written."},
 			{Name: "index", Kind: Integer, Always: true, Doc: "Which occurrence of that name, from 1."},
 			{Name: "nobody", Kind: Boolean, Always: true, Doc: "Whether it names nobody."},
@@ -147,14 +147,24 @@ func messageFields() []Fact {
 			{Name: "kind", Kind: Text, Always: true, Doc: `Stable name, such as "duplicate-from" or "too-many-originators".`},
 			{Name: "field", Kind: Text, Always: true, Doc: "Lower-case name of the field."},
 			{Name: "text", Kind: Text, Always: true, Doc: "What is wrong and how to mend it, for people."},
-			{Name: "address", Kind: Text, Doc: "Address in lower case that a display name or comment shows. Only of kinds whose name has address-in-display-name."},
-			{Name: "mended", Kind: Boolean, Always: true, Doc: "Whether the form of the field in message.canonical does not have the fault."},
+			{Name: "address", Kind: Text, Since: 4, Doc: "Address in lower case that a display name or comment shows. Only of kinds whose name has address-in-display-name."},
+			{Name: "mended", Kind: Boolean, Always: true, Since: 4, Doc: "Whether the form of the field in message.canonical does not have the fault."},
 		}}},
-		{Name: "canonical", Kind: List, Always: true, Part: true, Doc: "Originator fields that not every program is sure to read alike, in a form that they do.", Item: &Fact{Kind: Closed, Fields: []Fact{
+		{Name: "canonical", Kind: List, Always: true, Part: true, Since: 4, Doc: "Originator fields that not every program is sure to read alike, in a form that they do.", Item: &Fact{Kind: Closed, Fields: []Fact{
 			{Name: "name", Kind: Text, Always: true, Doc: "Name of the field as written."},
 			{Name: "index", Kind: Integer, Always: true, Doc: "Which occurrence of that name, from 1."},
 			{Name: "pieces", Kind: List, Always: true, Item: str, Doc: "Value with names in UTF-8 or encoded words of it, plain addresses and no comments, cut where a domain is missing."},
 		}}},
+		{Name: "unusable", Kind: List, Always: true, Part: true, Since: 4, Item: str,
+			Doc: `Fields that are there without what they are for, by lower-case name: "date" without a time that can be read, "message-id" without an identifier.`},
+		{Name: "trace", Kind: Closed, Part: true, Since: 4, Doc: "What trace fields say about the way of the message so far. Absent if there is neither a Received field nor an entry in results_here.", Fields: []Fact{
+			{Name: "received", Kind: Integer, Always: true, Doc: "Number of Received fields. The one that this server adds itself is not counted."},
+			{Name: "received_here", Kind: Integer, Always: true, Doc: "Number of Received fields whose by clause names server.hostname."},
+			{Name: "results_here", Kind: List, Always: true, Item: &Fact{Kind: Integer},
+				Doc: "Authentication-Results fields that name server.hostname, or that a program may read so: which occurrences, from 1. At most 500."},
+		}},
+		{Name: "mbox_line", Kind: Text, Part: true, Since: 4,
+			Doc: `Line of an mbox file that stood before the header, such as "From alice Mon Nov 30 10:00:00 2026". It is removed from the message. Absent without one; mail servers remove it before a milter sees it.`},
 		{Name: "generated", Kind: Closed, Always: true, Part: true, Type: "Generated", Doc: "Values that are made once a message, so that a policy can add them.", Fields: []Fact{
 			{Name: "message_id", Kind: Text, Always: true, Go: "MessageID string", Doc: "Ready for a Message-ID field."},
 			{Name: "date", Kind: Text, Always: true, Go: "Date string", Doc: "Ready for a Date field."},

@@ -27,6 +27,9 @@ const (
 	PartMessageUnreadable                        // input.message.unreadable
 	PartMessageAmbiguous                         // input.message.ambiguous
 	PartMessageCanonical                         // input.message.canonical
+	PartMessageUnusable                          // input.message.unusable
+	PartMessageTrace                             // input.message.trace
+	PartMessageMboxLine                          // input.message.mbox_line
 	PartMessageGenerated                         // input.message.generated
 	PartMessageBody                              // input.message.body
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/engine"
@@ -81,6 +82,8 @@ var ErrMessage = errors.New("the message cannot be read")
 
 // Run lets eng decide at each stage, until a decision settles the transaction.
 func Run(ctx context.Context, eng *engine.Engine, tx Transaction) (*Result, error) {
+	var line string
+	line, tx.Message = cutMboxLine(tx.Message)
 	header, end, err := readHeader(tx)
 	if err != nil {
 		return nil, err
@@ -110,8 +113,14 @@ func Run(ctx context.Context, eng *engine.Engine, tx Transaction) (*Result, erro
 		r.Final = taken
 		return r, nil
 	}
-	r.message(ctx, eng, t, header, tx)
+	r.message(ctx, eng, t, header, line, tx)
 	return r, nil
+}
+
+// cutMboxLine removes a line of an mbox file at the start of a message, as the front ends and mail servers do.
+func cutMboxLine(msg []byte) (line string, rest []byte) {
+	n := message.MboxLine(msg)
+	return strings.TrimSuffix(string(msg[:n]), "\r\n"), msg[n:]
 }
 
 // readHeader reads the header of the message and returns where it ends. A transaction that ends before the message has none.
@@ -152,13 +161,13 @@ func (r *Result) ask(ctx context.Context, eng *engine.Engine, t *engine.Transact
 	return d.Verdict != engine.Reject && d.Verdict != engine.Defer
 }
 
-func (r *Result) message(ctx context.Context, eng *engine.Engine, t *engine.Transaction, h *message.Header, tx Transaction) {
+func (r *Result) message(ctx context.Context, eng *engine.Engine, t *engine.Transaction, h *message.Header, mboxLine string, tx Transaction) {
 	r.Generated = engine.Generated{
 		Date:      message.FormatDate(tx.Now),
 		MessageID: message.NewMessageID(tx.Now, tx.ID, t.Server.Hostname),
 	}
 	t.Message = &engine.Message{
-		Header: h, Size: int64(len(tx.Message)), Generated: r.Generated,
+		Header: h, Size: int64(len(tx.Message)), MboxLine: mboxLine, Generated: r.Generated,
 		Body: func(limit int) ([]byte, error) { return r.Body[:min(limit, len(r.Body))], nil },
 	}
 	if slices.Contains(t.Unknown, "message.size") {
@@ -244,6 +253,7 @@ func forget(t *engine.Transaction, fact string) {
 
 // Author returns the first author in the header of a message, to be used as envelope sender.
 func Author(msg []byte) (string, error) {
+	_, msg = cutMboxLine(msg)
 	end, complete := message.HeaderEnd(msg)
 	if !complete {
 		end = len(msg)

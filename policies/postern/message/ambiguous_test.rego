@@ -27,7 +27,7 @@ test_fields_that_authorise_nothing[name] if {
 
 _unreadable(name, index, nobody) := {"unreadable": [{"name": name, "index": index, "nobody": nobody, "text": "It cannot be read."}]}
 
-_notes(request, settings) := note if {
+_notes_with(request, settings) := note if {
 	note := message.note with input as request
 		with data.senders as fixture.senders
 		with data.groups as fixture.groups
@@ -36,10 +36,10 @@ _notes(request, settings) := note if {
 
 test_unreadable_fields_are_noted if {
 	request := fixture.message(fixture.session("alice"), _unreadable("To", 1, false))
-	_notes(request, {}) == {{"rule": "message.unreadable", "field": "To", "text": "It cannot be read."}}
+	_notes_with(request, {}) == {{"rule": "message.unreadable", "field": "To", "text": "It cannot be read."}}
 	_edits(request) == set()
-	_notes(request, {"recipient_fields": "strict"}) == set()
-	_notes(fixture.message(fixture.session(null), _unreadable("To", 1, false)), {"require_auth": false}) == set()
+	_notes_with(request, {"recipient_fields": "strict"}) == set()
+	_notes_with(fixture.message(fixture.session(null), _unreadable("To", 1, false)), {"require_auth": false}) == set()
 }
 
 test_fields_that_name_nobody_are_removed if {

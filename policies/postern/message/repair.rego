@@ -5,8 +5,8 @@ import data.postern.lib.settings
 # METADATA
 # title: Repairs
 # description: |
-#   What is added to a message before it is relayed: Date, Message-ID, a destination field and missing domains. Bcc is
-#   removed.
+#   What is added to a message before it is relayed: Date, Message-ID, a destination field and missing domains. A Date that
+#   cannot be read and an empty Message-ID are replaced. Bcc is removed.
 # custom:
 #   rfc: RFC 6409 sections 8.1 to 8.3 and 5.1, RFC 5322 sections 3.6.1 to 3.6.4
 edit contains {"op": "add_header", "name": "Date", "value": input.message.generated.date} if {
@@ -18,6 +18,67 @@ edit contains {"op": "add_header", "name": "Message-ID", "value": input.message.
 	not input.message.header["message-id"]
 	_submission
 }
+
+edit contains {"op": "replace_header", "name": "Date", "value": input.message.generated.date} if {
+	"date" in input.message.unusable # indexed, so most transactions skip this rule
+	settings.date == "fix"
+	not _signed("date")
+	_submission
+}
+
+edit contains {"op": "replace_header", "name": "Message-ID", "value": input.message.generated.message_id} if {
+	"message-id" in input.message.unusable
+	settings.message_id == "fix"
+	not _signed("message-id")
+	_submission
+}
+
+reject contains {
+	"rule": "message.date-unreadable",
+	"code": 550,
+	"status": "5.6.0",
+	"message": "The Date field has no date that can be read; send one as in Mon, 01 Jun 2026 12:00:00 +0000, or none",
+} if {
+	"date" in input.message.unusable
+	settings.date == "refuse"
+	_submission
+}
+
+reject contains {
+	"rule": "message.message-id-empty",
+	"code": 550,
+	"status": "5.6.0",
+	"message": "The Message-ID field is empty; send an identifier as in <1@example.com>, or no such field",
+} if {
+	"message-id" in input.message.unusable
+	settings.message_id == "refuse"
+	_submission
+}
+
+# METADATA
+# title: Notes
+# description: What was found in a message and repaired or removed, for the decision log.
+note contains {
+	"rule": "message.date-unreadable",
+	"was": [substring(value, 0, 200) | some value in input.message.header.date],
+	"signed": _is_signed("date"),
+} if {
+	"date" in input.message.unusable
+	_submission
+}
+
+note contains {
+	"rule": "message.message-id-empty",
+	"was": [substring(value, 0, 200) | some value in input.message.header["message-id"]],
+	"signed": _is_signed("message-id"),
+} if {
+	"message-id" in input.message.unusable
+	_submission
+}
+
+default _is_signed(_) := false
+
+_is_signed(field) if _signed(field)
 
 # Bcc does not count as a destination, because it is removed.
 edit contains {"op": "add_header", "name": "To", "value": "undisclosed-recipients:;"} if {

@@ -26,6 +26,56 @@ test_date if _edits(fixture.without(_plain, {"date"})) == {_date}
 
 test_message_id if _edits(fixture.without(_plain, {"message-id"})) == {_message_id}
 
+_unusable(session, keys, header) := object.union(fixture.message(session, {"unusable": keys}), {"message": {"header": header}})
+
+_new_date := {"op": "replace_header", "name": "Date", "value": "Mon, 01 Jun 2026 12:00:00 +0000"}
+
+_new_message_id := {"op": "replace_header", "name": "Message-ID", "value": "<generated@mail.example.com>"}
+
+test_unusable_fields[name] if {
+	some name, [keys, settings, edits, rejects] in {
+		"date": [["date"], {}, {_new_date}, set()],
+		"message-id": [["message-id"], {}, {_new_message_id}, set()],
+		"both": [["date", "message-id"], {}, {_new_date, _new_message_id}, set()],
+		"date, refused": [["date"], {"date": "refuse"}, set(), {"message.date-unreadable"}],
+		"message-id, refused": [["message-id"], {"message_id": "refuse"}, set(), {"message.message-id-empty"}],
+		"date, left": [["date"], {"date": "leave", "message_id": "refuse"}, set(), set()],
+		"message-id, left": [["message-id"], {"message_id": "leave", "date": "refuse"}, set(), set()],
+	}
+	request := _unusable(fixture.session("alice"), keys, {})
+	_edits_with(request, settings) == edits
+	_decide_with(request, settings).reject == rejects
+}
+
+test_unusable_fields_that_are_signed_are_left if {
+	signed := {"dkim-signature": ["v=1; h=from:date; b=x"]}
+	request := _unusable(fixture.session("alice"), ["date", "message-id"], signed)
+	_edits(request) == {_new_message_id}
+	all_signed := {"dkim-signature": ["v=1; h=from:date:Message-ID; b=x"]}
+	_edits(_unusable(fixture.session("alice"), ["date", "message-id"], all_signed)) == set()
+	_decide(request).reject == set()
+}
+
+test_unusable_fields_are_noted if {
+	header := {"date": ["yesterday"], "message-id": ["<>"], "dkim-signature": ["h=date"]}
+	_notes(_unusable(fixture.session("alice"), ["date", "message-id"], header)) == {
+		{"rule": "message.date-unreadable", "was": ["yesterday"], "signed": true},
+		{"rule": "message.message-id-empty", "was": ["<>"], "signed": false},
+	}
+	_notes(_unusable(fixture.session(null), ["date", "message-id"], header)) == set()
+}
+
+test_unusable_fields_of_mail_that_is_no_submission if {
+	request := _unusable(fixture.session(null), ["date", "message-id"], {})
+	every mode in ["fix", "refuse"] {
+		settings := {"require_auth": false, "date": mode, "message_id": mode}
+		_edits_with(request, settings) == set()
+		_decide_with(request, settings) == _allowed({"not a submission"})
+	}
+	local := _unusable(fixture.local, ["date"], {})
+	_edits_with(local, {"allow_local": true}) == {_new_date}
+}
+
 test_all_at_once if _edits(fixture.without(_plain, {"date", "message-id", "to"})) == {_date, _message_id, _to}
 
 test_nothing_generated if {

@@ -67,6 +67,40 @@ max_recipients := data.settings.max_recipients if {
 }
 
 # METADATA
+# title: Hop limit
+# description: The largest number of Received fields of a message.
+# custom:
+#   rfc: RFC 5321 section 6.3
+default max_hops := 100
+
+max_hops := data.settings.max_hops if {
+	is_number(data.settings.max_hops)
+	data.settings.max_hops >= 1
+}
+
+# METADATA
+# title: Treatment of an unreadable Date
+# description: |
+#   "fix" replaces a Date that is empty or cannot be read; "refuse" rejects the message; "leave" leaves the field. A missing Date is
+#   always added.
+# custom:
+#   rfc: RFC 6409 section 8.2
+default date := "fix"
+
+date := data.settings.date if data.settings.date in {"refuse", "leave"}
+
+# METADATA
+# title: Treatment of an empty Message-ID
+# description: |
+#   "fix" replaces a Message-ID that is empty; "refuse" rejects the message; "leave" leaves the field. A missing Message-ID is
+#   always added.
+# custom:
+#   rfc: RFC 6409 section 8.3
+default message_id := "fix"
+
+message_id := data.settings.message_id if data.settings.message_id in {"refuse", "leave"}
+
+# METADATA
 # title: Address literals allowed
 # description: Whether addresses such as alice@[192.0.2.1] are accepted.
 # custom:

@@ -9,6 +9,9 @@ _all := {
 	"null_sender": settings.null_sender,
 	"subaddress_separator": settings.subaddress_separator,
 	"max_recipients": settings.max_recipients,
+	"max_hops": settings.max_hops,
+	"date": settings.date,
+	"message_id": settings.message_id,
 	"allow_address_literals": settings.allow_address_literals,
 	"allow_dotless_domains": settings.allow_dotless_domains,
 	"sender": settings.sender,
@@ -27,6 +30,9 @@ _defaults := {
 	"null_sender": true,
 	"subaddress_separator": "+",
 	"max_recipients": 100,
+	"max_hops": 100,
+	"date": "fix",
+	"message_id": "fix",
 	"allow_address_literals": false,
 	"allow_dotless_domains": false,
 	"sender": "fix",
@@ -50,6 +56,9 @@ test_each_setting if {
 		"null_sender": false,
 		"subaddress_separator": "-",
 		"max_recipients": 3,
+		"max_hops": 4,
+		"date": "leave",
+		"message_id": "refuse",
 		"allow_address_literals": true,
 		"allow_dotless_domains": true,
 		"sender": "leave",
@@ -73,7 +82,7 @@ test_wrong_types_never_loosen if {
 }
 
 test_wrong_values_never_loosen if {
-	given := {"require_auth": "no", "allow_local": "yes", "max_recipients": 0, "sender": "anything", "ambiguous_allow": "all", "sender_attributes": "mail", "display_name_domains": "example.org", "canonical_originators": "keep", "recipient_fields": "loose", "resent": "never"}
+	given := {"require_auth": "no", "allow_local": "yes", "max_recipients": 0, "max_hops": 0, "date": "repair", "message_id": "none", "sender": "anything", "ambiguous_allow": "all", "sender_attributes": "mail", "display_name_domains": "example.org", "canonical_originators": "keep", "recipient_fields": "loose", "resent": "never"}
 	_all == _defaults with data.settings as given
 }
 
