@@ -32,8 +32,8 @@ type Logged struct {
 }
 
 // NewLogged makes a Logged of an input and the parts that its log line names as built. If named is nil, the line names none, and
-// only the parts that the input has are known. gone are JSON pointers, such as /input/envelope/from/address, to what was masked or
-// erased; the parts that they touch are not known.
+// only the parts that the input has are known. gone are JSON pointers, such as /input/envelope/from/address, to what was masked,
+// erased or left out; the parts that they touch are not known.
 func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
 	l := &Logged{Stage: stage, Input: in, fields: namedFields(named)}
 	paths := contract.PartPaths()
@@ -42,7 +42,9 @@ func NewLogged(stage Stage, in *Input, named, gone []string) *Logged {
 			l.has |= 1 << i
 		}
 	}
-	if l.has&contract.PartEnvelopeTo != 0 && l.has&contract.PartEnvelopeRecipientCount == 0 {
+	// The list cannot be counted if recipients are left out of it. Pointers to single recipients were masked, which leaves their number.
+	short := slices.ContainsFunc(gone, func(p string) bool { return strings.HasPrefix("/input/envelope/to/", p+"/") })
+	if !short && l.has&contract.PartEnvelopeTo != 0 && l.has&contract.PartEnvelopeRecipientCount == 0 {
 		l.countRecipients()
 	}
 	for _, pointer := range gone {

@@ -3,11 +3,11 @@ package engine
 import (
 	"context"
 	"fmt"
-	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/postern-mail/postern/engine/data"
+	"github.com/postern-mail/postern/internal/printable"
 )
 
 // Recorder receives every decision. Record must not keep the Transaction or the Decision after it returns. It may keep Input and
@@ -68,6 +68,12 @@ func (in *Input) AppendJSON(dst []byte) []byte {
 // AppendValue appends a ground value as JSON: the keys of objects in order, sets as arrays. It changes nothing, so that other
 // goroutines may read the value meanwhile.
 func AppendValue(dst []byte, v ast.Value) []byte { return appendBrief(dst, v, -1) }
+
+// AppendValueWithin is AppendValue that stops once dst is longer than limit bytes. The result is complete JSON unless it is longer than limit.
+// The memory that it takes is bounded by limit, whatever the value is.
+func AppendValueWithin(dst []byte, v ast.Value, limit int) []byte {
+	return appendBrief(dst, v, max(limit, 0))
+}
 
 // appendBrief is AppendValue with a limit: it adds no more elements once dst is longer than limit bytes, so that a huge value is
 // not encoded only to be cut. The result is then longer than limit and not complete. A negative limit is none.
@@ -140,44 +146,6 @@ func appendObject(dst []byte, obj ast.Object, limit int) []byte {
 	return append(dst, '}')
 }
 
-// AppendString appends s as a JSON string (RFC 8259 section 7). Bytes that are not UTF-8 become U+FFFD, as in encoding/json.
-// U+2028 and U+2029 are escaped too, because some readers of logs split lines there.
-func AppendString(dst []byte, s string) []byte {
-	const hex = "0123456789abcdef"
-	dst = append(dst, '"')
-	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= ' ' && c != '"' && c != '\\' && c < 0x7f {
-			i++
-			continue
-		}
-		if c < utf8.RuneSelf {
-			dst = append(dst, s[start:i]...)
-			switch c {
-			case '"', '\\':
-				dst = append(dst, '\\', c)
-			case '\n':
-				dst = append(dst, `\n`...)
-			case '\r':
-				dst = append(dst, `\r`...)
-			case '\t':
-				dst = append(dst, `\t`...)
-			default:
-				dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-			}
-			i++
-			start = i
-			continue
-		}
-		r, n := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && n == 1 || r == '\u2028' || r == '\u2029' {
-			dst = append(dst, s[start:i]...)
-			dst = append(dst, '\\', 'u', hex[r>>12&15], hex[r>>8&15], hex[r>>4&15], hex[r&15])
-			start = i + n
-		}
-		i += n
-	}
-	dst = append(dst, s[start:]...)
-	return append(dst, '"')
-}
+// AppendString appends s as a JSON string (RFC 8259 section 7). Bytes that are not UTF-8 become U+FFFD, as in encoding/json. Characters that
+// could harm a terminal or a reader of logs are escaped (see internal/printable).
+func AppendString(dst []byte, s string) []byte { return printable.AppendJSON(dst, s) }

@@ -100,8 +100,8 @@ func TestBroken(t *testing.T) {
 	seen := map[string]bool{}
 	defer func() {
 		for _, r := range contract.Rules() {
-			// These two are not about files of a bundle.
-			if !seen[r.Code] && r.Code != "policy" && r.Code != "unknown-builtin" {
+			// The first two are not about files of a bundle. "slow" depends on the machine and has its test in engine.
+			if !seen[r.Code] && r.Code != "policy" && r.Code != "unknown-builtin" && r.Code != contract.CodeSlow {
 				t.Errorf("no broken bundle shows %s", r.Code)
 			}
 		}

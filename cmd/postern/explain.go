@@ -11,6 +11,7 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/explain"
 	"github.com/postern-mail/postern/cmd/postern/gate"
 	"github.com/postern-mail/postern/cmd/postern/terminal"
+	"github.com/postern-mail/postern/internal/printable"
 )
 
 type explainFlags struct {
@@ -83,10 +84,10 @@ func (f *explainFlags) execute(cmd *cobra.Command, p *program, id string) error 
 		return exitcode.UsageError(err)
 	}
 	for _, e := range s.Bad {
-		fmt.Fprintln(cmd.ErrOrStderr(), terminal.Printable(e.Error(), 400))
+		fmt.Fprintln(cmd.ErrOrStderr(), printable.Line(e.Error(), 400))
 	}
 	if s.Found() == 0 {
-		return fmt.Errorf("there is no decision %s in %s", terminal.Printable(id, 80), strings.Join(f.logs, ", "))
+		return fmt.Errorf("there is no decision %s in %s", printable.Line(id, 80), strings.Join(f.logs, ", "))
 	}
 	r := s.Explain(cmd.Context(), policy)
 	if p.json {

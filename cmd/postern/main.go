@@ -13,6 +13,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/postern-mail/postern/cmd/postern/terminal"
 )
 
 func main() {
@@ -21,7 +23,10 @@ func main() {
 
 // run is main without the process. It returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	p := &program{stdin: stdin, stdout: stdout, stderr: stderr}
+	out, errs := terminal.NewOutput(stdout), terminal.NewOutput(stderr)
+	defer errs.Flush()
+	defer out.Flush()
+	p := &program{stdin: stdin, stdout: out, stderr: errs}
 	return p.execute(newRootCmd(p, commands(p)), args)
 }
 

@@ -118,3 +118,31 @@ func TestLoadConfig(t *testing.T) {
 		t.Errorf("%+v, %v", c, err)
 	}
 }
+
+// TestHostileArguments: what is given on the command line, and what a file says, cannot harm the terminal of the person who sees the output.
+func TestHostileArguments(t *testing.T) {
+	const hostile = "a\x1b[2J\u009bb\u202ec\u200bd\u2028"
+	dir := t.TempDir()
+	t.Chdir(dir)
+	file := filepath.Join(dir, hostile)
+	if err := os.WriteFile(file+".yaml", []byte("hostname: \""+hostile[6:]+"\"\n\""+strings.ReplaceAll(hostile, "\x1b", "\\x1b")+"\": 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range commands(&program{}) {
+		if c.Name() == "serve" {
+			continue // prints its log the same way
+		}
+		for _, args := range [][]string{
+			{c.Name(), "--" + hostile}, {c.Name(), hostile, hostile, hostile}, {c.Name(), "--config", file + ".yaml", hostile}, {c.Name(), "--json", "--config", file + ".yaml"},
+			{c.Name(), "--config", filepath.Join(dir, "no"+hostile)}, {c.Name(), "--log-level", hostile}, {hostile, c.Name()}, {c.Name(), "--bundle", file, "--log", file, hostile},
+		} {
+			var out, errs strings.Builder
+			run(args, strings.NewReader(hostile), &out, &errs)
+			for name, text := range map[string]string{"output": out.String(), "errors": errs.String()} {
+				if i := strings.IndexAny(text, "\x1b\u009b\u202e\u200b\u2028"); i >= 0 {
+					t.Errorf("%q: the %s have %q", args, name, text[i:min(len(text), i+60)])
+				}
+			}
+		}
+	}
+}

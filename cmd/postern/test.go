@@ -17,6 +17,7 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
 	"github.com/postern-mail/postern/cmd/postern/gate"
 	"github.com/postern-mail/postern/cmd/postern/policytest"
+	"github.com/postern-mail/postern/internal/printable"
 	"github.com/postern-mail/postern/internal/safefile"
 )
 
@@ -135,7 +136,10 @@ func (f *testFlags) once(ctx context.Context, cmd *cobra.Command, p *program, bu
 		return err
 	}
 	if f.junit != "" {
-		if err := safefile.Output(f.junit, 0o644, func(f *os.File) error { return r.WriteJUnit(f) }); err != nil {
+		if err := safefile.Output(f.junit, 0o644, func(f *os.File) error {
+			out := &printable.Writer{W: f}
+			return errors.Join(r.WriteJUnit(out), out.Flush())
+		}); err != nil {
 			return exitcode.UsageError(fmt.Errorf("--junit: %w", err))
 		}
 	}

@@ -1,10 +1,13 @@
 package decisionlog
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -20,8 +23,10 @@ import (
 type encoder struct {
 	masker *masker
 	labels []byte // a JSON object; nil: none
+	max    int    // octets of a line
 
 	// State of the current line.
+	bounds
 	dst            []byte
 	at             []byte   // JSON pointer (RFC 6901) of the value under way
 	erased, masked []string // pointers
@@ -34,12 +39,13 @@ type encoder struct {
 // known is a word that is masked wherever it occurs.
 type known struct{ word, by string }
 
-func newEncoder(m Mask, labels map[string]string) (*encoder, error) {
+// newEncoder makes an encoder of lines of at most limit octets; 0: DefaultLine.
+func newEncoder(m Mask, labels map[string]string, limit int) (*encoder, error) {
 	k, err := newMasker(m)
 	if err != nil {
 		return nil, err
 	}
-	enc := &encoder{masker: k}
+	enc := &encoder{masker: k, max: cmp.Or(max(limit, 0), DefaultLine)}
 	if len(labels) > 0 {
 		enc.labels = append(enc.labels, '{')
 		for i, name := range slices.Sorted(maps.Keys(labels)) {
@@ -51,38 +57,65 @@ func newEncoder(m Mask, labels map[string]string) (*encoder, error) {
 		}
 		enc.labels = append(enc.labels, '}')
 	}
+	if enc.max < MinLine {
+		return nil, fmt.Errorf("decision log: a line of %d octets is too short; the least is %d", enc.max, MinLine)
+	}
+	if len(enc.labels) > enc.max/labelShare {
+		return nil, fmt.Errorf("decision log: the labels take %d octets of each line; at most %d fit into a line of %d", len(enc.labels), enc.max/labelShare, enc.max)
+	}
 	return enc, nil
 }
 
-// line appends the line of e without a line end.
+// line appends the line of e without a line end. A line that would be longer than c.max is made again, as a shortened one.
 func (c *encoder) line(dst []byte, e *Entry) []byte {
+	defer func() { c.dst, c.body = nil, "" }()
+	out := c.attempt(dst, e, false)
+	if c.over || len(out)-len(dst) > c.max {
+		out = c.attempt(out[:len(dst)], e, true)
+	}
+	return out
+}
+
+// attempt appends the line of e. Without short, it gives up with c.over once the line is longer than c.max.
+func (c *encoder) attempt(dst []byte, e *Entry, short bool) []byte {
 	c.dst, c.at, c.body = dst, c.at[:0], ""
 	c.erased, c.masked, c.known, c.told = c.erased[:0], c.masked[:0], c.known[:0], c.told[:0]
-	defer func() { c.dst, c.body = nil, "" }()
+	c.begin(short, len(dst)+c.max)
 
 	c.event(e)
 	c.summary(e)
-	head := c.dst
-	c.dst = c.input[:0]
+	head, parts := c.dst, c.parts(e)
+	c.dst, c.end = c.input[:0], c.max
+	if short {
+		c.end = c.max - (len(head) - len(dst)) - len(parts) - c.max/reservedShare - reservedOctets
+	}
 	c.inputOf(e)
 	c.input, c.dst = c.dst, head
+	if c.over {
+		return c.dst
+	}
 
 	c.told = slices.Insert(c.told, 0, c.known...)
 	slices.SortStableFunc(c.told, func(a, b known) int { return len(b.word) - len(a.word) }) // a name before the word it begins with
 	d := &e.decision
+	c.end = len(dst) + c.max
 	c.fail(d.Err)
+	if short {
+		c.end = len(c.dst) + c.max/resultShare
+	}
 	c.raw(`,"result":`)
 	c.in("result", func() { c.result(d) })
-	c.dst = e.appendReplay(c.dst)
+	c.dst = append(e.appendReplay(c.dst), parts...)
 	if len(c.input) > 0 {
 		c.raw(`,"input":`)
 		c.dst = append(c.dst, c.input...)
 	}
 	if cap(c.input) > 4*batch {
-		c.input = nil // one huge header must not stay for ever
+		c.input = nil // the memory of one huge line must not stay for ever
 	}
 	c.pointers("erased", c.erased)
 	c.pointers("masked", c.masked)
+	c.shortened()
 	return append(c.dst, '}')
 }
 
@@ -100,7 +133,7 @@ func (c *encoder) event(e *Entry) {
 	c.raw(`","path":"postern/`)
 	c.raw(e.decision.Stage.String())
 	c.raw(`","bundles":{"postern":{"revision":`)
-	c.dst = engine.AppendString(c.dst, e.decision.Revision)
+	c.in("revision", func() { c.str(e.decision.Revision) })
 	c.raw(`}}`)
 	if e.client.IsValid() {
 		c.raw(`,"requested_by":"`)
@@ -119,12 +152,12 @@ func (c *encoder) event(e *Entry) {
 // summary appends the fields that a postmaster searches for, and remembers the persons in the line.
 func (c *encoder) summary(e *Entry) {
 	c.raw(`,"id":`)
-	c.dst = engine.AppendString(c.dst, e.id)
+	c.in("id", func() { c.str(e.id) })
 	c.raw(`,"stage":"`)
 	c.raw(e.decision.Stage.String())
 	c.raw(`"`)
-	c.dst = appendField(c.dst, "door", e.server.Door)
-	c.dst = appendField(c.dst, "listener", e.server.Listener)
+	c.optional("door", e.server.Door)
+	c.optional("listener", e.server.Listener)
 	if e.client.IsValid() {
 		c.client(e.client)
 	}
@@ -141,7 +174,7 @@ func (c *encoder) summary(e *Entry) {
 		c.dst = strconv.AppendInt(c.dst, int64(e.recipients), 10)
 	}
 	c.raw(`,"revision":`)
-	c.dst = engine.AppendString(c.dst, e.decision.Revision)
+	c.in("revision", func() { c.str(e.decision.Revision) })
 	c.raw(`,"latency_us":`)
 	c.dst = strconv.AppendInt(c.dst, e.decision.Latency.Microseconds(), 10)
 	if e.decision.Wait > 0 {
@@ -173,7 +206,7 @@ func (c *encoder) fail(err error) {
 		kind = e.Kind
 	}
 	c.raw(`,"error":{"code":`)
-	c.dst = engine.AppendString(c.dst, kind)
+	c.str(kind)
 	c.raw(`,"message":`)
 	c.in("error/message", func() { c.outcome(err.Error()) })
 	c.raw(`}`)
@@ -186,18 +219,18 @@ func (c *encoder) result(d *engine.Decision) {
 	c.raw(`"`)
 	if !d.Reply.IsZero() {
 		c.raw(`,"reply":{"code":`)
-		c.dst = strconv.AppendInt(c.dst, int64(d.Reply.Code()), 10)
-		c.dst = appendField(c.dst, "status", d.Reply.Status())
+		c.raw(strconv.Itoa(d.Reply.Code()))
+		c.optional("status", d.Reply.Status())
 		lines := d.Reply.Lines()
 		c.raw(`,"lines":`)
-		c.in("reply/lines", func() { c.list(len(lines), func(i int) { c.outcome(lines[i]) }) })
+		c.in("reply/lines", func() { c.share(func() { c.list(len(lines), func(i int) { c.outcome(lines[i]) }) }) })
 		c.raw(`}`)
 	}
 	c.raw(`,"rules":`)
-	c.in("rules", func() { c.list(len(d.Reasons), func(i int) { c.reason(&d.Reasons[i]) }) })
+	c.in("rules", func() { c.share(func() { c.list(len(d.Reasons), func(i int) { c.reason(&d.Reasons[i]) }) }) })
 	if n := d.Edits.Len(); n > 0 {
 		c.raw(`,"edits":`)
-		c.in("edits", func() { c.list(n, func(i int) { c.edit(d.Edits.At(i)) }) })
+		c.in("edits", func() { c.share(func() { c.list(n, func(i int) { c.edit(d.Edits.At(i)) }) }) })
 	}
 	if len(d.Notes) > 0 {
 		c.raw(`,"notes":`)
@@ -208,14 +241,14 @@ func (c *encoder) result(d *engine.Decision) {
 
 func (c *encoder) reason(r *engine.Reason) {
 	c.raw(`{"set":`)
-	c.dst = engine.AppendString(c.dst, r.Set)
+	c.str(r.Set)
 	c.raw(`,"rule":`)
 	c.in("rule", func() { c.text(r.Rule) })
 	if r.Code != 0 {
 		c.raw(`,"code":`)
-		c.dst = strconv.AppendInt(c.dst, int64(r.Code), 10)
+		c.raw(strconv.Itoa(r.Code))
 	}
-	c.dst = appendField(c.dst, "status", r.Status)
+	c.optional("status", r.Status)
 	if r.Text != r.Rule && r.Text != "" {
 		c.raw(`,"message":`)
 		c.in("message", func() { c.outcome(r.Text) })
@@ -226,7 +259,7 @@ func (c *encoder) reason(r *engine.Reason) {
 // edit appends an edit in the form in which a policy writes it.
 func (c *encoder) edit(e message.Edit) {
 	c.raw(`{"op":`)
-	c.dst = engine.AppendString(c.dst, contract.EditName(e.Op()))
+	c.str(contract.EditName(e.Op()))
 	if e.Op() >= message.OpChangeSender {
 		c.raw(`,"address":`)
 		address := e.Path().Address()
@@ -235,10 +268,10 @@ func (c *encoder) edit(e message.Edit) {
 		return
 	}
 	c.raw(`,"name":`)
-	c.dst = engine.AppendString(c.dst, e.Name())
+	c.in("name", func() { c.str(e.Name()) })
 	if e.Op() != message.OpAddHeader {
 		c.raw(`,"index":`)
-		c.dst = strconv.AppendInt(c.dst, int64(e.Index()), 10)
+		c.raw(strconv.Itoa(e.Index()))
 	}
 	if e.Op() != message.OpRemoveHeader {
 		c.in("value", func() {
@@ -255,6 +288,11 @@ func (c *encoder) edit(e message.Edit) {
 
 // note appends an element of the set note, which may be any JSON.
 func (c *encoder) note(v any) {
+	if c.short && bytes.Count(c.at, []byte{'/'}) > maxDepth {
+		c.raw(`null`)
+		c.omit(1, 0)
+		return
+	}
 	switch v := v.(type) {
 	case string:
 		c.outcome(v)
@@ -262,36 +300,77 @@ func (c *encoder) note(v any) {
 		c.list(len(v), func(i int) { c.note(v[i]) })
 	case map[string]any:
 		c.raw(`{`)
-		for i, name := range slices.Sorted(maps.Keys(v)) {
-			if i > 0 {
+		names := slices.Sorted(maps.Keys(v))
+		first := true
+		for i, name := range names {
+			shown := c.clean(name, c.told)
+			if !c.room(min(len(shown), maxName)) {
+				c.omit(len(names)-i, 0)
+				break
+			}
+			if c.short && len(shown) > maxName {
+				c.omit(1, 0)
+				continue
+			}
+			if !first {
 				c.raw(`,`)
 			}
-			shown := c.clean(name, c.told)
-			c.key(shown, func() { c.replace(name, shown); c.raw(`:`); c.note(v[name]) })
+			first = false
+			c.key(shown, func() { c.replace(name, shown); c.raw(`:`); c.share(func() { c.note(v[name]) }) })
 		}
 		c.raw(`}`)
 	default:
 		text, err := json.Marshal(v)
-		if err != nil {
+		if err != nil || len(text) > maxNumber {
 			text = []byte("null")
+			c.omit(1, 0)
 		}
-		c.dst = append(c.dst, text...)
+		c.raw(string(text))
 	}
 }
 
-// list appends a JSON array.
+// list appends a JSON array. A shortened one ends before the first element that does not fit whole, except for strings that are cut.
 func (c *encoder) list(n int, item func(int)) {
 	c.raw(`[`)
+	muted := false
 	for i := range n {
+		if !muted && !c.room(0) {
+			muted = c.leaveOut(n - i)
+			if !muted {
+				break
+			}
+		}
+		before := c.state(i > 0 && !muted)
 		if i > 0 {
 			c.raw(`,`)
 		}
 		c.in(strconv.Itoa(i), func() { item(i) })
+		if c.back(before) {
+			muted = c.leaveOut(n - i)
+			if !muted {
+				break
+			}
+		}
+	}
+	if muted {
+		c.mute--
 	}
 	c.raw(`]`)
 }
 
-func (c *encoder) raw(s string) { c.dst = append(c.dst, s...) }
+func (c *encoder) raw(s string) {
+	if c.mute == 0 {
+		c.dst = append(c.dst, s...)
+	}
+}
+
+// optional appends a string field that is left out when it is empty. name needs no escaping.
+func (c *encoder) optional(name, value string) {
+	if value != "" {
+		c.raw(`,"` + name + `":`)
+		c.in(name, func() { c.str(value) })
+	}
+}
 
 // pointers appends a list of JSON pointers unless it is empty.
 func (c *encoder) pointers(name string, list []string) {

@@ -46,9 +46,9 @@ func NewEntry(r engine.Record) *Entry {
 	return e
 }
 
-// AppendJSON appends the line without its line end, by the zero Mask and without labels. Each call makes a new decision_id.
+// AppendJSON appends the line without its line end, by the zero Mask and without labels, of at most DefaultLine octets. Each call makes a new decision_id.
 func (e *Entry) AppendJSON(dst []byte) []byte {
-	enc, err := newEncoder(Mask{}, nil)
+	enc, err := newEncoder(Mask{}, nil, 0)
 	if err != nil {
 		panic(err) // the zero Mask has no errors
 	}

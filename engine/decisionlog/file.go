@@ -13,10 +13,11 @@ import (
 type file struct {
 	name    string
 	f       *os.File
-	regular bool  // no device, pipe or terminal: it can be rotated, and cut
-	size    int64 // about; another process may have cut it
-	torn    bool  // it may end in half a line
-	dirty   bool  // written since the last sync
+	regular bool      // no device, pipe or terminal: it can be rotated, and cut
+	size    int64     // about; another process may have cut it
+	begun   time.Time // time of the first line; valid if size is not 0
+	torn    bool      // it may end in half a line
+	dirty   bool      // written since the last sync
 }
 
 // openFile opens the file for appending. Only its owner may read it, because decisions hold addresses and subjects.
@@ -29,6 +30,9 @@ func openFile(name string) (*file, error) {
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		out.regular, out.size = true, info.Size()
 		out.torn = unfinished(name, out.size)
+		if out.size > 0 {
+			out.begun = begunAt(name, info.ModTime())
+		}
 	}
 	return out, nil
 }

@@ -28,12 +28,30 @@ type Line struct {
 	Revision   string
 	Error      string   // why the failure verdict was taken; "" otherwise
 	Result     *Result  // nil: it was masked
-	Gone       []string // JSON pointers of what was erased or masked
+	Gone       []string // JSON pointers of what was erased, masked or left out of a shortened line
+	// Shortened is what the line lacks because it would have been too long; nil if it is whole.
+	Shortened *Shortened
 
 	input    []byte // JSON
 	parts    []string
 	smtputf8 bool
 	onError  string
+}
+
+// Shortened counts what was left out of a line.
+type Shortened struct {
+	Elements int `json:"elements"` // of lists and objects
+	Octets   int `json:"octets"`   // of strings
+	Fields   []struct {
+		Path     string `json:"path"` // JSON pointer of the list, object or string; or of what has it
+		Elements int    `json:"elements"`
+		Octets   int    `json:"octets"`
+	} `json:"fields"`
+}
+
+// String returns what was left out in words.
+func (s *Shortened) String() string {
+	return fmt.Sprintf("the line was shortened by %d elements and %d octets (decision_log.max_line)", s.Elements, s.Octets)
 }
 
 // Result is the logged decision.
@@ -97,7 +115,7 @@ func (p *Parser) Parse(text []byte) (*Line, error) {
 		{"decision_id", &l.DecisionID}, {"timestamp", &l.Time}, {"id", &l.ID}, {"stage", &stage}, {"path", &path},
 		{"door", &l.Door}, {"client", &l.Client}, {"login", &l.Login}, {"from", &l.From}, {"revision", &l.Revision},
 		{"error", &fault}, {"result", &l.Result}, {"erased", &erased}, {"masked", &masked}, {"parts", &l.parts},
-		{"smtputf8", &l.smtputf8}, {"on_error", &l.onError},
+		{"smtputf8", &l.smtputf8}, {"on_error", &l.onError}, {"shortened", &l.Shortened},
 	} {
 		if value := raw[field.name]; value != nil {
 			if err := json.Unmarshal(value, field.to); err != nil {
@@ -112,6 +130,11 @@ func (p *Parser) Parse(text []byte) (*Line, error) {
 		l.Error = fault.Code
 	}
 	l.Gone = append(erased, masked...)
+	if l.Shortened != nil {
+		for _, f := range l.Shortened.Fields {
+			l.Gone = append(l.Gone, f.Path)
+		}
+	}
 	return l, l.check()
 }
 
@@ -126,6 +149,8 @@ func (l *Line) check() error {
 		return errors.New("this is not a decision of Postern: it has no result")
 	case l.Result != nil && !knownVerdict(l.Result.Verdict):
 		return fmt.Errorf("result: unknown verdict %.40q", l.Result.Verdict)
+	case l.Shortened != nil && len(l.Shortened.Fields) == 0:
+		return errors.New("shortened: it does not say which fields")
 	case l.onError != "" && !knownVerdict(l.onError):
 		return fmt.Errorf("on_error: unknown verdict %.40q", l.onError)
 	}
@@ -154,7 +179,7 @@ func (l *Line) gone(pointer string) bool {
 	return false
 }
 
-// ResultMasked reports whether masking changed the logged result. Notes and the messages of rules do not count, because the
+// ResultMasked reports whether masking or shortening changed the logged result. Notes and the messages of rules do not count, because the
 // reply has the text that the client was sent.
 func (l *Line) ResultMasked() bool {
 	if l.Result == nil {

@@ -51,12 +51,16 @@ type Options struct {
 	Upload *Upload // nil: none
 	// Labels are in every line, beside the label "id", which is new at each start and so distinguishes instances.
 	Labels map[string]string
+	// MaxLine bounds a line, in octets. What does not fit is left out, and the member "shortened" of the line counts it. 0: DefaultLine;
+	// at least MinLine, at most LongestLine.
+	MaxLine int
 
 	Queue int           // entries that may wait; 0: 4096
 	Wait  time.Duration // how long Record waits for a free place before the line is lost, without Strict; 0: 10 ms
 
 	Logger  *slog.Logger          // receives failures and the end of a series of failures; nil: no log
 	Metrics prometheus.Registerer // nil: none
+	Now     func() time.Time      // the clock of rotation; nil: time.Now
 }
 
 // Log is an engine.Recorder that appends to a file and uploads. It is safe for concurrent use.
@@ -80,6 +84,12 @@ type Log struct {
 func Open(o Options) (*Log, error) {
 	o.Queue = cmp.Or(max(o.Queue, 0), defaultQueue)
 	o.Wait = cmp.Or(max(o.Wait, 0), defaultWait)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.MaxLine > LongestLine {
+		return nil, fmt.Errorf("decision log: a line of %d octets is too long; the most is %d", o.MaxLine, LongestLine)
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -88,7 +98,7 @@ func Open(o Options) (*Log, error) {
 	}
 	labels := map[string]string{"id": newUUID()}
 	maps.Copy(labels, o.Labels)
-	enc, err := newEncoder(o.Mask, labels)
+	enc, err := newEncoder(o.Mask, labels, o.MaxLine)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +116,7 @@ func Open(o Options) (*Log, error) {
 		if w.file, err = openFile(o.File); err != nil {
 			return nil, err
 		}
-		if o.Rotate.Size > 0 {
+		if o.Rotate.on() {
 			// It is the file that is renamed, not a link to it.
 			if real, err := filepath.EvalSymlinks(o.File); err == nil {
 				o.File, l.o.File, w.file.name = real, real, real

@@ -344,7 +344,7 @@ func BenchmarkRecord(b *testing.B) {
 }
 
 func BenchmarkLine(b *testing.B) {
-	enc, err := newEncoder(Mask{}, nil)
+	enc, err := newEncoder(Mask{}, nil, 0)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -81,7 +81,7 @@ func letterFrom(t testing.TB) *engine.Transaction {
 func decided(t testing.TB, rego string, m Mask) (line string, doc map[string]any) {
 	t.Helper()
 	r := recordOf(t, rego)
-	enc, err := newEncoder(m, map[string]string{"id": "x"})
+	enc, err := newEncoder(m, map[string]string{"id": "x"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +292,7 @@ func FuzzMaskedLine(f *testing.F) {
 	f.Add(`"a b"@x`, "\xff@\xfe", `{"client":{"ip":"x"},"envelope":{"from":{"address":"a@b","parameters":{"AUTH":"<>"}},"to":[1]}}`)
 	mask := Mask{Addresses: HashedAddresses, ClientIP: HashedClientIP, EraseSubject: true, KeepHeaders: []string{"from"}, Key: testKey}
 	f.Fuzz(func(t *testing.T, login, text, input string) {
-		enc, err := newEncoder(mask, nil)
+		enc, err := newEncoder(mask, nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -349,7 +349,7 @@ func BenchmarkMaskedLine(b *testing.B) {
 	e := NewEntry(r)
 	for name, m := range map[string]Mask{"default": {}, "all": {Addresses: HashedAddresses, ClientIP: HashedClientIP, EraseSubject: true, Key: testKey}} {
 		b.Run("mask="+name, func(b *testing.B) {
-			enc, err := newEncoder(m, map[string]string{"id": newUUID()})
+			enc, err := newEncoder(m, map[string]string{"id": newUUID()}, 0)
 			if err != nil {
 				b.Fatal(err)
 			}

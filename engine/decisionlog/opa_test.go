@@ -58,7 +58,7 @@ func TestEvent(t *testing.T) {
 	r := recordOf(t, gossip)
 	r.Transaction.Failure = engine.Reject
 	r.Transaction.Envelope.FromParams = message.Params{"SMTPUTF8": ""}
-	enc, err := newEncoder(Mask{Addresses: HashedAddresses, EraseSubject: true, Key: testKey}, map[string]string{"id": "x", "version": "1"})
+	enc, err := newEncoder(Mask{Addresses: HashedAddresses, EraseSubject: true, Key: testKey}, map[string]string{"id": "x", "version": "1"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,8 +3,6 @@ package decisionlog
 import (
 	"strings"
 	"unicode/utf8"
-
-	"github.com/postern-mail/postern/engine"
 )
 
 // Bounds of the words that are searched for in results, in octets.
@@ -34,12 +32,12 @@ var escapePointer = strings.NewReplacer("~", "~0", "/", "~1")
 func (c *encoder) key(name string, f func()) { c.in(escapePointer.Replace(name), f) }
 
 // erase and mark record that the current value was left out or masked.
-func (c *encoder) erase() { c.erased = append(c.erased, string(c.at)) }
-func (c *encoder) mark()  { c.masked = append(c.masked, string(c.at)) }
+func (c *encoder) erase() { c.erased = c.point(c.erased) }
+func (c *encoder) mark()  { c.masked = c.point(c.masked) }
 
 // replace appends a string in the place of s.
 func (c *encoder) replace(s, by string) {
-	c.dst = engine.AppendString(c.dst, by)
+	c.str(by)
 	if s != by {
 		c.mark()
 	}
@@ -80,7 +78,11 @@ func (c *encoder) clean(s string, list []known) string {
 }
 
 // text appends a string of the input.
-func (c *encoder) text(s string) { c.replace(s, c.clean(s, c.known)) }
+func (c *encoder) text(s string) {
+	if c.mute == 0 {
+		c.replace(s, c.clean(s, c.known))
+	}
+}
 
 // outcome appends a string from the policy, which may contain what the policy has read.
 func (c *encoder) outcome(s string) {
@@ -110,6 +112,9 @@ func (c *encoder) quotes(s string) bool {
 
 // field appends the value of a header field that is not erased; prose does so for a field that is not a list of addresses.
 func (c *encoder) field(name, value string, prose func(string)) {
+	if c.mute > 0 {
+		return
+	}
 	if c.masker.Addresses == PlainAddresses || !addressing[strings.ToLower(name)] {
 		prose(value)
 		return

@@ -3,6 +3,7 @@ package decisionlog
 import (
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,9 +21,45 @@ import (
 // Rotate says when a file is full and what happens to it then. Full files are named FILE.20260102T150405.000000Z, so that sorting
 // the names sorts the files by time.
 type Rotate struct {
-	Size     int64 // octets of a file; 0: it is never full. A single line or write may be longer
-	Keep     int   // full files that are kept; 0: all
-	Compress bool  // with gzip, to the same name and .gz
+	Size     int64         // octets of a file; 0: any. A single line or write may be longer
+	Age      time.Duration // of the first line of a file, when the next line is written; 0: any
+	Keep     int           // full files that are kept; 0: all
+	Compress bool          // with gzip, to the same name and .gz
+}
+
+// on reports whether a file is ever full.
+func (r *Rotate) on() bool { return r.Size > 0 || r.Age > 0 }
+
+// full reports whether a file must be rotated before lines of n octets are written to it.
+func (r *Rotate) full(f *file, n int, now time.Time) bool {
+	if !r.on() || !f.regular || f.size == 0 {
+		return false
+	}
+	return r.Size > 0 && f.size+int64(n) > r.Size || r.Age > 0 && now.Sub(f.begun) >= r.Age
+}
+
+// begunAt returns the time of the first line of a log, which has been changed at the given time.
+func begunAt(name string, changed time.Time) time.Time {
+	f, err := os.Open(name)
+	if err != nil {
+		return changed
+	}
+	defer f.Close()
+	r, err := NewReader(name, io.LimitReader(f, LongestLine))
+	if err != nil {
+		return changed
+	}
+	text, _, _, err := r.Next()
+	if err != nil {
+		return changed
+	}
+	var line struct {
+		Timestamp time.Time `json:"timestamp"`
+	}
+	if json.Unmarshal(text, &line) != nil || line.Timestamp.IsZero() || line.Timestamp.After(changed) {
+		return changed
+	}
+	return line.Timestamp
 }
 
 const (

@@ -30,6 +30,15 @@ func (c *encoder) inputOf(e *Entry) {
 		c.raw("null")
 		return
 	}
+	if m := obj.Get(ast.InternedTerm("message")); m != nil { // first, because the walk may not come to it
+		if m, ok := m.Value.(ast.Object); ok {
+			if b := m.Get(ast.InternedTerm("body")); b != nil {
+				if b, ok := b.Value.(ast.Object); ok {
+					c.body = textOf(b, "text")
+				}
+			}
+		}
+	}
 	c.in("input", func() { c.object(obj, c.part) })
 }
 
@@ -41,7 +50,7 @@ func (c *encoder) part(name string, v ast.Value) {
 	case name == "message" && isObject:
 		c.object(obj, c.message)
 	case !c.hides() || ours[name]:
-		c.dst = engine.AppendValue(c.dst, v)
+		c.value(v)
 	case name == "client" && isObject:
 		c.object(obj, c.clientFact)
 	case name == "auth" && isObject, name == "tls" && isObject:
@@ -81,34 +90,68 @@ func (c *encoder) any(v ast.Value) {
 	case ast.Object:
 		c.object(v, func(_ string, v ast.Value) { c.any(v) })
 	default:
-		c.dst = engine.AppendValue(c.dst, v)
+		c.value(v)
 	}
 }
 
 // object appends an object. each appends a value; a value for which it appends nothing is left out.
 func (c *encoder) object(obj ast.Object, each func(name string, v ast.Value)) {
 	c.raw(`{`)
-	first := true
+	first, muted, seen := true, false, 0
 	it := obj.KeysIterator()
 	for k, more := it.Next(); more; k, more = it.Next() {
+		seen++
 		name, ok := k.Value.(ast.String)
 		if !ok {
 			continue // facts have no other keys
+		}
+		if !muted && !c.room(len(name)) {
+			if muted = c.leaveOut(obj.Len() - seen + 1); !muted {
+				break
+			}
 		}
 		before := len(c.dst)
 		if !first {
 			c.raw(`,`)
 		}
-		c.dst = append(engine.AppendString(c.dst, string(name)), ':')
+		c.name(string(name))
 		start := len(c.dst)
-		c.key(string(name), func() { each(string(name), obj.Get(k).Value) })
+		c.key(string(name), func() { c.share(func() { each(string(name), obj.Get(k).Value) }) })
 		if len(c.dst) == start {
 			c.dst = c.dst[:before]
 			continue
 		}
 		first = false
 	}
+	if muted {
+		c.mute--
+	}
 	c.raw(`}`)
+}
+
+// value appends a value as it is.
+func (c *encoder) value(v ast.Value) {
+	if !c.short {
+		if c.dst = engine.AppendValueWithin(c.dst, v, c.end); len(c.dst) > c.end {
+			c.over = true
+		}
+		return
+	}
+	switch v := v.(type) {
+	case ast.String:
+		c.str(string(v))
+	case *ast.Array:
+		c.list(v.Len(), func(i int) { c.value(v.Elem(i).Value) })
+	case ast.Object:
+		c.object(v, func(_ string, v ast.Value) { c.value(v) })
+	default:
+		if text := engine.AppendValueWithin(nil, v, maxNumber); len(text) <= maxNumber {
+			c.raw(string(text))
+			return
+		}
+		c.raw(`null`)
+		c.omit(1, 0)
+	}
 }
 
 // clientFact appends a fact of input.client. Host names are masked like the address.
@@ -167,11 +210,11 @@ func (c *encoder) mailbox(obj ast.Object) {
 	c.object(obj, func(name string, v ast.Value) {
 		switch name {
 		case "address", "key":
-			c.dst = engine.AppendString(c.dst, masked)
+			c.str(masked)
 		case "local":
-			c.dst = engine.AppendString(c.dst, local)
+			c.str(local)
 		case "domain", "domain_unicode":
-			c.dst = engine.AppendString(c.dst, domain)
+			c.str(domain)
 		case "name", "unreadable":
 			c.learn(textOf(obj, name), erasedText, minName)
 			c.raw(`""`)
@@ -226,7 +269,6 @@ func (c *encoder) message(name string, v ast.Value) {
 				c.any(v)
 				return
 			}
-			c.body = textOf(obj, "text")
 			c.erase()
 		})
 	case name == "headers" && isList:
@@ -234,7 +276,7 @@ func (c *encoder) message(name string, v ast.Value) {
 	case name == "header" && isObject:
 		c.object(obj, c.headerValues)
 	case !c.hides():
-		c.dst = engine.AppendValue(c.dst, v)
+		c.value(v)
 	case (name == "unqualified" || name == "canonical") && c.masker.Addresses != PlainAddresses:
 		c.erase() // pieces of names and local parts
 	case isList && name == "resent_blocks":
@@ -265,7 +307,7 @@ func (c *encoder) headerField(v ast.Value) {
 		s, isText := v.(ast.String)
 		switch {
 		case name != "value" || !isText:
-			c.dst = engine.AppendValue(c.dst, v)
+			c.value(v)
 		case c.masker.erased(key):
 			c.learn(string(s), erasedText, minGone)
 			c.erase()
@@ -311,8 +353,8 @@ func textOf(obj ast.Object, name string) string {
 	return ""
 }
 
-// appendReplay appends what a replay needs beside the input: whether the transaction was SMTPUTF8, the failure verdict where it is
-// not Defer, and which parts the input has. The absence of a fact means something only for parts that the input has.
+// appendReplay appends what a replay needs beside the input: whether the transaction was SMTPUTF8, and the failure verdict where it is
+// not Defer. It also needs parts. The absence of a fact means something only for parts that the input has.
 func (e *Entry) appendReplay(dst []byte) []byte {
 	if e.utf8 {
 		dst = append(dst, `,"smtputf8":true`...)
@@ -320,16 +362,26 @@ func (e *Entry) appendReplay(dst []byte) []byte {
 	if e.failure != engine.Defer {
 		dst = appendField(dst, "on_error", e.failure.String())
 	}
+	return dst
+}
+
+// parts returns the member that names the parts of the input. If it is too long for a shortened line, it names none, so that nothing of the
+// input counts as known.
+func (c *encoder) parts(e *Entry) []byte {
 	in, ok := e.input.(interface{ Parts() []string })
 	if !ok || in.Parts() == nil {
-		return dst
+		return nil
 	}
-	dst = append(dst, `,"parts":[`...)
+	out := []byte(`,"parts":[`)
 	for i, part := range in.Parts() {
 		if i > 0 {
-			dst = append(dst, ',')
+			out = append(out, ',')
 		}
-		dst = engine.AppendString(dst, part)
+		out = engine.AppendString(out, part)
+		if c.short && len(out) > c.max/partsShare {
+			c.in("parts", func() { c.omit(len(in.Parts()), 0) })
+			return []byte(`,"parts":[]`)
+		}
 	}
-	return append(dst, ']')
+	return append(out, ']')
 }

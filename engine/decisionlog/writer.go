@@ -143,15 +143,18 @@ func (w *writer) report(err error, lines int) {
 
 // write writes buf to the file that has the name now, after a rotation where that file is full.
 func (w *writer) write() error {
-	now := time.Now()
+	now := w.log.o.Now()
 	if w.log.o.Strict || now.Sub(w.checked) >= checkEvery {
 		w.checked = now
 		if err := w.follow(); err != nil {
 			return err
 		}
 	}
-	if limit := w.log.o.Rotate.Size; limit > 0 && w.file.regular && w.file.size > 0 && w.file.size+int64(len(w.buf)) > limit && now.After(w.rotate) {
+	if w.log.o.Rotate.full(w.file, len(w.buf), now) && now.After(w.rotate) {
 		w.turn(now)
+	}
+	if w.file.size == 0 {
+		w.file.begun = now
 	}
 	if err := w.file.write(w.buf); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/postern-mail/postern/engine/decisionlog"
 	"github.com/postern-mail/postern/internal/yamldoc"
 	"github.com/postern-mail/postern/milter"
 	"github.com/postern-mail/postern/smtpd"
@@ -199,11 +200,14 @@ type DecisionLog struct {
 	Mask   DecisionMask
 	Upload DecisionUpload
 	Labels map[string]string // in every line
+	// MaxLine bounds a line, in bytes. What does not fit is left out and counted in the line.
+	MaxLine int64
 }
 
-// DecisionRotate says when the file is full, and how many full files are kept.
+// DecisionRotate says when the file is full, and how many full files are kept. With the zero value the file only grows.
 type DecisionRotate struct {
-	Size     int64 // bytes; 0 for a file that only grows
+	Size     int64         // bytes; 0: any
+	Age      time.Duration // of the first line; 0: any
 	Keep     int
 	Compress bool
 }
@@ -254,6 +258,11 @@ func Default(dir string) *Config {
 	return c
 }
 
+// defaultRotate bounds the decision log to fifteen files of 100 MiB, of a day each.
+func defaultRotate() DecisionRotate {
+	return DecisionRotate{Size: 100 << 20, Age: 24 * time.Hour, Keep: 14, Compress: true}
+}
+
 // defaults returns the defaults that do not depend on other values.
 func defaults(dir string) *Config {
 	hostname, err := os.Hostname()
@@ -271,7 +280,7 @@ func defaults(dir string) *Config {
 		Milter: Milter{Limits: milter.Limits{}.OrDefault()},
 		Policy: Policy{OnError: "defer", Timeout: time.Second, MaxWait: 10 * time.Second, Poll: 30 * time.Second, Tests: "required", TestTimeout: 30 * time.Second},
 		DecisionLog: DecisionLog{
-			Input: "read", Sync: "none", Rotate: DecisionRotate{Keep: 10, Compress: true}, Mask: DecisionMask{Addresses: "plain", Subject: "keep", ClientIP: "keep"},
+			Input: "read", Sync: "none", Rotate: defaultRotate(), MaxLine: decisionlog.DefaultLine, Mask: DecisionMask{Addresses: "plain", Subject: "keep", ClientIP: "keep"},
 			Upload: DecisionUpload{Buffer: 16 << 20, Batch: 256 << 10, Interval: 5 * time.Second, Timeout: 30 * time.Second},
 		},
 		Log: Log{Level: slog.LevelInfo, Format: "auto"},

@@ -97,7 +97,7 @@ func TestLong(t *testing.T) {
 		t.Errorf("extensions: %v", s.Extensions)
 	}
 	d := c.DecisionLog
-	if d.Sync != "each" || d.Rotate != (DecisionRotate{50 << 20, 3, false}) || d.Labels["site"] != "north" ||
+	if d.Sync != "each" || d.Rotate != (DecisionRotate{50 << 20, 48 * time.Hour, 3, false}) || d.MaxLine != 128<<10 || d.Labels["site"] != "north" ||
 		d.Upload != (DecisionUpload{"https://logs.example.com/v1", filepath.Join(dir, "relay.pass"), filepath.Join(dir, "tls/cert.pem"), 64 << 20, 1 << 20, time.Second, 10 * time.Second}) ||
 		!reflect.DeepEqual(d.Mask, DecisionMask{"domain", "erase", "network", []string{"From", "To", "Date"}, nil, filepath.Join(dir, "mask.key")}) {
 		t.Errorf("decision log: %+v", d)
@@ -139,7 +139,7 @@ func TestDefaults(t *testing.T) {
 			c.Relay.Quarantine != filepath.Join(dir, "quarantine") || c.DecisionLog.File != filepath.Join(dir, "decisions.jsonl") || c.Policy.Bundle != "" {
 			t.Errorf("%+v", c)
 		}
-		if d := c.DecisionLog; d.Rotate.Size != 0 || d.Mask.Hashes() || d.Mask.KeyFile != filepath.Join(dir, "decision-mask.key") || d.Upload.URL != "" || d.Sync != "none" {
+		if d := c.DecisionLog; d.Rotate != (DecisionRotate{100 << 20, 24 * time.Hour, 14, true}) || d.MaxLine != 64<<10 || d.Mask.Hashes() || d.Mask.KeyFile != filepath.Join(dir, "decision-mask.key") || d.Upload.URL != "" || d.Sync != "none" {
 			t.Errorf("decision log: %+v", d)
 		}
 		if found := c.Validate(); found != nil {
@@ -154,8 +154,12 @@ func TestDefaults(t *testing.T) {
 	}
 	rotated := filepath.Join(dir, "rotated.yaml")
 	write(t, rotated, "decision_log: {file: d.jsonl, rotate: {}}\n")
-	if c, _ := Check(rotated, ""); c.DecisionLog.Rotate != (DecisionRotate{100 << 20, 10, true}) {
+	if c, _ := Check(rotated, ""); c.DecisionLog.Rotate != defaultRotate() {
 		t.Errorf("rotate without more: %+v", c.DecisionLog.Rotate)
+	}
+	write(t, rotated, "decision_log: {file: d.jsonl, rotate: off}\n")
+	if c, _ := Check(rotated, ""); c.DecisionLog.Rotate != (DecisionRotate{}) {
+		t.Errorf("rotate: off: %+v", c.DecisionLog.Rotate)
 	}
 	only := filepath.Join(dir, "milter.yaml")
 	write(t, only, "milter: {listen: 'tcp:127.0.0.1:8891'}\n")

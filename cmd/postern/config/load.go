@@ -78,9 +78,6 @@ func (c *Config) fill() {
 	if c.DecisionLog.Mask.KeyFile == "" {
 		c.DecisionLog.Mask.KeyFile = filepath.Join(c.StateDir, "decision-mask.key")
 	}
-	if c.Written("decision_log.rotate") && c.DecisionLog.Rotate.Size == 0 {
-		c.DecisionLog.Rotate.Size = 100 << 20
-	}
 	for i := range c.Milter.Listen {
 		if !c.Written(milterKey(i) + ".on_error") {
 			c.Milter.Listen[i].OnError = c.Policy.OnError

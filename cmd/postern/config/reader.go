@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postern-mail/postern/engine/decisionlog"
 	"github.com/postern-mail/postern/internal/netaddr"
 	"github.com/postern-mail/postern/internal/yamldoc"
 )
@@ -260,13 +261,21 @@ func algorithms() []string {
 func (r *reader) decisionLog(n yamldoc.Node) {
 	d := &r.c.DecisionLog
 	r.section(n, yamldoc.Keys{
-		"file":   func(n yamldoc.Node) { r.path(n, &d.File) },
-		"strict": func(n yamldoc.Node) { set(&d.Strict)(n.Bool()) },
-		"input":  func(n yamldoc.Node) { set(&d.Input)(n.Choice("read", "full")) },
-		"sync":   func(n yamldoc.Node) { set(&d.Sync)(n.Choice("none", "interval", "each")) },
+		"file":     func(n yamldoc.Node) { r.path(n, &d.File) },
+		"strict":   func(n yamldoc.Node) { set(&d.Strict)(n.Bool()) },
+		"input":    func(n yamldoc.Node) { set(&d.Input)(n.Choice("read", "full")) },
+		"sync":     func(n yamldoc.Node) { set(&d.Sync)(n.Choice("none", "interval", "each")) },
+		"max_line": func(n yamldoc.Node) { set(&d.MaxLine)(n.Size(decisionlog.MinLine, decisionlog.LongestLine)) },
 		"rotate": func(n yamldoc.Node) {
+			if !n.IsMap() && !n.Empty() {
+				if _, ok := n.Choice("off"); ok {
+					d.Rotate = DecisionRotate{}
+				}
+				return
+			}
 			r.section(n, yamldoc.Keys{
 				"size":     func(n yamldoc.Node) { set(&d.Rotate.Size)(n.Size(64<<10, 1<<40)) },
+				"age":      func(n yamldoc.Node) { set(&d.Rotate.Age)(n.Duration(time.Minute, 366*24*time.Hour)) },
 				"keep":     func(n yamldoc.Node) { set(&d.Rotate.Keep)(n.Int(1, 100_000)) },
 				"compress": func(n yamldoc.Node) { set(&d.Rotate.Compress)(n.Bool()) },
 			})

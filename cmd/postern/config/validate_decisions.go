@@ -23,6 +23,13 @@ func (v *validator) decisionLog() {
 			}
 		}
 	}
+	octets := 0
+	for name, text := range d.Labels {
+		octets += len(name) + len(text)
+	}
+	if most := int(d.MaxLine / 32); octets > most {
+		v.add("decision_log.labels", fmt.Sprintf("the labels take %d octets of every line", octets), fmt.Sprintf("shorten them to %d octets, or write a larger max_line", most))
+	}
 	if m := d.Mask; len(m.KeepHeaders) > 0 && len(m.EraseHeaders) > 0 {
 		v.add("decision_log.mask.headers", "with both keep and erase it is not clear what happens to the others", "write one of them; keep erases all others, erase keeps them")
 	}

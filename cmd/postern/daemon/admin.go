@@ -17,6 +17,7 @@ import (
 	"github.com/postern-mail/postern/cmd/postern/exitcode"
 	"github.com/postern-mail/postern/cmd/postern/feed"
 	"github.com/postern-mail/postern/cmd/postern/systemd"
+	"github.com/postern-mail/postern/internal/printable"
 )
 
 // health is what /healthz answers.
@@ -66,7 +67,7 @@ func adminServer(ctx context.Context, l net.Listener, metrics prometheus.Gathere
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(code)
-		json.NewEncoder(w).Encode(h)
+		json.NewEncoder(&printable.Writer{W: w}).Encode(h)
 	})
 	setup.Register(mux)
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}

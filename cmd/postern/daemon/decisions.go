@@ -41,7 +41,7 @@ func decisionOptions(c config.DecisionLog) (decisionlog.Options, error) {
 	o := decisionlog.Options{
 		File: c.File, Strict: c.Strict,
 		Sync:   map[string]decisionlog.Sync{"interval": decisionlog.SyncInterval, "each": decisionlog.SyncEach}[c.Sync],
-		Rotate: decisionlog.Rotate{Size: c.Rotate.Size, Keep: c.Rotate.Keep, Compress: c.Rotate.Compress},
+		Rotate: decisionlog.Rotate{Size: c.Rotate.Size, Age: c.Rotate.Age, Keep: c.Rotate.Keep, Compress: c.Rotate.Compress}, MaxLine: int(c.MaxLine),
 		Mask: decisionlog.Mask{
 			Addresses:    map[string]decisionlog.Addresses{"hash": decisionlog.HashedAddresses, "domain": decisionlog.DomainAddresses}[c.Mask.Addresses],
 			ClientIP:     map[string]decisionlog.ClientIP{"hash": decisionlog.HashedClientIP, "network": decisionlog.NetworkClientIP}[c.Mask.ClientIP],

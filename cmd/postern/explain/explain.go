@@ -66,6 +66,9 @@ func explain(ctx context.Context, p *engine.Policy, parser *decisionlog.Parser, 
 	}
 	if lacks := p.Lacks(question); len(lacks) > 0 {
 		x.Problem = "this bundle reads " + strings.Join(lacks, ", ") + ", which is not in the log"
+		if l.Shortened != nil {
+			x.Problem = "this bundle reads " + strings.Join(lacks, ", ") + ", of which the log has only a part: " + l.Shortened.String()
+		}
 		if !x.Matches {
 			x.Problem += "; give the bundle that decided, revision " + l.Revision
 		}
@@ -81,6 +84,8 @@ func explain(ctx context.Context, p *engine.Policy, parser *decisionlog.Parser, 
 	x.Now = &now
 	x.Same = x.Logged == nil || replay.Same(x.Logged, x.Now)
 	switch {
+	case l.Shortened != nil && x.Logged == nil:
+		x.Problem = "the logged result cannot be compared: " + l.Shortened.String()
 	case !x.Matches:
 		x.Problem = fmt.Sprintf("revision %s decided, but this explains revision %s; give the old bundle with --bundle", l.Revision, p.Revision())
 	case !x.Same:

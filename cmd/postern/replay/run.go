@@ -258,7 +258,7 @@ func (w *worker) unknown(l *decisionlog.Line, question *engine.Logged) string {
 	case question == nil:
 		return "no input in the log"
 	case w.o.Old == nil && l.ResultMasked():
-		return "the result is masked"
+		return "the result is masked" + shortened(l)
 	}
 	lacks := w.o.New.Lacks(question)
 	if w.o.Old != nil {
@@ -271,7 +271,15 @@ func (w *worker) unknown(l *decisionlog.Line, question *engine.Logged) string {
 	if len(lacks) == 0 {
 		return ""
 	}
-	return "reads " + strings.Join(lacks, ", ")
+	return "reads " + strings.Join(lacks, ", ") + shortened(l)
+}
+
+// shortened returns what is added to a reason if the line is not whole.
+func shortened(l *decisionlog.Line) string {
+	if l.Shortened == nil {
+		return ""
+	}
+	return "; the line was shortened (decision_log.max_line)"
 }
 
 // leftOut reports whether the options leave a line out.

@@ -35,11 +35,11 @@ func StartProgress(w io.Writer, total int64) *Progress {
 		for {
 			select {
 			case <-tick.C:
-				fmt.Fprintf(w, "\r%s\x1b[K", p.line(time.Since(begun)))
+				fmt.Fprintf(raw(w), "\r%s\x1b[K", p.line(time.Since(begun)))
 				shown = true
 			case <-p.quit:
 				if shown {
-					fmt.Fprint(w, "\r\x1b[K")
+					fmt.Fprint(raw(w), "\r\x1b[K")
 				}
 				return
 			}
@@ -157,7 +157,7 @@ func (c *Counter) Done() {
 	defer c.mu.Unlock()
 	c.done++
 	if now := time.Now(); c.w != nil && now.After(c.next) {
-		fmt.Fprintf(c.w, "\r\x1b[K%d of %d %s", c.done, max(c.done, c.all), c.what)
+		fmt.Fprintf(raw(c.w), "\r\x1b[K%d of %d %s", c.done, max(c.done, c.all), c.what)
 		c.next, c.shown = now.Add(100*time.Millisecond), true
 	}
 }
@@ -167,6 +167,6 @@ func (c *Counter) End() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.shown {
-		fmt.Fprint(c.w, "\r\x1b[K")
+		fmt.Fprint(raw(c.w), "\r\x1b[K")
 	}
 }

@@ -12,10 +12,27 @@ import (
 
 	"github.com/lmittmann/tint"
 	"golang.org/x/term"
+
+	"github.com/postern-mail/postern/internal/printable"
 )
+
+// NewOutput returns a stream on which nothing that comes from outside can move the cursor, change the direction of writing or hide text. Flush must
+// be called at the end.
+func NewOutput(w io.Writer) *printable.Writer { return &printable.Writer{W: w, Colours: Is(w)} }
+
+// raw returns the stream below NewOutput, for what moves the cursor on purpose.
+func raw(w io.Writer) io.Writer {
+	if out, ok := w.(*printable.Writer); ok {
+		return out.W
+	}
+	return w
+}
 
 // Is reports whether a stream is a terminal.
 func Is(stream any) bool {
+	if out, ok := stream.(*printable.Writer); ok {
+		stream = out.W
+	}
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -2,6 +2,8 @@ package terminal
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -27,12 +29,22 @@ func TestProgressLine(t *testing.T) {
 	}
 }
 
-func TestPrintable(t *testing.T) {
-	for in, want := range map[string]string{
-		"plain": "plain", "a\nb\tc": "a b c", "\x1b[2Jx\u202ey\xff": "?[2Jx?y?", "grün": "grün", "0123456789x": "0123456789...",
-	} {
-		if got := Printable(in, 10); got != want {
-			t.Errorf("%q, want %q", got, want)
+// TestOutput: nothing from outside can move the cursor, whatever prints it, and a terminal keeps its colours.
+func TestOutput(t *testing.T) {
+	var b strings.Builder
+	out := NewOutput(&b)
+	fmt.Fprint(out, "a\x1b[2Kb\x1b[31mc\u009bd\u202ee\rf\ng\th\xffi\u200b")
+	if err := out.Flush(); err != nil || b.String() != `a\u001b[2Kb\u001b[31mc\u009bd\u202ee\u000df`+"\ng\th"+`\ufffdi\u200b` {
+		t.Errorf("got %q, %v", b.String(), err)
+	}
+	if raw(out) != io.Writer(&b) || Is(out) {
+		t.Error("the stream below is not found")
+	}
+	for _, format := range []string{"json", "text"} {
+		b.Reset()
+		NewLogger(out, format, slog.LevelInfo).Info("m\u009b", "k", "v\u202e\u0085\x1b")
+		if strings.ContainsAny(b.String(), "\u009b\u202e\u0085\x1b") || !strings.Contains(b.String(), `\u202e`) {
+			t.Errorf("%s: %q", format, b.String())
 		}
 	}
 }
