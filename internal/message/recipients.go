@@ -102,7 +102,13 @@ const maxEnclosed = 512
 
 // enclosed returns the length of the quoted string, comment or angle brackets at the start of s, or 0 if it is not closed.
 func enclosed(s string) int {
-	closing := map[byte]byte{'"': '"', '(': ')', '<': '>'}[s[0]]
+	closing := s[0]
+	switch s[0] {
+	case '(':
+		closing = ')'
+	case '<':
+		closing = '>'
+	}
 	s = s[:min(len(s), maxEnclosed)]
 	if strings.IndexByte(s[1:], closing) < 0 {
 		return 0

@@ -148,6 +148,9 @@ func (f *flooder) worker(kind string) (worker func(c net.Conn, first func()), wo
 	case "milter":
 		return f.negotiate, 3000, 50
 	}
+	if header := oneLoginHeaders()[kind]; header != "" {
+		return func(c net.Conn, first func()) { f.submit(c, header, first) }, 6, 6
+	}
 	panic("unknown kind of flood: " + kind)
 }
 
@@ -265,6 +268,31 @@ func (f *flooder) messageLines(raw net.Conn, first func()) {
 		}
 		io.WriteString(c, "From: mallory@example.com\r\nTo: bob@example.net\r\n\r\n"+strings.Repeat("x", size)+"\r\n.\r\n")
 		f.reply(r)
+	}
+}
+
+// submit logs in and sends messages with a header, one after another.
+func (f *flooder) submit(raw net.Conn, header string, first func()) {
+	defer first()
+	c, r := f.secured(raw)
+	if c == nil {
+		return
+	}
+	io.WriteString(c, "AUTH PLAIN "+base64.StdEncoding.EncodeToString([]byte("\x00mallory\x00"+flooderPassword))+"\r\n")
+	f.reply(r)
+	for {
+		raw.SetDeadline(time.Now().Add(20 * time.Second))
+		for _, line := range []string{"MAIL FROM:<mallory@example.com>", "RCPT TO:<bob@example.net>", "DATA"} {
+			io.WriteString(c, line+"\r\n")
+			if line := f.reply(r); line == "" || line[0] > '3' {
+				return
+			}
+		}
+		first()
+		io.WriteString(c, header+"\r\nx\r\n.\r\n")
+		if f.reply(r) == "" {
+			return
+		}
 	}
 }
 
