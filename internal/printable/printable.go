@@ -6,8 +6,8 @@
 package printable
 
 import (
+	"bytes"
 	"io"
-	"strings"
 	"sync"
 	"unicode"
 	"unicode/utf16"
@@ -121,7 +121,7 @@ func Line(s string, limit int) string {
 // because JSON has such characters only in strings. It is safe for concurrent use.
 type Writer struct {
 	W io.Writer
-	// Colours lets the escape sequences of colours through, for a terminal: ESC [, digits and semicolons, m (ECMA-48, SGR).
+	// Colours lets the escape sequences of colours through, for a terminal: ESC [, numbers of colours and brightness, m (ECMA-48, SGR).
 	Colours bool
 
 	mu   sync.Mutex
@@ -174,18 +174,22 @@ func (w *Writer) write(p []byte, all bool) error {
 	return err
 }
 
-// colour returns the length of the escape sequence of a colour at the start of p; 0 if there is none.
+// colour returns the length of the escape sequence of a colour at the start of p; 0 if there is none. Other effects, such as concealed text (8), are
+// no colours.
 func (w *Writer) colour(p []byte) int {
 	if !w.Colours || len(p) < 3 || p[0] != 0x1b || p[1] != '[' {
 		return 0
 	}
-	for i, c := range p[2:min(len(p), 16)] {
-		switch {
-		case c == 'm':
-			return i + 3
-		case !strings.ContainsRune("0123456789;", rune(c)):
+	end := bytes.IndexByte(p[:min(len(p), 16)], 'm')
+	if end < 0 {
+		return 0
+	}
+	for code := range bytes.SplitSeq(p[2:end], []byte(";")) {
+		switch string(code) {
+		case "", "0", "1", "2", "22", "31", "32", "33", "34", "35", "36", "39", "91", "92", "93", "94", "95", "96":
+		default:
 			return 0
 		}
 	}
-	return 0
+	return end + 1
 }

@@ -72,6 +72,7 @@ func TestWriter(t *testing.T) {
 		{false, []string{"\x1b[31mred\x1b[0m"}, `\u001b[31mred\u001b[0m`},
 		{true, []string{"\x1b[31mred\x1b[0m\x1b[1;92m"}, "\x1b[31mred\x1b[0m\x1b[1;92m"},
 		{true, []string{"\x1b[2J\x1b]0;title\a\x1b[K\r\x1b[\x1b"}, `\u001b[2J\u001b]0;title\u0007\u001b[K\u000d\u001b[\u001b`},
+		{true, []string{"\x1b[8mx\x1b[0;8m\x1b[30m\x1b[40m\x1b[m"}, `\u001b[8mx\u001b[0;8m\u001b[30m\u001b[40m` + "\x1b[m"},
 		{true, []string{"\u009b31m"}, `\u009b31m`},
 		{true, []string{"\x1b[1111111111111111111m"}, `\u001b[1111111111111111111m`},
 	} {

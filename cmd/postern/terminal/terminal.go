@@ -5,10 +5,12 @@
 package terminal
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"time"
+	"unicode/utf8"
 
 	"github.com/lmittmann/tint"
 	"golang.org/x/term"
@@ -37,16 +39,49 @@ func Is(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// NewLogger returns a logger that writes to w. format is "json", "text", or "auto" for text on a terminal and JSON elsewhere.
+// maxLogText bounds a message or value in a log, in bytes. The stack of a panic fits.
+const maxLogText = 16 << 10
+
+// NewLogger returns a logger that writes to w. format is "json", "text", or "auto" for text on a terminal and JSON elsewhere. Messages and values have
+// at most 16 KiB, and then "..." and how many bytes were cut off.
 func NewLogger(w io.Writer, format string, level slog.Level) *slog.Logger {
 	if format == "json" || format != "text" && !Is(w) {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: boundAttr}))
 	}
 	return slog.New(tint.NewTextHandler(w, &tint.Options{
-		Level:      level,
-		TimeFormat: time.TimeOnly,
-		NoColor:    !Is(w) || os.Getenv("NO_COLOR") != "", // https://no-color.org
+		Level:       level,
+		TimeFormat:  time.TimeOnly,
+		NoColor:     !Is(w) || os.Getenv("NO_COLOR") != "", // https://no-color.org
+		ReplaceAttr: boundAttr,
 	}))
+}
+
+// boundAttr cuts the text of an attribute that is too long.
+func boundAttr(_ []string, a slog.Attr) slog.Attr {
+	var text string
+	switch a.Value.Kind() {
+	case slog.KindString:
+		text = a.Value.String()
+	case slog.KindAny:
+		switch v := a.Value.Any().(type) {
+		case *slog.Source, slog.Level, nil:
+			return a
+		case error:
+			text = v.Error()
+		case []byte:
+			text = string(v)
+		default:
+			text = fmt.Sprint(v)
+		}
+	}
+	if len(text) <= maxLogText {
+		return a
+	}
+	cut := maxLogText
+	for cut > maxLogText-utf8.UTFMax && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return slog.String(a.Key, fmt.Sprintf("%s... (%d bytes more)", text[:cut], len(text)-cut))
 }
 
 // Colours on a terminal (ECMA-48).

@@ -2,12 +2,14 @@ package terminal
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 func TestProgressLine(t *testing.T) {
@@ -80,6 +82,30 @@ func TestLogger(t *testing.T) {
 		log.Info("hello", "n", 1)
 		if !strings.Contains(b.String(), c.want) || strings.Contains(b.String(), "quiet") || strings.Contains(b.String(), "\x1b") {
 			t.Errorf("%s: %q", c.format, b.String())
+		}
+	}
+}
+
+// TestLongLogValues: no message and no value makes a line of the log longer than its bound, and the number of bytes that are cut off is there.
+func TestLongLogValues(t *testing.T) {
+	long := strings.Repeat("\u00fc", maxLogText) // two bytes each
+	for _, format := range []string{"json", "text"} {
+		for name, value := range map[string]any{"text": long, "error": errors.New(long), "list": []string{long}, "bytes": []byte(long)} {
+			var b strings.Builder
+			NewLogger(&b, format, slog.LevelInfo).Info("m", "k", value)
+			if n := b.Len(); n < maxLogText || n > maxLogText+200 || !strings.Contains(b.String(), "bytes more)") || !utf8.ValidString(b.String()) {
+				t.Errorf("%s, %s: %d bytes, ending in %q", format, name, n, b.String()[max(n-60, 0):])
+			}
+			b.Reset()
+			NewLogger(&b, format, slog.LevelInfo).Info("m", "k", value, "short", strings.Repeat("x", maxLogText))
+			if strings.Count(b.String(), "bytes more)") != 1 {
+				t.Errorf("%s, %s: a value that fits was cut", format, name)
+			}
+		}
+		var b strings.Builder
+		NewLogger(&b, format, slog.LevelInfo).Info(long)
+		if n := b.Len(); n > maxLogText+200 {
+			t.Errorf("%s: a message of %d bytes", format, n)
 		}
 	}
 }
