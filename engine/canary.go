@@ -4,14 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"hash/fnv"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/postern-mail/postern/internal/netaddr"
 )
 
 // Canary lets a candidate decide for a share of identities, with effect. The engine drops it when it fails or refuses too much. An
@@ -55,29 +52,16 @@ type Canary struct {
 // to tell a share by, and further ones are left out.
 const maxIdentities = 4000
 
-// identity is who a decision is weighed for: a login, or the network of a client without one.
-type identity struct {
-	login   string
-	network netip.Prefix
-}
-
-func identityOf(t *Transaction) identity {
-	if t.Auth != nil && t.Auth.Login != "" {
-		return identity{login: t.Auth.Login}
-	}
-	return identity{network: netaddr.ClientNetwork(t.Client.IP)}
-}
-
 // counts are an identity's decisions in a window.
 type counts struct{ decisions, failures, refusals int }
 
 // tally counts the decisions of one policy in a window.
 type tally struct {
 	decisions  int
-	identities map[identity]*counts
+	identities map[clientKey]*counts
 }
 
-func (t *tally) add(who identity, d *Decision) {
+func (t *tally) add(who clientKey, d *Decision) {
 	t.decisions++
 	c := t.identities[who]
 	switch {
@@ -86,7 +70,7 @@ func (t *tally) add(who identity, d *Decision) {
 		return
 	default:
 		if t.identities == nil {
-			t.identities = map[identity]*counts{}
+			t.identities = map[clientKey]*counts{}
 		}
 		c = &counts{}
 		t.identities[who] = c
@@ -136,10 +120,10 @@ func (c *Canary) observe(t *Transaction, d *Decision, candidate bool) (reason st
 	defer c.mu.Unlock()
 	c.turnWindow(t.Now)
 	if !candidate {
-		c.active.add(identityOf(t), d)
+		c.active.add(keyOf(t), d)
 		return ""
 	}
-	c.candidate.add(identityOf(t), d)
+	c.candidate.add(keyOf(t), d)
 	c.Metrics.observe(d)
 	// Judging takes time for each identity, so it waits for a twentieth as many decisions.
 	identities := len(c.candidate.identities) + len(c.active.identities)

@@ -369,8 +369,18 @@ func TestCanaryOutlivesOneLogin(t *testing.T) {
 			t.Errorf("it is taken off twice: %s", why)
 		}
 	}
-	// Nor is there a candidate to be taken off where nobody else is on it.
-	c := &Canary{}
+	// A third one who is refused once in a hundred times is not enough: the two who fare worst are left out, not others.
+	c := &Canary{MaxRefusals: 0.05}
+	for i := range 10 {
+		canaryDecisions(t, c, fmt.Sprint("good", i), aTime, true, 5, 0, refused)
+	}
+	for login, bad := range map[string]int{"third": 1, "mallory": 100, "marvin": 100} {
+		if why := canaryDecisions(t, c, login, aTime, true, 100, bad, refused); why != "" {
+			t.Errorf("%s took it off: %s", login, why)
+		}
+	}
+	// Nor does one login take the candidate off where nobody else is on it.
+	c = &Canary{}
 	if why := canaryDecisions(t, c, "mallory", aTime, true, 1000, 1000, refused); why != "" {
 		t.Error(why)
 	}
