@@ -233,3 +233,21 @@ func TestBrokenHeader(t *testing.T) {
 	start(t, rules(t, "message", `note contains "h" if input.message.header.subject`)).talk(hello + envelope + broken + "S: 554 5.6.0 Message header" + envelope + message1 + quit)
 	start(t).talk(hello + envelope + broken + "S: 250 2.0.0 Ok: queued" + quit)
 }
+
+// TestChangeSenderAlone: an edit of the sender alone reaches the next hop, which has the old sender by then.
+func TestChangeSenderAlone(t *testing.T) {
+	t.Parallel()
+	s := start(t, rules(t, "message", `edit contains {"op": "change_sender", "address": "other@example.com"}`))
+	c := s.talk(hello + envelope + message1 + envelope)
+	c.write("BDAT 14 LAST\r\nSubject: x\r\n\r\n")
+	c.talk("S: 250 2.0.0" + quit)
+	got := s.hop.got()
+	if len(got) != 2 {
+		t.Fatalf("%d messages", len(got))
+	}
+	for _, m := range got {
+		if m.env.From.String() != "<other@example.com>" || len(m.to) != 1 || m.to[0].Path.String() != "<bob@example.net>" {
+			t.Errorf("got it from %s to %v", m.env.From, m.to)
+		}
+	}
+}
