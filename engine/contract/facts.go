@@ -161,7 +161,7 @@ func messageFields() []Fact {
 			{Name: "received", Kind: Integer, Always: true, Doc: "Number of Received fields. The one that this server adds itself is not counted."},
 			{Name: "received_here", Kind: Integer, Always: true, Doc: "Number of Received fields whose by clause names server.hostname."},
 			{Name: "results_here", Kind: List, Always: true, Item: &Fact{Kind: Integer},
-				Doc: "Authentication-Results fields that name server.hostname, or that a program may read so: which occurrences, from 1. At most 500."},
+				Doc: "Authentication-Results fields that name server.hostname, or that a program may read so: which occurrences, from 1."},
 		}},
 		{Name: "mbox_line", Kind: Text, Part: true, Since: 4,
 			Doc: `Line of an mbox file that stood before the header, such as "From alice Mon Nov 30 10:00:00 2026". It is removed from the message. Absent without one; mail servers remove it before a milter sees it.`},

@@ -18,9 +18,6 @@ type Trace struct {
 	ResultsHere []int
 }
 
-// maxResultsHere bounds Trace.ResultsHere. Each of them costs an edit, and no plan has more than maxEdits.
-const maxResultsHere = 500
-
 // ReadTrace reads the trace fields of h. hostname is the name of the server that asks; "" is no name, so that no field is the server's.
 // It takes time linear in the size of h.
 func ReadTrace(h *Header, hostname string) Trace {
@@ -33,7 +30,7 @@ func ReadTrace(h *Header, hostname string) Trace {
 				t.ReceivedHere++
 			}
 		case "authentication-results":
-			if results++; len(t.ResultsHere) < maxResultsHere && resultsOf(f.value, hostname) {
+			if results++; resultsOf(f.value, hostname) {
 				t.ResultsHere = append(t.ResultsHere, results)
 			}
 		}

@@ -86,7 +86,7 @@ func TestResultsHere(t *testing.T) {
 		t.Errorf("ARC: %v", got.ResultsHere)
 	}
 	many := headerOf(t, strings.Repeat("Authentication-Results: a.example\r\n", 600))
-	if got := ReadTrace(many, "a.example"); len(got.ResultsHere) != 500 {
+	if got := ReadTrace(many, "a.example"); len(got.ResultsHere) != 600 {
 		t.Errorf("%d of 600", len(got.ResultsHere))
 	}
 }
@@ -224,6 +224,8 @@ func TestReadUnusable(t *testing.T) {
 		"Subject: x\r\n":      nil,
 		"Date:\r\n":           {"date"},
 		"DATE: yesterday\r\n": {"date"},
+		"Date: \r\nDate: 30 Nov 2026 10:00 Z\r\n":   {"date"},
+		"Message-ID: <>\r\nMessage-ID: <1@x>\r\n":   {"message-id"},
 		"Date: 30 Nov 2026 10:00 Z\r\nDate: \r\n":   {"date"},
 		"Message-ID: \r\n":                          {"message-id"},
 		"Message-Id: <>\r\n":                        {"message-id"},
