@@ -116,10 +116,10 @@ func elementsOf(list []omission) (n int) {
 	return n
 }
 
-// share runs f, which appends the value at c.at. In a shortened line it gets half of the room, so that those after it get some, too. The
+// share runs f, which appends the value at c.at. If more values follow in a shortened line, it gets half of the room, so that they get some, too. The
 // message gets most of the input's.
-func (c *encoder) share(f func()) {
-	if !c.short || c.mute > 0 {
+func (c *encoder) share(more bool, f func()) {
+	if !more || !c.short || c.mute > 0 {
 		f()
 		return
 	}

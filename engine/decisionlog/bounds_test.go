@@ -202,6 +202,9 @@ func TestShortenedList(t *testing.T) {
 	if f := l.Shortened.Fields; len(f) != 1 || f[0].Path != "/input/envelope/to" || f[0].Elements != 2000-kept || kept < 20 || l.Shortened.Elements != 2000-kept {
 		t.Errorf("%d kept, %+v", kept, f)
 	}
+	if len(line) < DefaultLine/5 {
+		t.Errorf("the list has %d octets of %d, though little else needs room", len(line), DefaultLine)
+	}
 	for rego, lacks := range map[string]string{
 		`reject contains "x" if count(input.envelope.to) > 100`:                              "envelope.to",
 		`reject contains "x" if input.envelope.recipient_count > 100`:                        "envelope.recipient_count",

@@ -223,14 +223,14 @@ func (c *encoder) result(d *engine.Decision) {
 		c.optional("status", d.Reply.Status())
 		lines := d.Reply.Lines()
 		c.raw(`,"lines":`)
-		c.in("reply/lines", func() { c.share(func() { c.list(len(lines), func(i int) { c.outcome(lines[i]) }) }) })
+		c.in("reply/lines", func() { c.share(true, func() { c.list(len(lines), func(i int) { c.outcome(lines[i]) }) }) })
 		c.raw(`}`)
 	}
 	c.raw(`,"rules":`)
-	c.in("rules", func() { c.share(func() { c.list(len(d.Reasons), func(i int) { c.reason(&d.Reasons[i]) }) }) })
+	c.in("rules", func() { c.share(true, func() { c.list(len(d.Reasons), func(i int) { c.reason(&d.Reasons[i]) }) }) })
 	if n := d.Edits.Len(); n > 0 {
 		c.raw(`,"edits":`)
-		c.in("edits", func() { c.share(func() { c.list(n, func(i int) { c.edit(d.Edits.At(i)) }) }) })
+		c.in("edits", func() { c.share(true, func() { c.list(n, func(i int) { c.edit(d.Edits.At(i)) }) }) })
 	}
 	if len(d.Notes) > 0 {
 		c.raw(`,"notes":`)
@@ -316,7 +316,7 @@ func (c *encoder) note(v any) {
 				c.raw(`,`)
 			}
 			first = false
-			c.key(shown, func() { c.replace(name, shown); c.raw(`:`); c.share(func() { c.note(v[name]) }) })
+			c.key(shown, func() { c.replace(name, shown); c.raw(`:`); c.share(true, func() { c.note(v[name]) }) })
 		}
 		c.raw(`}`)
 	default:

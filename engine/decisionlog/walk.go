@@ -116,7 +116,7 @@ func (c *encoder) object(obj ast.Object, each func(name string, v ast.Value)) {
 		}
 		c.name(string(name))
 		start := len(c.dst)
-		c.key(string(name), func() { c.share(func() { each(string(name), obj.Get(k).Value) }) })
+		c.key(string(name), func() { c.share(seen < obj.Len(), func() { each(string(name), obj.Get(k).Value) }) })
 		if len(c.dst) == start {
 			c.dst = c.dst[:before]
 			continue
