@@ -280,21 +280,21 @@ func (b *builder) header(pairs []pair, h *message.Header, read contract.Parts) [
 			fields := append(make([]pair, 0, 4), pair{b.k.from, b.mailboxes(block.From)}, pair{b.k.sender, b.mailboxes(block.Sender)}, pair{b.k.to, b.mailboxes(block.To)})
 			list[i] = b.object(b.known(fields, b.k.date, block.Date))
 		}
-		pairs = append(pairs, pair{b.k.resentBlocks, b.term(ast.NewArray(list...))})
+		pairs = append(pairs, pair{b.k.resentBlocks, b.array(list)})
 	}
 	if read&contract.PartMessageUnqualified != 0 {
 		list := make([]*ast.Term, len(f.Unqualified))
 		for i, u := range f.Unqualified {
 			list[i] = b.object([]pair{{b.k.name, b.str(u.Name)}, {b.k.index, b.num(int64(u.Index))}, {b.k.pieces, b.strs(u.Pieces)}})
 		}
-		pairs = append(pairs, pair{b.k.unqualified, b.term(ast.NewArray(list...))})
+		pairs = append(pairs, pair{b.k.unqualified, b.array(list)})
 	}
 	if read&contract.PartMessageUnreadable != 0 {
 		list := make([]*ast.Term, len(f.Unreadable))
 		for i, u := range f.Unreadable {
 			list[i] = b.object([]pair{{b.k.name, b.str(u.Name)}, {b.k.index, b.num(int64(u.Index))}, {b.k.nobody, b.bool(u.Empty)}, {b.k.text, b.str(u.Text)}})
 		}
-		pairs = append(pairs, pair{b.k.unreadable, b.term(ast.NewArray(list...))})
+		pairs = append(pairs, pair{b.k.unreadable, b.array(list)})
 	}
 	if read&contract.PartMessageAmbiguous != 0 {
 		list := make([]*ast.Term, len(f.Ambiguous))
@@ -305,14 +305,14 @@ func (b *builder) header(pairs []pair, h *message.Header, read contract.Parts) [
 			}
 			list[i] = b.object(fields)
 		}
-		pairs = append(pairs, pair{b.k.ambiguous, b.term(ast.NewArray(list...))})
+		pairs = append(pairs, pair{b.k.ambiguous, b.array(list)})
 	}
 	if read&contract.PartMessageCanonical != 0 {
 		list := make([]*ast.Term, len(f.Canonical))
 		for i, c := range f.Canonical {
 			list[i] = b.object([]pair{{b.k.name, b.str(c.Name)}, {b.k.index, b.num(int64(c.Index))}, {b.k.pieces, b.strs(c.Pieces)}})
 		}
-		pairs = append(pairs, pair{b.k.canonical, b.term(ast.NewArray(list...))})
+		pairs = append(pairs, pair{b.k.canonical, b.array(list)})
 	}
 	return pairs
 }
@@ -352,6 +352,14 @@ func (b *builder) all(pairs []pair, h *message.Header, read contract.Parts) []pa
 		header = append(header, pair{terms[first].key, b.term(ast.NewArray(values...))})
 	}
 	return append(pairs, pair{b.k.header, b.object(header)})
+}
+
+// array makes a list.
+func (b *builder) array(list []*ast.Term) *ast.Term {
+	if len(list) == 0 {
+		return b.k.list
+	}
+	return b.term(ast.NewArray(list...))
 }
 
 // mailboxes makes the list of an address field's mailboxes.

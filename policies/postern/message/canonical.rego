@@ -28,6 +28,7 @@ reject contains {
 		[field.name],
 	),
 } if {
+	input.message.canonical[0] # empty for most messages, which skip the rules that begin so
 	some field in _irregular
 	settings.canonical_originators == "refuse"
 }
@@ -41,6 +42,7 @@ reject contains {
 		[field.name],
 	),
 } if {
+	input.message.canonical[0]
 	some field in _irregular
 	settings.canonical_originators == "rewrite"
 	_signed(lower(field.name))

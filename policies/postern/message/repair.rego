@@ -20,13 +20,15 @@ edit contains {"op": "add_header", "name": "Message-ID", "value": input.message.
 }
 
 edit contains {"op": "replace_header", "name": "Date", "value": input.message.generated.date} if {
-	"date" in input.message.unusable # indexed, so most transactions skip this rule
+	input.message.unusable[0] # empty for most messages, which skip the rules that begin so
+	"date" in input.message.unusable
 	settings.date == "fix"
 	not _signed("date")
 	_submission
 }
 
 edit contains {"op": "replace_header", "name": "Message-ID", "value": input.message.generated.message_id} if {
+	input.message.unusable[0]
 	"message-id" in input.message.unusable
 	settings.message_id == "fix"
 	not _signed("message-id")
@@ -39,6 +41,7 @@ reject contains {
 	"status": "5.6.0",
 	"message": "The Date field has no date that can be read; send one as in Mon, 01 Jun 2026 12:00:00 +0000, or none",
 } if {
+	input.message.unusable[0]
 	"date" in input.message.unusable
 	settings.date == "refuse"
 	_submission
@@ -50,6 +53,7 @@ reject contains {
 	"status": "5.6.0",
 	"message": "The Message-ID field is empty; send an identifier as in <1@example.com>, or no such field",
 } if {
+	input.message.unusable[0]
 	"message-id" in input.message.unusable
 	settings.message_id == "refuse"
 	_submission
@@ -63,6 +67,7 @@ note contains {
 	"was": [substring(value, 0, 200) | some value in input.message.header.date],
 	"signed": _is_signed("date"),
 } if {
+	input.message.unusable[0]
 	"date" in input.message.unusable
 	_submission
 }
@@ -72,6 +77,7 @@ note contains {
 	"was": [substring(value, 0, 200) | some value in input.message.header["message-id"]],
 	"signed": _is_signed("message-id"),
 } if {
+	input.message.unusable[0]
 	"message-id" in input.message.unusable
 	_submission
 }
@@ -82,6 +88,13 @@ _is_signed(field) if _signed(field)
 
 # Bcc does not count as a destination, because it is removed.
 edit contains {"op": "add_header", "name": "To", "value": "undisclosed-recipients:;"} if {
+	not input.message.header.to
+	not input.message.header.cc
+	_submission
+}
+
+edit contains {"op": "add_header", "name": "To", "value": "undisclosed-recipients:;"} if {
+	input.message.unreadable[0] # empty for most messages, which skip the rule
 	_destinations - _nobody == set()
 	_submission
 }

@@ -10,6 +10,7 @@ import data.postern.lib.settings
 # custom:
 #   rfc: RFC 5322 section 3.6.6
 allow contains "own resent block" if {
+	input.message.resent_blocks[0]
 	input.auth.login
 	_envelope_yours
 	_resent
@@ -17,10 +18,10 @@ allow contains "own resent block" if {
 
 # Whether the message is somebody else's and its newest Resent block is the login's and whole.
 _resent if {
+	block := input.message.resent_blocks[0] # undefined for most messages
 	settings.resent == "allow"
 	input.auth.login
 	count(_rights) < count(input.message.from)
-	block := input.message.resent_blocks[0]
 	block.date
 	count(block.to) > 0
 	_block_yours(block)

@@ -54,6 +54,7 @@ _sender_foreign if {
 }
 
 _sender_needed if {
+	count(input.message.from) > 1
 	input.message.sender == []
 	count({author.key | some author in input.message.from}) > 1
 }
@@ -66,6 +67,7 @@ _sender_needed if {
 
 # A Sender that cannot be read, or not in one way, is nobody's.
 _sender_foreign if {
+	input.message.ambiguous[0]
 	some ambiguity in input.message.ambiguous
 	ambiguity.field == "sender"
 	ambiguity.kind in _no_sender
