@@ -36,6 +36,11 @@ func TestReceived(t *testing.T) {
 			if got != "Received: "+tt.want {
 				t.Errorf("got  %s\nwant Received: %s", got, tt.want)
 			}
+			for line := range strings.SplitSeq(string(s.hop.got()[0].body), "\r\n") {
+				if len(line) > 78 { // RFC 5322 §2.1.1; the words are short here
+					t.Errorf("a line of %d octets: %s", len(line), line)
+				}
+			}
 		})
 	}
 }
