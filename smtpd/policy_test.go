@@ -251,3 +251,14 @@ func TestChangeSenderAlone(t *testing.T) {
 		}
 	}
 }
+
+// TestRemoveRecipientAlone: a recipient that the next hop has accepted already does not get the message if policy removes it.
+func TestRemoveRecipientAlone(t *testing.T) {
+	t.Parallel()
+	s := start(t, rules(t, "message", `edit contains {"op": "remove_recipient", "address": "bob@example.net"}`))
+	s.talk(hello + envelope + "C: RCPT TO:<carol@example.net>\nS: 250" + message1 + quit)
+	got := s.hop.got()
+	if len(got) != 1 || len(got[0].to) != 1 || got[0].to[0].Path.String() != "<carol@example.net>" {
+		t.Errorf("got %+v", got)
+	}
+}
