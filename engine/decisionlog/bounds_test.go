@@ -217,6 +217,46 @@ func TestShortenedList(t *testing.T) {
 	}
 }
 
+// TestShortenedCounts: what is cut off many texts is counted to the octet, also where there are too many of them for a path each.
+func TestShortenedCounts(t *testing.T) {
+	const long = 20_000
+	r := record("id-1")
+	r.Decision.Notes = []any{"short"}
+	enc, err := newEncoder(Mask{}, nil, MinLine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]any{}
+	for i := range 4 * MinLine / lineFor {
+		names[fmt.Sprintf("k%02d", i)] = strings.Repeat("n", long+i)
+	}
+	r.Input = raw(must(json.Marshal(map[string]any{"a": names})))
+	l, err := NewParser().Parse(enc.line(nil, NewEntry(r)))
+	if err != nil || l.Shortened == nil {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	var got struct {
+		A map[string]string `json:"a"`
+	}
+	if err := json.Unmarshal(l.input, &got); err != nil {
+		t.Fatal(err)
+	}
+	cut := 0
+	for name, text := range got.A {
+		cut += len(names[name].(string)) - len(strings.TrimSuffix(text, cutMark))
+	}
+	if s := l.Shortened; s.Octets != cut || s.Elements != len(names)-len(got.A) || len(s.Fields) > MinLine/lineFor+2 || len(got.A) <= MinLine/lineFor {
+		t.Errorf("%d octets cut off %d of %d texts, %+v", cut, len(got.A), len(names), s)
+	}
+}
+
+func must(text []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return text
+}
+
 // TestShortenedLeaksNothing: what a mask erases does not come back in a note, even if the line has no room for the place where it stood.
 func TestShortenedLeaksNothing(t *testing.T) {
 	p := compiled(t, "package postern.message\nnote contains input.message.header.zecret[0]\nnote contains array.slice(input.message.headers, 0, 50)\nnote contains substring(input.message.body.text, 0, 40)\n")
