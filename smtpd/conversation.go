@@ -232,11 +232,6 @@ const (
 	extOldAuth  = "OLD_AUTH" // AUTH=, the form of clients from before RFC 2554; off by default
 )
 
-// ExtensionNames returns the keys of Server.Extensions.
-func ExtensionNames() []string {
-	return []string{ext8BitMIME, extChunking, extDSN, extLimits, extOldAuth, extSMTPUTF8}
-}
-
 // extensionsWait is how long EHLO waits for a next hop that has never been reached.
 const extensionsWait = time.Second
 

@@ -40,7 +40,7 @@ type Server struct {
 	// TLS returns the configuration for each handshake; nil, or a nil configuration: no TLS, and so no AUTH.
 	TLS    func() *tls.Config
 	Limits Limits
-	// Extensions says of keywords of EHLO whether they are offered; ExtensionNames lists them. 8BITMIME, DSN and SMTPUTF8 are offered
+	// Extensions says of keywords of EHLO whether they are offered: 8BITMIME, CHUNKING, DSN, LIMITS, OLD_AUTH and SMTPUTF8. 8BITMIME, DSN and SMTPUTF8 are offered
 	// by default if all next hops have them that were ever reached, CHUNKING and LIMITS always.
 	Extensions map[string]bool
 	// StrictCommands refuses commands that are not written as RFC 5321 says: any name in EHLO, AUTH after HELO, blanks before a path, and a path
