@@ -25,13 +25,6 @@ const (
 	// maxAbandoned is the number of evaluations past their deadline that give their slot back, because each can hold much memory.
 	// One more keeps its slot until it ends.
 	maxAbandoned = 8
-	// expensive is the time from which a decision is expensive. After one, its client's share stays taken for restFactor times as long, at most
-	// longestRest, while the slot is free for others: a client whose messages are made to be expensive would otherwise keep a processor busy,
-	// and all that reads and relays its messages besides. A decision of the default bundle takes a third of a millisecond; on a busy machine the time
-	// has other work in it, so the bound is far above that.
-	expensive   = 8 * time.Millisecond
-	restFactor  = 2
-	longestRest = time.Second
 )
 
 // admission bounds how many decisions an Engine makes at once, and lets the others wait. The slots serve clients in turn, and the
@@ -79,10 +72,7 @@ type waiter struct {
 }
 
 // ticket is the right to make one decision. A nil ticket is that of a decision outside an Engine.
-type ticket struct {
-	client *clientShare // nil: given back
-	since  time.Time    // when it got its slot
-}
+type ticket struct{ client *clientShare } // nil: given back
 
 // enter waits for a slot, at most maxWait, and returns how long that took.
 func (a *admission) enter(ctx context.Context, key clientKey, maxWait time.Duration) (ticket, time.Duration, *EvalError) {
@@ -94,7 +84,7 @@ func (a *admission) enter(ctx context.Context, key clientKey, maxWait time.Durat
 	case c == nil:
 		return ticket{}, 0, failf(kindBusy, "too many decisions wait for their turn, and this client has the most of them")
 	case w == nil:
-		return ticket{c, time.Now()}, 0, nil
+		return ticket{c}, 0, nil
 	}
 	began := time.Now()
 	timer := time.NewTimer(maxWait)
@@ -115,7 +105,7 @@ func (a *admission) enter(ctx context.Context, key clientKey, maxWait time.Durat
 	if !w.admitted {
 		return ticket{}, waited, failf(kindBusy, "too many decisions wait for their turn, and this client has the most of them")
 	}
-	return ticket{c, time.Now()}, waited, nil
+	return ticket{c}, waited, nil
 }
 
 // join gives a client's decision a slot (no waiter), a place among those that wait, or neither (no client).
@@ -262,20 +252,6 @@ func (s *ticket) leave() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.live--
-	if took := time.Since(s.since); took >= expensive {
-		time.AfterFunc(min(restFactor*took, longestRest), c.rested)
-	} else {
-		c.running--
-		a.drop(c)
-	}
-	a.grant()
-}
-
-// rested gives back what a client has kept of its share after an expensive decision.
-func (c *clientShare) rested() {
-	a := c.admission
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	c.running--
 	a.drop(c)
 	a.grant()

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -34,7 +35,8 @@ func TestBusyMachine(t *testing.T) {
 	dir := testenv.ShortDir(t)
 	testenv.Write(t, filepath.Join(dir, "postern/message/p.rego"), bodyRules)
 	s := e2e.StartSite(t, "maildir:outbox", "policy: {bundle: '"+dir+"'}\nmilter: {listen: ['tcp:127.0.0.1:0']}\n"+
-		"submission: {listen: '127.0.0.1:0', listen_tls: '127.0.0.1:0', require_auth: false, limits: {connections_per_ip: 400}}\n")
+		"submission: {listen: '127.0.0.1:0', listen_tls: '127.0.0.1:0', require_auth: false, limits: {connections_per_ip: 400}}\n",
+		func(cmd *exec.Cmd) { cmd.Path = e2e.PlainBinary(t) }) // the race detector would make the rules ten times slower, and so a time-out true
 	const sessions, milters, size = 200, 100, 800 << 10
 	var clients []*e2e.Client
 	for range sessions {
