@@ -120,9 +120,10 @@ func restarted(t *testing.T, s *e2e.Site, mta, log string, change func(), start 
 	}
 	began := time.Now()
 	greeted := make(chan time.Duration, 1)
+	addr := s.Addr // Await writes it again
 	go func() {
 		for time.Since(began) < time.Minute {
-			conn, err := net.Dial("tcp", s.Addr)
+			conn, err := net.Dial("tcp", addr)
 			if err != nil {
 				time.Sleep(2 * time.Millisecond)
 				continue
