@@ -49,7 +49,7 @@ func nextWord(s string, from int) (w encodedWord, ok bool) {
 		text := end + 3
 		closing := strings.Index(s[text:], "?=")
 		if closing < 0 {
-			continue
+			return w, false // nothing further on is closed either
 		}
 		charset, _, _ := strings.Cut(s[start+2:end], "*")
 		return encodedWord{lower(charset), s[end+1] | 0x20, s[text : text+closing], start, text + closing + 2}, true

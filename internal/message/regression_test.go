@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func facts(t *testing.T, header string) Facts {
@@ -73,7 +74,7 @@ func TestCVE202424784(t *testing.T) {
 // TestQuadraticInputs (CVE-2026-39820, CVE-2026-42499): inputs made to be read again and again are read once. The work is
 // counted in allocations, and each is as long as a field may be, so that anything quadratic would not come back in time.
 func TestQuadraticInputs(t *testing.T) {
-	for _, unit := range []string{"(", "()", "(\\", "\"", `"a"`, "=?", "=?utf-8?b?", "=?utf-8?q?a=40b.c?= ", "a@", "a@b.c ", "a@b.c,", "a:", "g:;,", "<", ".", "\\", " ", "@", "[", "a@[", "é"} {
+	for _, unit := range []string{"(", "()", "(\\", "\"", `"a"`, "=?", "=?utf-8?b?", "=?a?b?x", "=?utf-8?q?a=40b.c?= ", "a@", "a@b.c ", "a@b.c,", "a:", "g:;,", "<", ".", "\\", " ", "@", "[", "a@[", "é"} {
 		for _, frame := range []string{"%s", "%s <a@b.c>", "\"%s\" <a@b.c>", "(%s) a@b.c", "a@b.c (%s)", "g: %s;", "<a@%s>"} {
 			value := strings.Repeat(unit, maxAddressField/len(unit)/2)
 			header := "From: " + strings.ReplaceAll(frame, "%s", value) + "\r\nFrom: a@b.c\r\n\r\n"
@@ -84,6 +85,29 @@ func TestQuadraticInputs(t *testing.T) {
 			if f := ReadFacts(h); !f.has("duplicate-from", "from") {
 				t.Errorf("%q in %q: %v", unit, frame, f.Ambiguous)
 			}
+		}
+	}
+}
+
+// TestUnclosedWords: a search for the end of an encoded word that has none is made once, and not for each word. The time is compared with
+// that of another input of the same length, in the best of some rounds.
+func TestUnclosedWords(t *testing.T) {
+	const size = 512 << 10
+	best := func(unit string) time.Duration {
+		s, least := strings.Repeat(unit, size/len(unit)), time.Hour
+		for range 3 {
+			began := time.Now()
+			if w, ok := nextWord(s, 0); ok {
+				t.Fatalf("%q has the word %+v", unit, w)
+			}
+			least = min(least, time.Since(began))
+		}
+		return least
+	}
+	plain := best("=?")
+	for _, unit := range []string{"=?a?b?x", "=?a?q? ", "=?a?B?("} {
+		if took := best(unit); took > 20*plain {
+			t.Errorf("%q took %v, and an input without encodings %v", unit, took, plain)
 		}
 	}
 }
