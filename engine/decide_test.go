@@ -92,12 +92,17 @@ func TestDecideFails(t *testing.T) {
 		{"object in allow", `allow contains {"rule": "x"} if _on`, kindAnswer, "want a string"},
 		{"code out of class", `reject contains {"rule": "r", "code": 451} if _on`, kindAnswer, "want 500 to 599"},
 		{"code no integer", `reject contains {"rule": "r", "code": 550.5} if _on`, kindAnswer, "code"},
+		{"code above 599", `reject contains {"rule": "r", "code": 600} if _on`, kindAnswer, "want 500 to 599"},
+		{"code of a set that does not win", `reject contains "r" if _on` + "\n" + `defer contains {"rule": "r", "code": 550} if _on`, kindAnswer, "want 400 to 499"},
 		{"code as string", `reject contains {"rule": "r", "code": "550"} if _on`, kindAnswer, "code is string"},
 		{"status out of class", `defer contains {"rule": "r", "status": "5.1.1"} if _on`, kindAnswer, "want 4.x.y"},
 		{"status shape", `defer contains {"rule": "r", "status": "4.1"} if _on`, kindAnswer, "want 4.x.y"},
 		{"unknown key", "_e[\"rule\"] := \"r\"\n_e[\"cod\"] := 550\nreject contains _e if _on", kindAnswer, `unknown key "cod"`},
 		{"no rule", "_e[\"code\"] := 550\nreject contains _e if _on", kindAnswer, "no rule name"},
 		{"long rule", `reject contains concat("", [x | some i in numbers.range(1, 300); x := "x"]) if _on`, kindAnswer, "octets"},
+		{"rule of 257 octets", `_r := concat("", [x | some i in numbers.range(1, 257); x := "x"])` + "\n" + `reject contains {"rule": _r} if _on`, kindAnswer, "257 octets, at most 256"},
+		{"too many edits", `edit contains {"op": "add_header", "name": "X-A", "value": sprintf("%d", [i])} if { _on; some i in numbers.range(1, 1001) }`, kindAnswer, "edit has 1001 elements"},
+		{"large notes together", `note contains [k, [i | some i in numbers.range(1, 8000)]] if { _on; some k in [1, 2] }`, kindAnswer, "all elements together"},
 		{"too many", `reject contains sprintf("%d", [i]) if { _on; some i in numbers.range(1, 1001) }`, kindAnswer, "at most 1000"},
 		{"edit op", "_op := \"set\"\nedit contains {\"op\": _op, \"name\": \"A\", \"value\": \"b\"} if _on", kindAnswer, "unknown op"},
 		{"edit value with line end", `edit contains {"op": "add_header", "name": "X-A", "value": "a\r\nBcc: x"} if _on`, kindAnswer, "edit element"},
@@ -133,8 +138,10 @@ func TestAppendString(t *testing.T) {
 	if got := string(AppendString(nil, "a\u2028b\u2029c\x7f\n")); got != `"a\u2028b\u2029c\u007f\n"` {
 		t.Error(got)
 	}
-	if got := appendBrief(nil, ast.String(strings.Repeat("x", 100_000)), 120); len(got) > 200 {
-		t.Errorf("%d bytes", len(got))
+	for _, limit := range []int{-1, 0, 1, 120} {
+		if got := AppendValueWithin(nil, ast.String(strings.Repeat("x", 100_000)), limit); len(got) > max(limit, 0)+80 {
+			t.Errorf("within %d: %d bytes", limit, len(got))
+		}
 	}
 }
 
@@ -156,6 +163,30 @@ func TestFailureVerdict(t *testing.T) {
 		if got := describe(decide(p, tr)); got != c.want {
 			t.Errorf("failure %d: got %s, want %s", c.failure, got, c.want)
 		}
+	}
+}
+
+// TestNoSuchStage: what has no stage of the five gets the failure verdict, with the reason.
+func TestNoSuchStage(t *testing.T) {
+	p := compile(t, nil, "package postern.message\nnote contains 1")
+	for _, stage := range []Stage{0, StageMessage + 1, 200} {
+		tr := submission(t)
+		tr.Stage = stage
+		if got, want := describe(decide(p, tr)), "defer 451 4.3.0 Temporary failure, try again later; error/error.stage"; got != want {
+			t.Errorf("stage %d: got %s, want %s", stage, got, want)
+		}
+	}
+}
+
+// TestUnprintable: characters that cannot be printed reach neither a reply nor the names of rules.
+func TestUnprintable(t *testing.T) {
+	for in, want := range map[string]string{"a\u202eb": "a?b", "a\x1b[2J": "a?[2J", "a\u200bb": "a?b", "a\xffb": "a?b", "a\tb\nc": "a b?c", "\u00e9": "\u00e9"} {
+		if got := clean(in, false); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	if got := clean("a\r\nb\rc", true); got != "a\nb?c" {
+		t.Errorf("lines: %q", got)
 	}
 }
 

@@ -24,20 +24,15 @@ func TestFieldsKept(t *testing.T) {
 // headerOf is what of message.header a policy's input of t has, and the parts that the log names.
 func headerOf(t *testing.T, p *Policy, tr *Transaction) (string, []string) {
 	t.Helper()
-	st := p.stages[StageMessage]
-	build, fields := st.build, st.buildFields
-	if also := p.shadowParts[StageMessage]; also != 0 {
-		build, fields = build|also, p.bothFields[StageMessage]
-	}
-	in, fail := p.input(tr, build, fields)
-	if fail != nil {
-		t.Fatal(fail)
+	d, in := p.decide(context.Background(), tr, nil)
+	if d.Err != nil {
+		t.Fatal(d.Err)
 	}
 	v, err := in.value.Find(ast.Ref{ast.StringTerm("message"), ast.StringTerm("header")})
 	if err != nil {
-		return "", st.parts
+		return "", in.Parts()
 	}
-	return string(AppendValue(nil, v)), st.parts
+	return string(AppendValue(nil, v)), in.Parts()
 }
 
 // TestFields: of message.header there are the fields that rules look up by name, and all where any name may be meant.

@@ -51,6 +51,22 @@ func TestSlow(t *testing.T) {
 	}
 }
 
+// TestSlowFromAQuarter: the warning comes where a decision takes half of the time-out.
+func TestSlowFromAQuarter(t *testing.T) {
+	p := compile(t, nil, slowRules(`input.stage == "message"`), Options{Timeout: time.Minute})
+	tr, err := plainTransaction(StageMessage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, took := p.measure(context.Background(), tr)
+	if p.timeout = 2 * took; d.Err != nil || took == 0 {
+		t.Fatalf("it took %v: %v", took, d.Err)
+	}
+	if slow, err := p.smoke(context.Background()); err != nil || len(slow) != 1 || slow[0].Code != contract.CodeSlow {
+		t.Errorf("%v of %v: %v, %v", took, p.timeout, slow, err)
+	}
+}
+
 // TestSlowEnds: a rule that never ends is refused after a bounded processor time, and a caller that gives up ends it.
 func TestSlowEnds(t *testing.T) {
 	const endless = "package postern.message\nreject contains \"x\" if { some i in numbers.range(1, 100000); some j in numbers.range(1, 100000); i * j == -1 }"

@@ -121,7 +121,7 @@ func TestHeaderWithin(t *testing.T) {
 		"": "", "A: b\r\n\r\n": "", "A: b\r\n c\r\nB: c\r\nC: d\r\n\r\n": "", "A: b\r\nB: c\r\nC: d\r\nD: e\r\n\r\n": LimitFields,
 		"A: " + strings.Repeat("x", 45) + "\r\n\r\n": "", "A: " + strings.Repeat("x", 46) + "\r\n\r\n": LimitFieldBytes,
 		"A: b\r\n " + strings.Repeat("x", 50) + "\r\n\r\n": LimitFieldBytes, "A: " + strings.Repeat("x", 200) + "\r\n\r\n": LimitBytes,
-		"A: b\r\n\r\n" + strings.Repeat("x", 300): "",
+		"A: b\r\n\r\n" + strings.Repeat("x", 300): "", "A: b\r\n" + strings.Repeat(" "+strings.Repeat("x", 20)+"\r\n", 2) + "\r\n": LimitFieldBytes,
 	} {
 		if end, whole := HeaderEnd([]byte(block)); whole {
 			block = block[:end]

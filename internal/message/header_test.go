@@ -37,6 +37,13 @@ func TestParseHeader(t *testing.T) {
 			t.Errorf("%s was read: %+v", name, h)
 		}
 	}
+	var bad *HeaderError
+	if _, err := ParseHeader([]byte("A: b\r\n\r\nC"), Limits{}); !errors.As(err, &bad) || bad.Line != 2 {
+		t.Errorf("an octet after the empty line: %v", err)
+	}
+	if _, err := ParseHeader(crlf(" x: y\n\n"), Limits{}); !errors.As(err, &bad) || bad.What != "a continuation line that continues nothing" {
+		t.Errorf("continuation first: %v", err)
+	}
 	for _, bad := range []string{"A: b\rc\r\n\r\n", "A: b\x00c\r\n\r\n", "A: b\r\n", "", "\r\n"} {
 		_, err := ParseHeader([]byte(bad), Limits{})
 		if ok := !strings.ContainsAny(bad, "\x00") && !strings.Contains(bad, "b\rc"); ok != (err == nil) {
@@ -96,6 +103,28 @@ func TestApply(t *testing.T) {
 		}
 		if !bytes.Equal(h.AppendTo(nil), block) {
 			t.Errorf("%s: the original changed", tc.name)
+		}
+	}
+}
+
+// TestApplyToNothing: a field that is added to a message without a header gets the empty line that ends the header.
+func TestApplyToNothing(t *testing.T) {
+	for in, want := range map[string]string{"": "A: b\r\n\r\n", "\r\n": "A: b\r\n\r\n", "C: d\r\n": "C: d\r\nA: b\r\n"} {
+		h, err := ParseHeader([]byte(in), Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := h.Apply(plan(t, edit(t, OpAddHeader, "A", 0, "b"))); err != nil || string(out.AppendTo(nil)) != want {
+			t.Errorf("%q: got %q, %v, want %q", in, out.AppendTo(nil), err, want)
+		}
+	}
+}
+
+// TestPlanBound: a plan has at most maxEdits edits, those that are the same included.
+func TestPlanBound(t *testing.T) {
+	for n, ok := range map[int]bool{maxEdits: true, maxEdits + 1: false} {
+		if _, err := Plan(slices.Repeat([]Edit{edit(t, OpAddHeader, "A", 0, "b")}, n)); (err == nil) != ok {
+			t.Errorf("%d edits: %v", n, err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package message
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"net/textproto"
 	"strings"
@@ -86,6 +87,20 @@ func TestLineChecker(t *testing.T) {
 				t.Errorf("%q cut at %d: %v", tc.in, cut, err)
 			}
 		}
+	}
+}
+
+// TestLineCheckerOffset: an error names the octet of the stream, and not of its block.
+func TestLineCheckerOffset(t *testing.T) {
+	var c LineChecker
+	for range 2 {
+		if err := c.Check([]byte("abc\r\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var bad *LineError
+	if err := c.Check([]byte("de\nf")); !errors.As(err, &bad) || bad.Offset != 12 {
+		t.Errorf("got %v, want octet 12", err)
 	}
 }
 
