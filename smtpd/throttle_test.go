@@ -2,10 +2,14 @@ package smtpd
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -216,4 +220,109 @@ func TestGuessingAndTheOwner(t *testing.T) {
 	}
 	in(away, "alice", "the owner behind the address that guessed at another's login")
 	in(home, "bob", "the owner of the login that was guessed at")
+}
+
+// TestTriesAreEnded: tries one after another are never too many at once, whether they fail or succeed.
+func TestTriesAreEnded(t *testing.T) {
+	t.Parallel()
+	s := start(t, wantsAuth, func(s *Server, _ *Listener) { s.Throttle = &auth.Throttle{MaxDelay: time.Nanosecond} })
+	for range 10 {
+		s.talk(secure + "C: AUTH PLAIN {alice:guess}\nS: 535 5.7.8" + quit)
+	}
+	for range 20 { // more than may be under way of a login at an address that has proved it
+		s.talk(secure + "C: AUTH PLAIN {alice:secret}\nS: 235 2.7.0" + quit)
+	}
+}
+
+// TestEndOfTrustIsLogged: after 50 wrong passwords the log says that the address is no longer trusted with the login.
+func TestEndOfTrustIsLogged(t *testing.T) {
+	t.Parallel()
+	var minutes atomic.Int64
+	now := func() time.Time { return time.Unix(1e9, 0).Add(time.Duration(minutes.Load()) * time.Minute) }
+	s := start(t, wantsAuth, limits(func(l *Limits) { l.AuthFailures, l.Errors, l.Commands = 1000, 1000, 1000 }), func(s *Server, _ *Listener) {
+		s.Throttle = &auth.Throttle{MaxDelay: time.Nanosecond, Now: now}
+	})
+	s.talk(secure + "C: AUTH PLAIN {alice:secret}\nS: 235 2.7.0" + quit)
+	const text = "the address is no longer trusted with the login"
+	c := s.talk(secure)
+	for range 49 {
+		minutes.Add(1)
+		c.talk("C: AUTH PLAIN {alice:guess}\nS: 535 5.7.8")
+	}
+	if strings.Contains(s.log.String(), text) {
+		t.Error("the log says too early that the trust has ended")
+	}
+	c.talk("C: AUTH PLAIN {alice:guess}\nS: 535 5.7.8")
+	if strings.Count(s.log.String(), text) != 1 {
+		t.Error("the log does not say that the trust has ended")
+	}
+}
+
+// TestTrustReachesTheBackend: a backend that has no room for strangers still checks a login that its address has proved.
+func TestTrustReachesTheBackend(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "users.yaml")
+	if err := os.WriteFile(path, []byte("users:\n  alice: \""+scramLine()+"\"\n  bob: \""+scramLine()+"\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := auth.OpenFile(path, auth.FileOptions{Queue: -1, CacheLife: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	th := new(auth.Throttle)
+	try, _ := th.Begin(t.Context(), netip.MustParseAddr("127.0.0.1"), "alice")
+	try.Succeeded("alice")
+	try.End()
+	s := start(t, wantsAuth, func(s *Server, _ *Listener) { s.Auth, s.Throttle = []auth.Backend{f}, th })
+	s.talk(secure + "C: AUTH PLAIN {bob:pencil}\nS: 454 4.7.0" + quit)
+	s.talk(secure + "C: AUTH PLAIN {alice:pencil}\nS: 235 2.7.0" + quit)
+}
+
+// TestPauseVaries: the reply to a failed login comes after its delay and up to a quarter more, which is not always the same.
+func TestPauseVaries(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := startPipe(t, wantsAuth, limits(func(l *Limits) { l.AuthDelay, l.AuthFailures = time.Second, 1 }))
+		seen := map[time.Duration]bool{}
+		for range 5 {
+			c := s.talk(secure)
+			begin := time.Now()
+			c.talk("C: AUTH PLAIN {alice:guess}\nS: 421 4.7.0")
+			seen[time.Since(begin)] = true
+		}
+		if len(seen) < 2 {
+			t.Errorf("each reply came after %v", seen)
+		}
+	})
+}
+
+// lenient is a backend that accepts every password for alice, also under her alias. Of the login "both" it says that the password is
+// wrong and that it could not be checked.
+type lenient struct{}
+
+func (lenient) Name() string { return "lenient" }
+
+func (lenient) Password(_ context.Context, login, _ string) (auth.Identity, error) {
+	if login == "both" {
+		return auth.Identity{}, errors.Join(auth.ErrCredentials, auth.ErrUnavailable)
+	}
+	return auth.Identity{Login: "alice", Backend: "lenient"}, nil
+}
+
+// TestWhatIsAskedAndBelieved: no backend is asked about an empty or endless password, an error that says both is no failure, and a
+// client may act as the login that it claims, also where the backend spells it otherwise.
+func TestWhatIsAskedAndBelieved(t *testing.T) {
+	t.Parallel()
+	s := start(t, wantsAuth, limits(func(l *Limits) { l.AuthFailures = 100 }), func(s *Server, _ *Listener) { s.Auth = []auth.Backend{lenient{}} })
+	long := strings.Repeat("x", auth.MaxPassword)
+	s.talk(secure + "C: AUTH PLAIN {alice:}\nS: 535 5.7.8\nC: AUTH PLAIN {alice:" + long + "x}\nS: 535 5.7.8\nC: AUTH PLAIN {both:x}\nS: 454 4.7.0\n" +
+		"C: AUTH PLAIN {alice:" + long + "}\nS: 235 2.7.0" + quit)
+	s.talk(secure + "C: AUTH PLAIN {=alias\x00alias\x00x}\nS: 235 2.7.0" + quit)
+	s.talk(secure + "C: AUTH PLAIN {=ceo\x00alias\x00x}\nS: 535 5.7.8" + quit)
+}
+
+// TestUnavailableIsAnError: tries that could not be checked count as errors of the connection, which so has an end.
+func TestUnavailableIsAnError(t *testing.T) {
+	t.Parallel()
+	s := start(t, wantsAuth, limits(func(l *Limits) { l.Errors = 3 }), func(s *Server, _ *Listener) { s.Auth = []auth.Backend{unavailable{}} })
+	s.talk(secure + strings.Repeat("C: AUTH PLAIN {alice:x}\nS: 454 4.7.0\n", 4) + "S: 421 4.7.0 Too many errors\nEOF")
 }

@@ -1,8 +1,10 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"path/filepath"
 	"testing"
 )
 
@@ -42,5 +44,30 @@ func TestChain(t *testing.T) {
 	}
 	if n := (Chain{no, yes}).Name(); n != "no+yes" {
 		t.Error(n)
+	}
+}
+
+// TestChainOfVerifiers: the keys are those of the backend that knows the login, wherever it stands in the chain. For a login that none
+// knows they are always the same decoys.
+func TestChainOfVerifiers(t *testing.T) {
+	open := func(login string) *File {
+		path := filepath.Join(t.TempDir(), "users.yaml")
+		write(t, path, "users: {"+login+": '"+rfc7677+"'}\n")
+		f, err := OpenFile(path, FileOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	chain := Chain{open("alice"), open("bob")}
+	for _, login := range []string{"alice", "bob"} {
+		if k, err := chain.StoredKeys(t.Context(), login); err != nil || k.Identity.Login != login {
+			t.Errorf("%s: %+v, %v", login, k.Identity, err)
+		}
+	}
+	first, err := chain.StoredKeys(t.Context(), "mallory")
+	again, err2 := chain.StoredKeys(t.Context(), "mallory")
+	if err != nil || err2 != nil || first.Known() || !bytes.Equal(first.Salt, again.Salt) {
+		t.Errorf("a login that none knows: %+v, %+v, %v, %v", first, again, err, err2)
 	}
 }

@@ -167,6 +167,7 @@ func TestTokens(t *testing.T) {
 		"scp":                   {with(func(c object) { delete(c, "scope"); c["scp"] = []string{"smtp"} }), ""},
 		"within leeway":         {with(func(c object) { c["exp"] = atNoon.Unix() - 30 }), ""},
 		"expired":               {with(func(c object) { c["exp"] = atNoon.Unix() - 61 }), "expired"},
+		"expired by the leeway": {with(func(c object) { c["exp"] = atNoon.Unix() - 60 }), "expired"},
 		"never expires":         {with(func(c object) { delete(c, "exp") }), "has no expiry"},
 		"expires in words":      {with(func(c object) { c["exp"] = "2099-01-01" }), "has no expiry"},
 		"expires at infinity":   {with(func(c object) { c["exp"] = 1e300 }), "has no expiry"},

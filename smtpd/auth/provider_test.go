@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -226,5 +227,27 @@ func TestKeysForOtherUses(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTwoKeysFit: a token without a key id is refused if two keys fit its algorithm, and accepted if it names one of them.
+func TestTwoKeysFit(t *testing.T) {
+	var set struct {
+		Keys []object `json:"keys"`
+	}
+	err := json.Unmarshal([]byte(keySetOf(t, "rsa")), &set)
+	second := maps.Clone(set.Keys[0])
+	second["kid"] = "second"
+	text, err2 := json.Marshal(object{"keys": append(set.Keys, second)})
+	if err = errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "keys.json")
+	write(t, path, string(text))
+	for kid, good := range map[string]bool{"rsa": true, "second": true, "": false} {
+		_, err := oauthOf(t, options(path)).Token(t.Context(), sign(t, jwa.RS256(), "rsa", kid, goodClaims()))
+		if (err == nil) != good || !good && !errors.Is(err, ErrCredentials) {
+			t.Errorf("kid %q: %v", kid, err)
+		}
 	}
 }

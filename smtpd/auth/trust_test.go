@@ -92,6 +92,35 @@ func TestBucketOfAPair(t *testing.T) {
 	}
 }
 
+// TestBucketAndTheClock: a clock that goes back neither empties the bucket nor fills it.
+func TestBucketAndTheClock(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	th := &Throttle{Now: func() time.Time { return now }, MaxDelay: time.Nanosecond}
+	succeeded(th, home, "alice")
+	guess(th, &now, home, "alice")
+	now = now.Add(-time.Hour)
+	for i := range 8 {
+		if got := guess(th, &now, home, "alice"); (got == "") != (i < 7) {
+			t.Errorf("the %d. after the clock went back: %q", i+1, got)
+		}
+	}
+}
+
+// TestTrustEndsOnce: of several tries under way, only the 50th failure is the one that ends the trust.
+func TestTrustEndsOnce(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	th := &Throttle{Now: func() time.Time { return now }}
+	succeeded(th, home, "alice")
+	for range 49 {
+		begin(t, th, home, "alice").Failed()
+		now = now.Add(time.Minute)
+	}
+	first, second := begin(t, th, home, "alice"), begin(t, th, home, "alice")
+	if !first.Failed() || second.Failed() {
+		t.Error("not only the 50th failure ends the trust")
+	}
+}
+
 // TestSuccessAndTheBucket: a success ends the delay, but does not refill the bucket, and not that of another login.
 func TestSuccessAndTheBucket(t *testing.T) {
 	now := time.Unix(1e9, 0)

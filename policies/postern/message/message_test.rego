@@ -136,9 +136,12 @@ test_too_many_originators_are_never_allowed if {
 	_decide_with(request, {"ambiguous_allow": ["too-many-originators"]}) == _refused(set())
 }
 
-test_ambiguity_that_does_not_leave if {
-	facts := {"ambiguous": [{"kind": "unparsable-bcc", "field": "bcc", "text": "The Bcc field cannot be read."}]}
-	_decide(fixture.message(fixture.session("alice"), facts)) == _allowed({"own address"})
+test_ambiguity_that_does_not_leave[field] if {
+	some field in ["bcc", "resent-bcc"]
+	facts := {"ambiguous": [{"kind": "unparsable-bcc", "field": field, "text": "The field cannot be read."}]}
+	request := fixture.message(fixture.session("alice"), facts)
+	_decide(request) == _allowed({"own address"})
+	_decide_with(request, {"domain": "example.com", "recipient_fields": "strict"}) == _allowed({"own address"})
 }
 
 test_header_without_domain if {

@@ -55,6 +55,27 @@ test_operator_outranks_attributes if {
 	why == "own address"
 }
 
+# The same where the address has a subaddress, and an address of the directory outranks a delegation.
+test_order_with_attributes if {
+	_why_with(["press@example.net"], "press+x@example.net") == "own address"
+	_why_with([{"address": "press@example.net"}], "press@example.net") == "address from the directory"
+	_why_with([{"address": "press@example.net", "as": "on-behalf"}], "press+x@example.net") == "address from the directory"
+}
+
+_why_with(entries, address) := why if {
+	why := senders.right(address, "example.net").why with input as _session
+		with data.senders as {"ldap": entries}
+		with data.groups as {}
+		with data.settings as {"sender_attributes": ["mail"]}
+}
+
+test_operators_address_is_primary if {
+	address := senders.primary with input as _session
+		with data.senders as {"ldap": ["own@example.net"]}
+		with data.settings as {"sender_attributes": ["mail"]}
+	address == "own@example.net"
+}
+
 test_primary_from_attributes if {
 	address := senders.primary with input as _session
 		with data.senders as {"ldap": ["@example.org"]}
