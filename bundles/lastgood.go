@@ -24,7 +24,7 @@ import (
 const (
 	lastGood          = "last-good.tar.gz"
 	lastGoodDocuments = "last-good-documents.json"
-	// lastGoodTests says whose tests passed, and in which program. It stands alone: it is true whatever the other files hold.
+	// lastGoodTests says whose tests passed, and in which program. It does not depend on the other files.
 	lastGoodTests = "last-good-tests.json"
 )
 

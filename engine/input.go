@@ -292,7 +292,7 @@ func (b *builder) header(pairs []pair, h *message.Header, read contract.Parts) [
 	if read&contract.PartMessageUnreadable != 0 {
 		list := make([]*ast.Term, len(f.Unreadable))
 		for i, u := range f.Unreadable {
-			list[i] = b.object([]pair{{b.k.name, b.str(u.Name)}, {b.k.index, b.num(int64(u.Index))}, {b.k.nobody, b.bool(u.Empty)}, {b.k.text, b.str(u.Text)}})
+			list[i] = b.object([]pair{{b.k.name, b.str(u.Name)}, {b.k.index, b.num(int64(u.Index))}, {b.k.nobody, b.bool(u.Nobody)}, {b.k.text, b.str(u.Text)}})
 		}
 		pairs = append(pairs, pair{b.k.unreadable, b.array(list)})
 	}

@@ -70,7 +70,7 @@ func (in *Input) AppendJSON(dst []byte) []byte {
 func AppendValue(dst []byte, v ast.Value) []byte { return appendBrief(dst, v, -1) }
 
 // AppendValueWithin is AppendValue that stops once dst is longer than limit bytes. The result is complete JSON unless it is longer than limit.
-// The memory that it takes is bounded by limit, whatever the value is.
+// Its memory is bounded by limit for every value.
 func AppendValueWithin(dst []byte, v ast.Value, limit int) []byte {
 	return appendBrief(dst, v, max(limit, 0))
 }

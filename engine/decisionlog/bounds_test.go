@@ -63,7 +63,8 @@ func masks() map[string]Mask {
 		"erased": {EraseHeaders: []string{"subject", "x-1"}}}
 }
 
-// TestHostileLines: whatever is sent, a line is bounded and JSON, says what it lacks, has what identifies the decision, and can be read back.
+// TestHostileLines holds that a line about a hostile message is bounded and valid JSON, counts what it lacks, has what identifies the decision, and
+// can be read back.
 func TestHostileLines(t *testing.T) {
 	p := compiled(t, reader)
 	const from = "From: a@b.example\r\nSubject: s\r\n"

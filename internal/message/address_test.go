@@ -51,7 +51,7 @@ func TestParsePath(t *testing.T) {
 	}
 }
 
-// TestOneSpelling: each domain has one spelling, whatever the client wrote, and what programs map in different ways is refused.
+// TestOneSpelling holds that all spellings of a domain are read as one, and that characters which programs map in different ways are refused.
 func TestOneSpelling(t *testing.T) {
 	for _, tc := range []struct{ in, key, unicode string }{
 		{"<a@exämple.com>", "a@xn--exmple-cua.com", "exämple.com"},

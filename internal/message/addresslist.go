@@ -50,9 +50,9 @@ func ParseAddresses(value string) (Addresses, error) {
 	return l.out, nil
 }
 
-// parseOriginators reads the value of a field that names authors or senders. Text in it that is no UTF-8 is taken for windows-1252 if it stands
-// in names only: there it cannot hide an address, whatever character set of single octets its writer had in mind. It reads at most the given
-// number of mailboxes; if there are more, the error is errTooMany.
+// parseOriginators reads the value of a field that names authors or senders. Text that is not UTF-8 is read as windows-1252 if it stands in names
+// only. In a character set of single octets it cannot hide an address there. It reads at most the given number of mailboxes; if there are more,
+// the error is errTooMany.
 func parseOriginators(value string, most int) (*listReader, error) {
 	l := &listReader{s: value, most: most}
 	if utf8.ValidString(value) || len(value) > maxAddressField {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestAuthorsCorpus reads headers that were made to be misread, and ordinary ones. What is wrong to relay as it is must be ambiguous, somebody
-// else's, or rewritten, and what is ordinary must be none of the first two.
+// TestAuthorsCorpus reads headers that were made to be misread, and ordinary ones. A header of the first kind must be ambiguous, name another author,
+// or be rewritten. An ordinary one must be unambiguous and name alice.
 func TestAuthorsCorpus(t *testing.T) {
 	f, err := os.Open("testdata/authors.jsonl")
 	if err != nil {

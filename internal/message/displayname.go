@@ -143,8 +143,8 @@ type addressInName struct {
 // lookalikes are characters that look like a dot; those of "@" are replaced by NFKC.
 var lookalikes = strings.NewReplacer("\u3002", ".", "\uff61", ".", "\u2024", ".", "\ufe52", ".", "\uff0e", ".")
 
-// skeleton is a name as somebody sees it who looks for an address: without white space, quotes, brackets and what is invisible, and
-// with look-alikes of "@" and "." replaced.
+// skeleton returns a name in which an address cannot be hidden: without white space, quotes, brackets and invisible characters, and with
+// look-alikes of "@" and "." replaced.
 func skeleton(name string) string {
 	s := lookalikes.Replace(norm.NFKC.String(name))
 	return strings.Map(func(r rune) rune {

@@ -57,8 +57,8 @@ func nextWord(s string, from int) (w encodedWord, ok bool) {
 	return w, false
 }
 
-// decodeWords decodes the encoded words of s, as lenient programs do: wherever they stand, whatever is between two of them if it is white
-// space, with octets of one character that were split over two words. fault tells whether programs differ in what they read.
+// decodeWords decodes the encoded words of s as lenient programs do: at any place, without the white space between two words, and with the
+// octets of one character joined if they were split over two words. fault says why programs differ in what they read; 0: they do not.
 func decodeWords(s string) (text string, fault wordFault) {
 	w, ok := nextWord(s, 0)
 	if !ok {

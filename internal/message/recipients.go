@@ -12,10 +12,10 @@ import (
 // Unreadable is a field that names recipients or where answers go, and cannot be read strictly. Such a field authorises nothing, so the message
 // can be relayed with it.
 type Unreadable struct {
-	Name  string // of the field, as written
-	Index int    // which occurrence of that name, from 1
-	Empty bool   // it names nobody: white space, commas, semicolons and <> only
-	Text  string // for people: what is wrong, and where
+	Name   string // of the field, as written
+	Index  int    // which occurrence of that name, from 1
+	Nobody bool   // it names nobody: white space, commas, semicolons and <> only
+	Text   string // for people: what is wrong, and where
 }
 
 // recipients is what could be read in a field that names recipients.

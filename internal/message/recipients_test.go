@@ -91,8 +91,8 @@ func TestManyRecipients(t *testing.T) {
 	}
 }
 
-// FuzzRecipients holds that a field that can be read strictly is read as ParseAddresses does, but for names with a comma, that nobody is
-// invented, and that what was read can be written.
+// FuzzRecipients holds that a field without a fault is read as ParseAddresses reads it, that no recipient is invented, and that each one can be
+// written.
 func FuzzRecipients(f *testing.F) {
 	for _, value := range []string{"bob@example.net;, <carol@example.net", `"Bob <bob@example.net>`, "Smith, Bob <bob@example.net>", "mailto:a@b, SMTP:<c@d>", "(", "a, b@c"} {
 		f.Add(value)

@@ -45,7 +45,8 @@ func sameHost(a, b string) bool {
 	return a != "" && a == b
 }
 
-// hostKey is the form of a host name in which two spellings of it are equal.
+// hostKey is the form of a host name in which two spellings of it are equal. Unlike domainForm it also maps fullwidth letters and the like, because a
+// program that maps them would take the name for this server's.
 func hostKey(s string) string {
 	s = lower(strings.TrimSuffix(strings.TrimSpace(s), "."))
 	if ascii(s) {

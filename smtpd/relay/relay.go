@@ -26,8 +26,8 @@
 //
 // Without DSN, RET, ENVID, ORCPT and other values of NOTIFY are left out, as RFC 3461 §5.2.2 demands of a relay. FAILURE and DELAY
 // keep their meaning: the next hop reports failures by itself (RFC 5321 §6.1). For NEVER the sender may get a report that was not
-// wanted, which is less harm than a refused message, and no rule of that section is broken. SUCCESS is refused: §5.2.2 demands a
-// "relayed" notification for it, which this package cannot send.
+// wanted, which is less harm than a refused message. SUCCESS is refused, because §5.2.2 demands a "relayed" notification for it, which
+// this package cannot send.
 //
 // # Failover
 //

@@ -31,7 +31,7 @@ func TestProgressLine(t *testing.T) {
 	}
 }
 
-// TestOutput: nothing from outside can move the cursor, whatever prints it, and a terminal keeps its colours.
+// TestOutput holds that text from outside cannot move the cursor, and that a terminal keeps its colours.
 func TestOutput(t *testing.T) {
 	var b strings.Builder
 	out := NewOutput(&b)
